@@ -1,0 +1,230 @@
+"""`Embedder`: text, images and videos in; discriminative and generative vectors out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence as List
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from umer1.engine import Prompt, Sampling, generate
+from umer1.model.checkpoint import load_model
+from umer1.model.qwen2_vl import Qwen2VL
+from umer1.model.sequence import pack
+from umer1.processor import Processor
+from umer1.progress import progress_bar
+from umer1.prompts import parse_item, parse_response
+
+log = logging.getLogger("umer1")
+BUNDLED = {"tiny": Path(__file__).parent / "assets" / "tiny"}
+
+
+@dataclass(slots=True)
+class Embeddings:
+    """Result of `Embedder.encode` for n items and k samples each (k = 1 unless asked for).
+
+    Attributes:
+        disc: float32 [n, d], L2-normalised rows; None in mode "gen".
+        gen: float32 [n, d], or [n, k, d] when k > 1; None in mode "disc".
+        reasoning, summary: per item the generated text (a list of k texts when k > 1).
+        tokens: per item the number of generated tokens (or a list of k numbers).
+        finish: per item "gen_emb" | "length" | "eos" (or a list of k).
+        hit: bool [n] or [n, k]; False where no `<gen_emb>` was generated: that gen row is then the state of the
+            row's own last input, which says little. Check it, or look at `finish`.
+    """
+
+    disc: np.ndarray | None = None
+    gen: np.ndarray | None = None
+    reasoning: list = field(default_factory=list)
+    summary: list = field(default_factory=list)
+    tokens: list = field(default_factory=list)
+    finish: list = field(default_factory=list)
+    hit: np.ndarray | None = None
+
+
+class Embedder:
+    """One Qwen2-VL model with `<gen_emb>` and `<disc_emb>`, and its processor."""
+
+    def __init__(self, model: Qwen2VL, processor: Processor):
+        self.model, self.processor = model.eval(), processor
+
+    @classmethod
+    def load(
+        cls,
+        name: str | Path,
+        *,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Embedder:
+        """Load the bundled model ("tiny"), a Hugging Face directory, or a hub id ("zhibinlan/UME-R1-2B").
+
+        Args:
+            device: default: CUDA where there is one, else the CPU.
+            dtype: default: bfloat16 on CUDA, float32 on the CPU.
+        """
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+        source = BUNDLED.get(str(name), name)
+        return cls(load_model(source, dtype=dtype, device=device), Processor.load(source))
+
+    @property
+    def dimension(self) -> int:
+        return self.model.config.hidden_size
+
+    def encode(
+        self,
+        items: Any,
+        mode: str = "both",
+        max_new_tokens: int = 512,
+        temperature: float = 0.0,
+        n: int = 1,
+        seed: int = 0,
+        batch_size: int = 32,
+        progress: bool = True,
+        *,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        stop: str = "first",
+        readout: str = "at",
+    ) -> Embeddings:
+        """Embed items.
+
+        Args:
+            items: one item or a list; an item is a string, a PIL image, a list of Qwen messages, or a dict with any of
+                text, image, images, video, instruction.
+            mode: "disc" (one forward), "gen" (reason, summarise, then read) or "both" (from the same prefill).
+            n: samples per item; needs temperature > 0 when above 1.
+            batch_size: rows computed together.
+            stop: "first" ends at the first generated `<gen_emb>`; "eos" goes on to the end of the turn and takes the
+                last one, as the released evaluation does.
+            readout: the disc vector is read "at" `<disc_emb>` (as trained) or one token "after" it (as the released
+                evaluation does).
+
+        Raises:
+            ValueError: a bad argument, or a bad item (the message names its number and field).
+        """
+        if mode not in ("disc", "gen", "both"):
+            raise ValueError(f"mode: got {mode!r}, wants 'disc', 'gen' or 'both'")
+        if readout not in ("at", "after"):
+            raise ValueError(f"readout: got {readout!r}, wants 'at' or 'after'")
+        if n < 1 or (n > 1 and temperature == 0):
+            raise ValueError(
+                f"n: got {n} with temperature {temperature}; several samples need a temperature above 0"
+            )
+        if batch_size < 1:
+            raise ValueError(f"batch_size: got {batch_size}, wants at least 1")
+        sampling = Sampling(max_new_tokens, temperature, top_p, top_k, seed, stop)
+        if not isinstance(items, (list, tuple)) or _is_messages(items):
+            items = [items]
+        parsed = [parse_item(item, where=f"item {number}") for number, item in enumerate(items)]
+        if mode == "disc":
+            return Embeddings(disc=self._discriminative(parsed, batch_size, readout, progress))
+        return self._generative(parsed, mode, sampling, n, batch_size, readout, progress)
+
+    @torch.no_grad()
+    def _discriminative(
+        self, parsed: List, batch_size: int, readout: str, progress: bool
+    ) -> np.ndarray:
+        rows = []
+        with progress_bar("embed (disc)", len(parsed), unit="items", show=progress) as bar:
+            for start in range(0, len(parsed), batch_size):
+                chunk = parsed[start : start + batch_size]
+                packed = pack(
+                    [self.processor.encode(item, mode="disc", readout=readout) for item in chunk],
+                    self.model.config.spatial_merge,
+                ).to(self.model.head_weight.device)
+                last = self.model(packed)[packed.cu_seqlens[1:].long() - 1]
+                rows.append(torch.nn.functional.normalize(last.float(), dim=-1).cpu())
+                bar.advance(len(chunk))
+        return torch.cat(rows).numpy() if rows else np.zeros((0, self.dimension), np.float32)
+
+    def _generative(
+        self,
+        parsed: List,
+        mode: str,
+        sampling: Sampling,
+        n: int,
+        batch_size: int,
+        readout: str,
+        progress: bool,
+    ) -> Embeddings:
+        processor, after = self.processor, int(readout == "after")
+        prompts = []
+        for number, item in enumerate(parsed):
+            sequence = processor.encode(item, mode="gen")
+            place = processor.disc_position(sequence) + after if mode == "both" else None
+            prompts.append(Prompt(sequence, number, place))
+        with progress_bar("embed (gen)", len(parsed) * n, unit="embeddings", show=progress) as bar:
+            written = 0
+
+            def advance(rows: int, tokens: int) -> None:
+                nonlocal written
+                written += tokens
+                bar.advance(rows, tokens=written)
+
+            results = generate(
+                self.model,
+                prompts,
+                sampling,
+                gen_id=processor.gen_id,
+                eos_id=processor.eos_id,
+                samples=n,
+                slots=batch_size,
+                progress=advance,
+            )
+        return self._collect(results, mode, n)
+
+    def _collect(self, results: List, mode: str, n: int) -> Embeddings:
+        def per_item(read) -> list:
+            each = [[read(rollout) for rollout in result.rollouts] for result in results]
+            return each if n > 1 else [values[0] for values in each]
+
+        texts = [
+            [parse_response(self.processor.decode(rollout.tokens)) for rollout in result.rollouts]
+            for result in results
+        ]
+        pick = (lambda values: values) if n > 1 else (lambda values: values[0])
+        hit = np.array(
+            [[rollout.hit for rollout in result.rollouts] for result in results], bool
+        ).reshape(len(results), n)
+        if not hit.all():
+            log.warning(
+                "%d of %d generations wrote no <gen_emb>; their rows are marked in .hit and .finish",
+                hit.size - int(hit.sum()),
+                hit.size,
+            )
+        gen = (
+            torch.stack(
+                [
+                    torch.stack([rollout.vector.cpu() for rollout in result.rollouts])
+                    for result in results
+                ]
+            ).numpy()
+            if results
+            else np.zeros((0, n, self.dimension), np.float32)
+        )
+        disc = None
+        if mode == "both":
+            disc = (
+                torch.stack([result.disc.cpu() for result in results]).numpy()
+                if results
+                else np.zeros((0, self.dimension), np.float32)
+            )
+        return Embeddings(
+            disc=disc,
+            gen=gen if n > 1 else np.ascontiguousarray(gen[:, 0]),
+            reasoning=[pick([reasoning for reasoning, _ in each]) for each in texts],
+            summary=[pick([summary for _, summary in each]) for each in texts],
+            tokens=per_item(lambda rollout: len(rollout.tokens)),
+            finish=per_item(lambda rollout: rollout.finish),
+            hit=hit if n > 1 else hit[:, 0],
+        )
+
+
+def _is_messages(items: Any) -> bool:
+    """A list of {"role": …} turns is one item."""
+    return bool(items) and all(isinstance(turn, dict) and "role" in turn for turn in items)

@@ -1,0 +1,87 @@
+"""Where a run begins: a checkpoint with the two embedding tokens, or a small model made from scratch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from umer1.data.records import Pair, read_rl, read_sft
+from umer1.data.registry import read_registered
+from umer1.embedder import BUNDLED
+from umer1.model.checkpoint import load_model
+from umer1.model.qwen2_vl import Qwen2VL
+from umer1.model.tiny import build_tokenizer, tiny_config
+from umer1.model.tokens import add_embedding_tokens
+from umer1.processor import MediaLimits, Processor
+from umer1.prompts import GENERATION_INSTRUCTION, SYSTEM_MESSAGE
+from umer1.training.config import RunConfig
+
+# a sentence of the data becomes one token when it is this long and stands in this many records
+PHRASE_CHARACTERS, PHRASE_RECORDS = 16, 40
+
+
+def load_pairs(config: RunConfig, kind: str) -> list[Pair]:
+    """Records named by `config.data`: a file, or registry names."""
+    if not config.data:
+        raise ValueError("data: wants a file or registry names, got nothing")
+    if config.registry:
+        return read_registered(config.data, config.registry, seed=config.seed)
+    path = Path(config.data)
+    if not path.exists():
+        raise ValueError(f"data: no such file: {path} (for registry names, set `registry`)")
+    return (read_sft if kind == "sft" else read_rl)(path, config.data_path or path.parent)
+
+
+def start(config: RunConfig, pairs: list[Pair]) -> tuple[Qwen2VL, Processor]:
+    """Model and processor to train, on the CPU in float32."""
+    if config.tiny:
+        return from_scratch(config, pairs)
+    if not config.model:
+        raise ValueError(
+            "model: wants a directory or a hub id (or settings under `tiny` to train from scratch)"
+        )
+    source = BUNDLED.get(config.model, config.model)
+    model, processor = load_model(source, dtype=torch.float32), Processor.load(source)
+    return model, processor
+
+
+def from_scratch(config: RunConfig, pairs: list[Pair]) -> tuple[Qwen2VL, Processor]:
+    """A small random Qwen2-VL whose tokenizer is made from the training text."""
+    settings = dict(config.tiny)
+    limits = MediaLimits(**settings.pop("limits", {}))
+    torch.manual_seed(config.seed)
+    texts = [
+        text
+        for pair in pairs
+        for side in (pair.query, pair.target)
+        for text in (side.text, side.response or "")
+    ]
+    tokenizer = build_tokenizer(
+        texts, settings.pop("vocab_size", 1024), phrases=fixed_phrases(texts)
+    )
+    model = Qwen2VL(tiny_config(len(tokenizer), tokenizer, **settings))
+    model.reset_parameters()
+    return model, Processor.from_parts(tokenizer, limits)
+
+
+def fixed_phrases(texts: Iterable[str]) -> list[str]:
+    """Sentences that never vary (the chat template's, the generation instruction's and the tasks' own): as single
+    tokens they cost a small model nothing to read."""
+    counts = Counter(
+        line for text in texts for line in text.split("\n") if len(line) >= PHRASE_CHARACTERS
+    )
+    lines = [line for line, count in counts.items() if count >= PHRASE_RECORDS]
+    lines += [GENERATION_INSTRUCTION, f"system\n{SYSTEM_MESSAGE}"]
+    pieces = (piece for line in lines for piece in _between_tags(line))
+    return sorted(
+        {piece for piece in pieces if len(piece) >= PHRASE_CHARACTERS or piece.startswith("system")}
+    )
+
+
+def _between_tags(line: str) -> list[str]:
+    for tag in ("<gen_emb>", "<disc_emb>", "<image>", "<video>", "<think>", "</think>", "<answer>"):
+        line = line.replace(tag, "\x00")
+    return line.split("\x00")
