@@ -1,0 +1,105 @@
+"""Qwen2-VL: a vision tower and a decoder over packed sequences.
+
+Shapes: T packed tokens, B sequences, H hidden width, V visual features.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from umer1.model.attention import DecodeAttention, PackedAttention
+from umer1.model.config import ModelConfig
+from umer1.model.decoder import Attend, Decoder
+from umer1.model.sequence import Packed
+from umer1.model.vision import VisionTower
+
+
+class Qwen2VL(nn.Module):
+    """`vision` and `decoder` can be used and replaced apart. `head` is None when tied."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vision = VisionTower(config.vision)
+        self.decoder = Decoder(config)
+        self.head = (
+            None
+            if config.tie_word_embeddings
+            else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        )
+
+    def forward(self, packed: Packed, attend: Attend | None = None) -> Tensor:
+        """Hidden states after the final norm, [T, H].
+
+        attend: how the layers attend, for example a PrefillAttention; default PackedAttention.
+        """
+        if attend is None:
+            attend = PackedAttention(packed.lengths, packed.cu_seqlens, self.dtype)
+        return self.decoder(self.embed(packed), packed.position_ids, attend)
+
+    def decode(self, input_ids: Tensor, positions: Tensor, attend: DecodeAttention) -> Tensor:
+        """One token per row: ids int64 [B] at M-RoPE positions int64 [B] -> [B, H]."""
+        return self.decoder(self.decoder.embed(input_ids), positions, attend)
+
+    def embed(self, packed: Packed) -> Tensor:
+        """Token embeddings with the visual features in place of the placeholders, [T, H]."""
+        hidden = self.decoder.embed(packed.input_ids)
+        if packed.pixel_values is None:
+            return hidden
+        features = self.vision(packed.pixel_values, packed.grid_thw)
+        return hidden.index_copy(0, packed.media_index, features)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """float32 [..., vocab_size]."""
+        return F.linear(hidden, self.head_weight).float()
+
+    @property
+    def head_weight(self) -> Tensor:
+        """[vocab_size, H], the embedding table when tied."""
+        return self.decoder.embed.weight if self.head is None else self.head.weight
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.decoder.norm.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.decoder.norm.weight.device
+
+    @property
+    def gradient_checkpointing(self) -> bool:
+        """Recompute each layer in the backward pass instead of keeping its activations."""
+        return self.decoder.gradient_checkpointing
+
+    @gradient_checkpointing.setter
+    def gradient_checkpointing(self, enabled: bool) -> None:
+        self.decoder.gradient_checkpointing = enabled
+        self.vision.gradient_checkpointing = enabled
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> Qwen2VL:
+        """Random weights for training from scratch.
+
+        Normal with the config's initializer_range; the layers that write to the residual stream
+        are divided by the square root of their number, so depth does not grow its variance.
+        """
+        for part, depth in (
+            (self.vision, len(self.vision.blocks)),
+            (self.decoder, len(self.decoder.layers)),
+        ):
+            for name, parameter in part.named_parameters():
+                if name.endswith("bias"):
+                    parameter.zero_()
+                elif parameter.dim() == 1:
+                    parameter.fill_(1.0)
+                else:
+                    writes_residual = name.split(".")[-2] in ("output", "down", "proj", "fc2")
+                    scale = (2 * depth) ** -0.5 if writes_residual and "merger" not in name else 1.0
+                    parameter.normal_(
+                        0.0, self.config.initializer_range * scale, generator=generator
+                    )
+        if self.head is not None:
+            self.head.weight.normal_(0.0, self.config.initializer_range, generator=generator)
+        return self
