@@ -135,8 +135,8 @@ class Embedder:
                 chunk = parsed[start : start + batch_size]
                 packed = pack(
                     [self.processor.encode(item, mode="disc", readout=readout) for item in chunk],
-                    self.model.config.spatial_merge,
-                ).to(self.model.head_weight.device)
+                    self.model.config.vision.spatial_merge_size,
+                ).to(self.model.device)
                 last = self.model(packed)[packed.cu_seqlens[1:].long() - 1]
                 rows.append(torch.nn.functional.normalize(last.float(), dim=-1).cpu())
                 bar.advance(len(chunk))

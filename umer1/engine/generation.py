@@ -146,11 +146,11 @@ class _Generation:
             tokens += length
             chosen.append(self.waiting.popleft())
         packed = pack(
-            [self.prompts[index].sequence for index in chosen], self.model.config.spatial_merge
+            [self.prompts[index].sequence for index in chosen], self.model.config.vision.spatial_merge_size
         ).to(self.device)
         first = len(self.rows)
         heads = [first + number * self.samples for number in range(len(chosen))]
-        hidden = self.model(packed, PrefillAttention(packed, self.cache, heads))
+        hidden = self.model(packed, PrefillAttention(packed.lengths, packed.cu_seqlens, self.cache, heads))
         ends = packed.cu_seqlens[1:].long() - 1
         starts = packed.cu_seqlens[:-1].tolist()
         for index, start in zip(chosen, starts):
@@ -158,8 +158,9 @@ class _Generation:
             if place is not None:
                 self.results[index].disc = _normalise(hidden[start + place])
         for number, index in enumerate(chosen):
-            for copy in range(1, self.samples):
-                self.cache.copy(heads[number], heads[number] + copy)
+            if self.samples > 1:
+                forks = range(heads[number] + 1, heads[number] + self.samples)
+                self.cache.copy(heads[number], list(forks), packed.lengths[number])
             self.rows += [
                 _Row(
                     index,
@@ -177,8 +178,10 @@ class _Generation:
         """One token for every active row: read it in, take the vectors, sample the next, let finished rows go."""
         inputs = torch.tensor([row.tokens[-1] for row in self.rows], device=self.device)
         positions = torch.tensor([row.position for row in self.rows], device=self.device)
-        lengths = [row.length for row in self.rows]
-        hidden = self.model.decode(inputs, positions, DecodeAttention(self.cache, lengths))
+        lengths = torch.tensor([row.length for row in self.rows])
+        slots = list(range(len(self.rows)))
+        attend = DecodeAttention(self.cache, slots, lengths, extent=int(lengths.max()) + 1)
+        hidden = self.model.decode(inputs, positions, attend)
         ended, going = [], []
         for index, row in enumerate(self.rows):
             row.length += 1
@@ -225,7 +228,7 @@ class _Generation:
             )
             last = self.rows.pop()
             if index < len(self.rows):
-                self.cache.copy(len(self.rows), index)
+                self.cache.copy(len(self.rows), [index], last.length)
                 self.rows[index] = last
             if self.progress is not None:
                 self.progress(1, len(row.tokens))

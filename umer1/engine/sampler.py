@@ -109,7 +109,7 @@ def _truncated(logits: Tensor, sampling: Sampling) -> Tensor:
     probabilities = torch.softmax(logits, -1)
     if sampling.top_k == 0 and sampling.top_p == 1.0:
         return probabilities
-    ordered, order = probabilities.sort(-1, descending=True, stable=True)
+    ordered, order = torch.sort(probabilities, dim=-1, descending=True, stable=True)
     if sampling.top_k:
         ordered[:, sampling.top_k :] = 0
     if sampling.top_p < 1.0:

@@ -157,7 +157,8 @@ def learning_rate(config: OptimizerConfig, fraction: float) -> float:
 def make_optimizer(model: Qwen2VL, config: RunConfig) -> torch.optim.AdamW:
     """AdamW over the trainable parameters; the vision tower (not its merger) is frozen if the config says so."""
     if config.freeze_vision:
-        model.freeze_vision()
+        model.vision.requires_grad_(False)
+        model.vision.merger.requires_grad_(True)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     settings = config.optimizer
     return torch.optim.AdamW(

@@ -112,7 +112,7 @@ def _learn(
     tokens = sum(len(each.sequence.input_ids) - each.start for each in completions)
     normalizer = config.normalizer * len(completions)
     for part in _microbatches(completions, config.microbatch_tokens):
-        packed = pack([each.sequence for each in part], policy.config.spatial_merge).to(
+        packed = pack([each.sequence for each in part], policy.config.vision.spatial_merge_size).to(
             accelerator.device
         )
         positions, advantage = _completion_positions(part, packed.cu_seqlens)

@@ -38,7 +38,7 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
     accelerator = state.accelerator
     model.gradient_checkpointing = config.gradient_checkpointing
     optimizer = make_optimizer(model, config)
-    merge = model.config.spatial_merge
+    merge = model.config.vision.spatial_merge_size
     model, optimizer = accelerator.prepare(model.train(), optimizer)
     state.resume()
     group = torch.distributed.group.WORLD if accelerator.num_processes > 1 else None

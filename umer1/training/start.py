@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from umer1.data.records import Pair, read_rl, read_sft
-from umer1.data.registry import read_registered
+from umer1.data.registry import read_datasets
 from umer1.embedder import BUNDLED
 from umer1.model.checkpoint import load_model
 from umer1.model.qwen2_vl import Qwen2VL
@@ -28,7 +28,7 @@ def load_pairs(config: RunConfig, kind: str) -> list[Pair]:
     if not config.data:
         raise ValueError("data: wants a file or registry names, got nothing")
     if config.registry:
-        return read_registered(config.data, config.registry, seed=config.seed)
+        return read_datasets(config.data, config.registry, config.seed)
     path = Path(config.data)
     if not path.exists():
         raise ValueError(f"data: no such file: {path} (for registry names, set `registry`)")
