@@ -1,0 +1,237 @@
+"""`Processor`: items in, token ids and patches out.
+
+    processor = Processor.load("zhibinlan/UME-R1-2B")
+    sequence = processor.encode({"text": "What is in the image?", "image": "cat.jpg"}, mode="gen")
+
+Ids and pixel values equal those of transformers' Qwen2VLProcessor and chat template for the same messages. Text from
+users and data never becomes a control token or a medium; `<gen_emb>` and `<disc_emb>`, which are ordinary added
+tokens, do become theirs, as in the release.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from umer1.media import (
+    EVALUATION_LIMITS,
+    SFT_LIMITS,
+    MediaError,
+    MediaLimits,
+    PixelFormat,
+    blank_image,
+    image_patches,
+    load_image,
+    load_video,
+    video_patches,
+)
+from umer1.model.sequence import Sequence
+from umer1.processor_files import read_files, write_files
+from umer1.prompts import (
+    DISC_TOKEN,
+    GEN_TOKEN,
+    Item,
+    Medium,
+    Template,
+    parse_item,
+    prompt_head,
+    render_prompt,
+)
+from umer1.text_encoder import TextEncoder
+
+__all__ = ["EVALUATION_LIMITS", "SFT_LIMITS", "MediaLimits", "Processor"]
+
+IGNORED = -100  # label of a position that is not supervised
+_RECORD_PLACEHOLDER = re.compile("(<image>|<video>)")
+
+
+class Processor:
+    """Tokenizer, media limits and pixel format of one model.
+
+    Attributes:
+        gen_id, disc_id, eos_id (`<|im_end|>`), pad_id, image_pad_id, video_pad_id: ids from the tokenizer.
+        limits: `MediaLimits`; may be changed at any time.
+    """
+
+    def __init__(self, tokenizer: Any, limits: MediaLimits, pixel_format: PixelFormat):
+        self.tokenizer, self.limits, self.pixel_format = tokenizer, limits, pixel_format
+        self.text = TextEncoder(tokenizer)
+        self.gen_id, self.disc_id = self.text.id(GEN_TOKEN), self.text.id(DISC_TOKEN)
+        self.eos_id, self.image_pad_id, self.video_pad_id = map(
+            self.text.id, ("<|im_end|>", "<|image_pad|>", "<|video_pad|>")
+        )
+        self._vision = self.text.id("<|vision_start|>"), self.text.id("<|vision_end|>")
+        pad = tokenizer.pad_token_id
+        self.pad_id = self.text.id("<|endoftext|>") if pad is None else pad
+
+    @classmethod
+    def from_parts(
+        cls,
+        tokenizer: Any,
+        limits: MediaLimits = EVALUATION_LIMITS,
+        pixel_format: PixelFormat = PixelFormat(),
+    ) -> Processor:
+        """From a transformers fast tokenizer that has the Qwen2-VL tokens, `<gen_emb>` and `<disc_emb>`."""
+        return cls(tokenizer, limits, pixel_format)
+
+    @classmethod
+    def load(cls, path_or_hub_id: str | Path, *, tokenizer: Any = None) -> Processor:
+        """From a Hugging Face directory or hub id. Without an `umer1.json` the released evaluation's limits hold.
+
+        `tokenizer` replaces the checkpoint's, for example one that has just been given the two embedding tokens.
+        """
+        files = read_files(path_or_hub_id, tokenizer)
+        limits = EVALUATION_LIMITS if files.limits is None else MediaLimits.from_dict(files.limits)
+        return cls(files.tokenizer, limits, files.pixel_format)
+
+    def save(self, directory: str | Path) -> None:
+        """Write what `load` and transformers' AutoProcessor read."""
+        write_files(Path(directory), self.tokenizer, self.limits, self.pixel_format)
+
+    def encode(
+        self, item: Any, *, mode: str = "gen", dialect: str = "evaluation", readout: str = "at"
+    ) -> Sequence:
+        """The prompt of an `Item` (or of whatever `parse_item` takes).
+
+        mode "gen" ends with the opened assistant's turn; "disc" ends at `<disc_emb>`, or with readout "after" at the
+        token that follows it in gen mode; "plain" is the bare user turn and the opened assistant's turn.
+        """
+        if readout not in ("at", "after"):
+            raise ValueError(f"readout: got {readout!r}, wants 'at' or 'after'")
+        item = self._with_blank(parse_item(item))
+        pieces = render_prompt(item, mode="gen" if mode == "disc" else mode, dialect=dialect)
+        sequence = self._sequence(pieces)
+        if mode != "disc":
+            return sequence
+        end = self.disc_position(sequence) + (1 if readout == "at" else 2)
+        sequence.input_ids, sequence.media_mask = (
+            sequence.input_ids[:end],
+            sequence.media_mask[:end],
+        )
+        return sequence
+
+    def encode_turns(
+        self, human: str, response: str, media: Iterable[Medium] = ()
+    ) -> tuple[Sequence, Tensor]:
+        """One side of an SFT record: the sequence of T tokens and its labels int64 [T].
+
+        `human` is the human turn as stored, with one `<image>` or `<video>` for each medium, in order. Labels are
+        -100 on the system turn, the human turn and the header of the assistant's turn; the response, its
+        `<|im_end|>` and the newline after it are supervised. A record without media gets the limits' blank image.
+        """
+        media = tuple(media)
+        pieces = [prompt_head(), *_record_pieces(human, media)]
+        if not media and (blank := self._blank()) is not None:
+            pieces[1:1] = [blank, Template("\n")]
+        header = Template("<|im_end|>\n<|im_start|>assistant\n")
+        sequence = self._sequence([*pieces, header, response, Template("<|im_end|>\n")])
+        labels = sequence.input_ids.clone()
+        labels[: self._response_start(sequence)] = IGNORED
+        return sequence, labels
+
+    def disc_position(self, sequence: Sequence) -> int:
+        """Position of the prompt's `<disc_emb>`: the last one, since the item's text may contain more."""
+        places = (sequence.input_ids == self.disc_id).nonzero()
+        if len(places) == 0:
+            raise ValueError(f"sequence: has no {DISC_TOKEN}")
+        return int(places[-1])
+
+    def decode(self, ids: Iterable[int] | Tensor) -> str:
+        """Text of generated ids, with all special tokens visible."""
+        ids = ids.tolist() if isinstance(ids, Tensor) else list(ids)
+        return self.text.decode(ids)
+
+    def _blank(self) -> Medium | None:
+        image = blank_image(self.limits.blank_image)
+        # its size is the rule's, whatever the limits
+        return None if image is None else Medium("image", image, "blank image", 1, 1 << 30)
+
+    def _with_blank(self, item: Item) -> Item:
+        blank = None if item.media else self._blank()
+        return item if blank is None else Item(item.text, (blank,))
+
+    def _response_start(self, sequence: Sequence) -> int:
+        # the assistant's header is <|im_start|> and the tokens of "assistant\n", which may merge with the response
+        opening = (sequence.input_ids == self.text.id("<|im_start|>")).nonzero()[-1]
+        return int(opening) + 1 + len(self.text.encode("assistant\n"))
+
+    def _sequence(self, pieces: list[str | Medium]) -> Sequence:
+        ids: list[int] = []
+        spans, pixels, grids = [], [], []
+        run = ""  # text up to the next control token or medium: one stretch for the tokenizer
+        for piece in pieces:
+            if isinstance(piece, Medium):
+                ids += self.text.encode(run)
+                run = ""
+                patches, grid = self._patches(piece)
+                count = len(patches) // self.pixel_format.merge_size**2
+                pad = self.image_pad_id if piece.kind == "image" else self.video_pad_id
+                ids.append(self._vision[0])
+                spans.append((len(ids), len(ids) + count))
+                ids += [pad] * count
+                ids.append(self._vision[1])
+                pixels.append(patches)
+                grids.append(grid)
+            elif isinstance(piece, Template):
+                for part in self.text.split(piece):
+                    if isinstance(part, int):
+                        ids += self.text.encode(run)
+                        run = ""
+                        ids.append(part)
+                    else:
+                        run += part
+            else:
+                run += piece
+        ids += self.text.encode(run)
+        mask = torch.zeros(len(ids), dtype=torch.bool)
+        for start, end in spans:
+            mask[start:end] = True
+        return Sequence(
+            input_ids=torch.tensor(ids, dtype=torch.int64),
+            media_mask=mask,
+            pixel_values=None
+            if not pixels
+            else pixels[0]
+            if len(pixels) == 1
+            else torch.cat(pixels),
+            grid_thw=torch.stack(grids) if grids else torch.zeros(0, 3, dtype=torch.int64),
+        )
+
+    def _patches(self, medium: Medium) -> tuple[Tensor, Tensor]:
+        limits, video = self.limits, medium.kind == "video"
+        low = medium.min_pixels or (limits.video_min_pixels if video else limits.image_min_pixels)
+        high = medium.max_pixels or (limits.video_max_pixels if video else limits.image_max_pixels)
+        where = medium.where or f"the {medium.kind}"
+        if not video:
+            image = load_image(medium.source, where)
+        else:
+            frames = load_video(
+                medium.source, where, medium.num_frames or limits.num_frames, medium.fps
+            )
+            if medium.total_pixels:
+                shared = medium.total_pixels * self.pixel_format.temporal_patch_size // len(frames)
+                high = max(min(high, shared), int(low * 1.05))
+        try:
+            if video:
+                return video_patches(frames, self.pixel_format, low, max(low, high))
+            return image_patches(image, self.pixel_format, low, max(low, high))
+        except MediaError as error:
+            raise MediaError(f"{where}: {error}") from None
+
+
+def _record_pieces(human: str, media: tuple[Medium, ...]) -> list[str | Medium]:
+    """The human turn of an SFT record with its media in the places of its placeholders."""
+    parts = _RECORD_PLACEHOLDER.split(human)
+    wanted = [part[1:-1] for part in parts[1::2]]
+    given = [medium.kind for medium in media]
+    if wanted != given:
+        raise ValueError(
+            f"human turn: its placeholders {wanted} do not match the media given, {given}"
+        )
+    queue = iter(media)
+    return [next(queue) if place % 2 else part for place, part in enumerate(parts)]
