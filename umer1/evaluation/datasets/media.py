@@ -1,0 +1,48 @@
+"""Which pictures and frames of a benchmark are not on disk, found before any model runs."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from .tasks import EvalTask
+
+
+class MissingMedia(ValueError):
+    """Media that tasks need and that are not there: `.counts` task -> (missing, all), `.examples` task -> path."""
+
+    def __init__(self, counts, examples):
+        self.counts, self.examples = counts, examples
+        lines = [
+            f"  {name}: {gone} of {total} missing, e.g. {examples[name]}"
+            for name, (gone, total) in counts.items()
+        ]
+        super().__init__("media are missing, nothing was evaluated:\n" + "\n".join(lines))
+
+
+def require_media(tasks: Iterable[EvalTask]) -> None:
+    """Raise MissingMedia, with counts per task, unless every picture and every video of the tasks exists."""
+    counts, examples = {}, {}
+    for task in tasks:
+        sources = media_sources(task)
+        gone = [source for source in sources if not _exists(source)]
+        if gone:
+            counts[task.name] = (len(gone), len(sources))
+            examples[task.name] = gone[0]
+    if counts:
+        raise MissingMedia(counts, examples)
+
+
+def media_sources(task: EvalTask) -> list[str]:
+    """Every distinct picture, frame or video path of a task."""
+    sources = {}
+    items = [query.item for query in task.queries] + list(task.candidates.values())
+    for item in items:
+        video = item.get("video")
+        for source in [item.get("image"), *(video if isinstance(video, list) else [video])]:
+            if source is not None:
+                sources[source] = None
+    return list(sources)
+
+
+def _exists(source):
+    # a directory stands here only when it held no frames
+    return Path(source).is_file()

@@ -1,0 +1,111 @@
+"""The result of an evaluation: scores per task, means per group, as a table, as JSON and as a plot."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from .aggregate import GROUP_TITLES, aggregate, incomplete
+from .files import save_json
+
+VERSION = 1
+PASS_AT_K_NOTE = "pass@k is the unbiased estimate from n sampled queries: hit@1, candidates greedy"
+
+
+@dataclass(slots=True)
+class Report:
+    """settings: how the run was made. tasks: task name -> its entry, as written by `evaluate`.
+
+    Of an entry, `main` is the task's main metric per column (disc, gen, oracle, mixed modes), `pass_at_k` its
+    pass@k by k (a string), `scores` every metric per mode. Scores are fractions of 1.
+    """
+
+    settings: dict
+    tasks: dict[str, dict]
+
+    @property
+    def groups(self) -> dict[str, dict]:
+        """Means per modality, per kind and over all tasks (`aggregate`)."""
+        return aggregate(self.tasks)
+
+    def mean(self, group: str, column: str) -> float:
+        """Mean of a column over a group ("overall", "image", "multi_step", ...), the group being complete."""
+        entry = self.groups[group]["main"][column]
+        if entry["missing"]:
+            raise ValueError(f"{group}, {column}: no value for {', '.join(entry['missing'])}")
+        return entry["mean"]
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the numbers has to know, in sentences."""
+        notes = list(incomplete(self.groups))
+        if any(entry.get("pass_at_k") for entry in self.tasks.values()):
+            notes.append(f"{PASS_AT_K_NOTE} (n={self.settings.get('samples')})")
+        for name, entry in self.tasks.items():
+            notes += _task_notes(name, entry)
+        return notes
+
+    def to_dict(self) -> dict:
+        return {
+            "version": VERSION,
+            "settings": self.settings,
+            "groups": self.groups,
+            "tasks": self.tasks,
+            "notes": self.notes,
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Write the report as JSON."""
+        save_json(Path(path), self.to_dict())
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Report":
+        """Read a report written by `save`."""
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        if content.get("version") != VERSION:
+            raise ValueError(
+                f"{path}: report version {content.get('version')!r}, this program reads {VERSION}"
+            )
+        return cls(content["settings"], content["tasks"])
+
+    def table(self):
+        """A rich Table: a row per task, then the means. Scores in percent."""
+        from .table import build_table
+
+        return build_table(self)
+
+    def print(self) -> None:
+        """Print table and notes to stdout."""
+        from rich.console import Console
+
+        console = Console()
+        console.print(self.table())
+        for note in self.notes:
+            console.print(f"[dim]{note}[/dim]")
+
+    def plot(self, path: str | Path) -> None:
+        """Save the plot (matplotlib): main scores per task, and the pass@k curve where there is one."""
+        from .plot import save_plot
+
+        save_plot(self, Path(path))
+
+
+def _task_notes(name, entry):
+    for side, count in (entry.get("without_gen_emb") or {}).items():
+        if count:
+            what = "queries" if side == "qry" else "candidates"
+            total = entry["queries" if side == "qry" else "candidates"]
+            yield f"{name}: {count} of {total} {what} ended without <gen_emb>"
+    for column, count in entry["tied_labels"].items():
+        if count:
+            yield f"{name}, {column}: {count} of {entry['queries']} right candidates tie with a wrong one"
+    for column, scores in (entry.get("scores_upstream_pairing") or {}).items():
+        metric, right = entry["main_metric"], entry["scores"][column]
+        yield (
+            f"{name}, {column}: {metric} {100 * right[metric]:.2f}, "
+            f"{100 * scores[metric]:.2f} with upstream's pairing of grades"
+        )
+
+
+def group_title(group: str) -> str:
+    """Title of a group in tables and plots."""
+    return GROUP_TITLES.get(group, group)
