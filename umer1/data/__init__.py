@@ -1,0 +1,18 @@
+"""Training records, the registry of data sets, and the miniature benchmark.
+
+`records` and `registry` need nothing beyond PyYAML; `mini` needs the packages of the `data` extra.
+"""
+
+from umer1.data.records import Pair, Side, missing_media, read_rl, read_sft
+from umer1.data.registry import Entry, load_registry, read_datasets
+
+__all__ = [
+    "Entry",
+    "Pair",
+    "Side",
+    "load_registry",
+    "missing_media",
+    "read_datasets",
+    "read_rl",
+    "read_sft",
+]
