@@ -78,9 +78,10 @@ def _curve(axes, report):
             markersize=3.5,
             label=group_title(group),
         )
-    ticks = shown_k(report)
+    ticks = [2**power for power in range(ks[-1].bit_length())]
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [str(k) for k in ticks])
+    axes.set_ylim(0, 104)
     axes.set_xlabel("k sampled generations of the query")
     axes.set_ylabel("pass@k (hit@1), %")
     axes.legend(loc="lower right", frameon=False)

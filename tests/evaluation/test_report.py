@@ -1,0 +1,82 @@
+"""Means, table, plot."""
+
+import io
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from umer1.evaluation import Report
+
+
+def entry(modality, kind, main, pass_at_k=None):
+    out = {
+        "modality": modality,
+        "kind": kind,
+        "main_metric": "hit@1",
+        "queries": 10,
+        "candidates": 4,
+        "main": main,
+        "tied_labels": {},
+        "without_gen_emb": {"qry": 0, "tgt": None},
+    }
+    return {**out, "pass_at_k": pass_at_k} if pass_at_k else out
+
+
+@pytest.fixture
+def report():
+    tasks = {
+        "a": entry("image", "one_look", {"disc": 0.5, "gen": 0.7, "oracle": 0.8}),
+        "b": entry(
+            "image", "multi_step", {"disc": 0.1, "gen": 0.9, "oracle": 0.9}, {"1": 0.4, "2": 0.6}
+        ),
+        "c": entry("video", "multi_step", {"disc": 0.3}, {"1": 0.2, "2": 0.3}),
+    }
+    return Report({"samples": 2}, tasks)
+
+
+def text(table):
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(table)
+    return console.export_text()
+
+
+def test_means_are_unweighted_over_tasks(report):
+    assert report.mean("overall", "disc") == pytest.approx(0.3)
+    assert report.mean("image", "gen") == pytest.approx(0.8)
+    assert report.mean("multi_step", "disc") == pytest.approx(0.2)
+    assert report.groups["multi_step"]["pass_at_k"]["2"]["mean"] == pytest.approx(0.45)
+    assert list(report.groups) == ["overall", "image", "video", "one_look", "multi_step"]
+
+
+def test_an_incomplete_mean_is_never_silent(report):
+    with pytest.raises(ValueError, match="overall, gen: no value for c"):
+        report.mean("overall", "gen")
+    assert "all tasks, gen: mean over 2 of 3 tasks, without c" in report.notes
+    assert report.groups["overall"]["main"]["gen"]["missing"] == ["c"]
+    assert "80.0*" in text(report.table())
+
+
+def test_pass_at_k_says_how_it_was_estimated(report):
+    assert any("unbiased estimate from n sampled queries" in note for note in report.notes)
+
+
+def test_table_has_a_row_per_task_and_group(report):
+    shown = text(report.table())
+    for cell in ("gen", "oracle", "pass@1", "several steps needed", "70.0", "30.0"):
+        assert cell in shown
+
+
+def test_plot_is_a_picture_with_and_without_a_curve(report, tmp_path):
+    report.plot(tmp_path / "new" / "plot.png")
+    for item in report.tasks.values():
+        item.pop("pass_at_k", None)
+    report.plot(tmp_path / "bars.png")
+    wide, narrow = (Image.open(tmp_path / name).size for name in ("new/plot.png", "bars.png"))
+    assert wide[0] > narrow[0] > 500
+
+
+def test_a_report_of_another_version_is_refused(tmp_path):
+    (tmp_path / "r.json").write_text('{"version": 99}')
+    with pytest.raises(ValueError, match="report version 99"):
+        Report.load(tmp_path / "r.json")
