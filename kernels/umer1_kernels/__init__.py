@@ -1,5 +1,39 @@
-"""Fused losses, rewards and gathers for embedding models: torch alone is enough to import this package."""
+"""Fused losses, rewards and gathers for embedding models. torch alone is enough to import this package.
 
+    from umer1_kernels import info_nce, linear_cross_entropy, explain
+    loss = info_nce(query, target)                # any device; gradients as usual
+    print(explain(info_nce, query, target))       # which backend runs this, and why
+"""
+
+from umer1_kernels import reference
 from umer1_kernels._version import __version__
+from umer1_kernels.backends import backend_status, explain
+from umer1_kernels.dual import DualInfoNCE
+from umer1_kernels.extension import extension_status
+from umer1_kernels.hidden_gather import GenerationGather, gather_hidden
+from umer1_kernels.info_nce import dual_info_nce, info_nce
+from umer1_kernels.linear_loss import grpo_loss, linear_cross_entropy, linear_logprob
+from umer1_kernels.reference.linear_loss import GRPOLoss
+from umer1_kernels.reward import group_reward
+from umer1_kernels.rollout_groups import GroupReward
+from umer1_kernels.segments import GatheredHidden
 
-__all__ = ["__version__"]
+__all__ = [
+    "DualInfoNCE",
+    "GRPOLoss",
+    "GatheredHidden",
+    "GenerationGather",
+    "GroupReward",
+    "__version__",
+    "backend_status",
+    "dual_info_nce",
+    "explain",
+    "extension_status",
+    "gather_hidden",
+    "group_reward",
+    "grpo_loss",
+    "info_nce",
+    "linear_cross_entropy",
+    "linear_logprob",
+    "reference",
+]

@@ -1,0 +1,94 @@
+"""gather_hidden for training, GenerationGather for decoding: the hidden state of the step that reads a token."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from umer1_kernels import segments
+from umer1_kernels.backends import choose
+from umer1_kernels.reference.hidden_gather import EPSILON
+from umer1_kernels.reference.hidden_gather import gather_hidden as reference_gather_hidden
+from umer1_kernels.segments import GatheredHidden
+
+
+def gather_hidden(hidden: Tensor, input_ids: Tensor, token_id: int, *, lengths: Tensor | None = None,
+                  cu_seqlens: Tensor | None = None, start: Tensor | None = None,
+                  occurrence: str = "last", normalize: bool = True,
+                  backend: str = "auto") -> GatheredHidden:
+    """The state at the last (or first) position of each sequence whose *input* is `token_id`.
+
+    Args:
+        hidden, input_ids: padded [B, L, H] and [B, L], or with `cu_seqlens` packed [T, H] and [T].
+        lengths: [B] for padded input: tokens per sequence, on the left; the padding after them is never searched.
+        cu_seqlens: [B + 1] for packed input: where each sequence begins, and T.
+        start: [B], first position searched in each sequence (default 0): with the prompt's length the prompt's own
+            `<gen_emb>` cannot be taken for the answer's.
+        occurrence: "last" or "first".
+        normalize: divide by the L2 norm, in float32 at least.
+        backend: "auto", "reference" or "cpu".
+
+    Returns:
+        GatheredHidden: vectors [B, H], float32 (float64 for float64 input), differentiable; index int64 [B], the
+        row of packed `hidden` or the position in the padded row. Where the token is absent index is -1 and the
+        vector is zero, without gradient: no other position ever stands in.
+
+    Raises:
+        ValueError, TypeError: an argument is wrong; the message names it.
+    """
+    segments.check_arguments(hidden, input_ids, token_id, lengths, cu_seqlens, start, occurrence)
+    gather = reference_gather_hidden
+    if choose("gather_hidden", backend, hidden).backend == "cpu":
+        from umer1_kernels.backends.cpu.hidden_gather import gather_hidden as gather
+    return gather(
+        hidden, input_ids, token_id, lengths=lengths, cu_seqlens=cu_seqlens, start=start,
+        occurrence=occurrence, normalize=normalize,
+    )
+
+
+class GenerationGather:
+    """Keeps the vector of each decoding slot: one call per decoding step, no host sync, no stored steps.
+
+    Attributes:
+        vectors: float32 [slots, dim], zero until the slot's sequence has read the token.
+        hit: bool [slots].
+    """
+
+    def __init__(self, slots: int, dim: int, token_id: int, *, device="cpu", normalize: bool = True):
+        if slots < 1 or dim < 1:
+            raise ValueError(f"slots is {slots} and dim {dim}; both must be at least 1")
+        self.token_id = token_id
+        self.normalize = normalize
+        # one more row takes what belongs to no slot
+        self._vectors = torch.zeros(slots + 1, dim, dtype=torch.float32, device=device)
+        self._hit = torch.zeros(slots + 1, dtype=torch.bool, device=device)
+
+    @property
+    def vectors(self) -> Tensor:
+        return self._vectors[:-1]
+
+    @property
+    def hit(self) -> Tensor:
+        return self._hit[:-1]
+
+    @torch.no_grad()
+    def step_(self, hidden: Tensor, input_ids: Tensor, slot_ids: Tensor, generated: Tensor) -> None:
+        """Record the rows whose input is the token; a later one of the same slot replaces it.
+
+        Args:
+            hidden: [B, dim], final states of this step. input_ids: [B], the tokens it read.
+            slot_ids: int64 [B], all different; -1 for a row that belongs to no slot.
+            generated: bool [B]; False while a row reads its prompt, whose tokens never count.
+        """
+        taken = (input_ids == self.token_id) & generated & (slot_ids >= 0)
+        rows = torch.where(taken, slot_ids, self._hit.shape[0] - 1)
+        vectors = hidden.float()
+        if self.normalize:
+            vectors = vectors / vectors.norm(dim=1, keepdim=True).clamp_min(EPSILON)
+        self._vectors.index_copy_(0, rows, vectors)
+        self._hit.index_fill_(0, rows, True)
+
+    def reset_(self, slot_ids: Tensor) -> None:
+        """Forget these slots, before other sequences take them."""
+        self._vectors.index_fill_(0, slot_ids, 0.0)
+        self._hit.index_fill_(0, slot_ids, False)

@@ -1,0 +1,134 @@
+"""Rollouts of N pairs in groups of G: from vectors to rewards, whichever backend scores a side.
+
+Legend: N pairs here, P pairs of all processes, G rollouts per pair and side, d dimension.
+R = N * G rollouts of one side, C = P * G candidates of the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from umer1_kernels import checks, distributed
+
+KINDS = ("rank_gap", "rank", "gap", "threshold", "adaptive_threshold")
+FIXED_THRESHOLD = 0.5
+STD_EPSILON = 1e-4  # added to the standard deviation of a group, as in the released code
+
+
+class GroupReward(NamedTuple):
+    """All float32 (float64 for float64 vectors). [N, G]: rewards, advantages. [2, N, G], query side first: rank, gap."""
+
+    query_reward: Tensor
+    target_reward: Tensor
+    query_advantage: Tensor
+    target_advantage: Tensor
+    rank: Tensor
+    gap: Tensor
+
+
+class Scores(NamedTuple):
+    """[R] each, 0 where nothing can be scored: rank in [0, 1], gap in [-2, 2], share in [0, 1]."""
+
+    rank: Tensor
+    gap: Tensor
+    share: Tensor
+
+
+@dataclass(slots=True)
+class Side:
+    """One side's rollouts against all candidates of the other side."""
+
+    similarity: Tensor  # [R, C]
+    row_valid: Tensor  # bool [R]
+    candidate_valid: Tensor  # bool [C]
+    threshold: Tensor  # scalar
+    group_size: int  # G
+    first_group: int  # the pair number of row 0 among the candidates
+
+
+@torch.no_grad()
+def rewards(score_side: Callable[[Side], Scores], query: Tensor, target: Tensor,
+            query_valid: Tensor | None, target_valid: Tensor | None, kind: str, group) -> GroupReward:
+    """Both sides' rewards and advantages. Arguments are checked already."""
+    pairs, size = query.shape[:2]
+    if group is not None:
+        distributed.check_even(group, query=query, target=target)
+    rank, _ = distributed.rank_and_size(group)
+    with checks.full_precision(query):
+        query, query_valid = _flat(query, query_valid)
+        target, target_valid = _flat(target, target_valid)
+        all_query = distributed.gather_values(query, group)
+        all_target = distributed.gather_values(target, group)
+        all_query_valid = distributed.gather_values(query_valid, group)
+        all_target_valid = distributed.gather_values(target_valid, group)
+        threshold = query.new_tensor(FIXED_THRESHOLD)
+        if kind == "adaptive_threshold":
+            threshold = _middle(all_query, all_query_valid, all_target, all_target_valid, size)
+        shared = {"threshold": threshold, "group_size": size, "first_group": rank * pairs}
+        scores = [
+            score_side(Side(query @ all_target.T, query_valid, all_target_valid, **shared)),
+            score_side(Side(target @ all_query.T, target_valid, all_query_valid, **shared)),
+        ]
+    ranks, gaps, shares = (
+        torch.stack(values).to(query.dtype).view(2, pairs, size) for values in zip(*scores, strict=True)
+    )
+    reward = reward_of_kind(kind, ranks, gaps, shares)
+    return GroupReward(*reward, *advantage(reward), ranks, gaps)
+
+
+def reward_of_kind(kind: str, rank: Tensor, gap: Tensor, share: Tensor) -> Tensor:
+    if kind == "rank_gap":
+        return rank * gap
+    return {"rank": rank, "gap": gap, "threshold": share, "adaptive_threshold": share}[kind]
+
+
+def advantage(reward: Tensor) -> Tensor:
+    """(r - mean) / (std + 1e-4) over the last dimension, unbiased std. A group of one has advantage 0."""
+    if reward.shape[-1] == 1:
+        return torch.zeros_like(reward)
+    centred = reward - reward.mean(-1, keepdim=True)
+    return centred / (reward.std(-1, keepdim=True) + STD_EPSILON)
+
+
+def check_arguments(query, target, query_valid, target_valid, kind) -> None:
+    """Raise one error naming the first wrong argument of group_reward."""
+    checks.check_floating("query", query, 3)
+    checks.check_floating("target", target, 3)
+    checks.check_shape("target", target, tuple(query.shape))
+    checks.check_same("target", target, "query", query, dtype=True)
+    if query.numel() == 0:
+        raise ValueError(f"query has shape {tuple(query.shape)}; no dimension may be 0")
+    checks.check_choice("kind", kind, KINDS)
+    for name, valid in (("query_valid", query_valid), ("target_valid", target_valid)):
+        if valid is not None:
+            checks.check_shape(name, valid, tuple(query.shape[:2]))
+            checks.check_same(name, valid, "query", query, dtype=False)
+            if valid.dtype != torch.bool:
+                raise TypeError(f"{name} has dtype {valid.dtype}; it must be bool")
+
+
+def _flat(vectors: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+    """[N, G, d] -> [R, d] in the computing dtype. What an invalid rollout holds (NaN, too) is dropped."""
+    pairs, size, dimension = vectors.shape
+    rows = vectors.detach().reshape(pairs * size, dimension).to(checks.compute_dtype(vectors))
+    if valid is None:
+        return rows, torch.ones(pairs * size, dtype=torch.bool, device=rows.device)
+    valid = valid.reshape(pairs * size)
+    return torch.where(valid[:, None], rows, 0.0), valid
+
+
+def _middle(query: Tensor, query_valid: Tensor, target: Tensor, target_valid: Tensor,
+            size: int) -> Tensor:
+    """Half way between the batch's mean positive and mean negative similarity, from sums of vectors alone."""
+    query_sum, target_sum = (rows.view(-1, size, rows.shape[1]).sum(1) for rows in (query, target))
+    query_count, target_count = (valid.view(-1, size).sum(1) for valid in (query_valid, target_valid))
+    positive = (query_sum * target_sum).sum()
+    total = query_sum.sum(0) @ target_sum.sum(0)
+    positives = (query_count * target_count).sum()
+    negatives = query_count.sum() * target_count.sum() - positives
+    return (positive / positives.clamp_min(1) + (total - positive) / negatives.clamp_min(1)) / 2
