@@ -47,7 +47,7 @@ def _positives_in_top(side: Side, row_group: Tensor, negative: Tensor, positives
     not_below = side.similarity[:, None, :] >= own[:, :, None]  # [R, G, C]
     negatives_ahead = (not_below & negative[:, None, :]).sum(2)
     # place of each positive among the positives, best first
-    place = own.argsort(1, descending=True, stable=True).argsort(1)
+    place = own.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     return (own_valid & (negatives_ahead + place < positives[:, None])).sum(1)
 
 
