@@ -3,12 +3,13 @@
 `records` and `registry` need nothing beyond PyYAML; `mini` needs the packages of the `data` extra.
 """
 
-from umer1.data.records import Pair, Side, missing_media, read_rl, read_sft
+from umer1.data.records import Pair, RecordError, Side, missing_media, read_rl, read_sft
 from umer1.data.registry import Entry, load_registry, read_datasets
 
 __all__ = [
     "Entry",
     "Pair",
+    "RecordError",
     "Side",
     "load_registry",
     "missing_media",

@@ -28,6 +28,10 @@ RL_KEYS = {
 }  # fmt: skip
 
 
+class RecordError(ValueError):
+    """A file or a record that does not fit the format; the message names file, record and field."""
+
+
 @dataclass(slots=True)
 class Side:
     """One half of a pair. At most one of `images` and `video` is filled.
@@ -54,22 +58,21 @@ class Pair:
 def read_sft(annotation_path: str | Path, data_path: str | Path) -> list[Pair]:
     """Read SFT records; media paths become absolute below `data_path`.
 
-    Raises ValueError naming file, record number (from 0) and field when a record does not fit.
+    Raises RecordError naming file, record number (from 0) and field when a record does not fit.
     """
     root = os.path.abspath(data_path)
     default_name = Path(annotation_path).stem
     return [
-        _sft_pair(row, default_name, root, where)
-        for where, row in _rows(Path(annotation_path))
+        _sft_pair(row, default_name, root, where) for where, row in _rows(Path(annotation_path))
     ]
 
 
 def read_rl(path: str | Path, image_root: str | Path, seed: int = 0) -> list[Pair]:
     """Read RL rows from a JSON/JSONL file, or from a YAML file that lists such files.
 
-    The YAML form is `datasets: - {json_path: ..., sampling_strategy: first:100}`, where the strategy
-    is `all` (default), `first:`, `end:` or `random:` with a count or a percentage; a bare percentage
-    means `random:`. A relative json_path starts at the YAML file's directory. `seed` drives `random:`.
+    The YAML form is `datasets: - {json_path: ..., sampling_strategy: first:100}`. Strategies are
+    `all` (default), `first:`, `end:` and `random:` with a count or a percentage; a bare percentage
+    means `random:`, which `seed` drives. A relative json_path starts at the YAML file's directory.
     """
     path = Path(path)
     root = os.path.abspath(image_root)
@@ -77,12 +80,12 @@ def read_rl(path: str | Path, image_root: str | Path, seed: int = 0) -> list[Pai
         return [_rl_pair(row, root, where) for where, row in _rows(path)]
     config = yaml.safe_load(_read_text(path))
     if not isinstance(config, dict) or not isinstance(config.get("datasets"), list):
-        raise ValueError(f"{path}: wants a mapping with a list 'datasets', each with 'json_path'")
+        raise RecordError(f"{path}: wants a mapping with a list 'datasets', each with 'json_path'")
     pairs = []
     for number, entry in enumerate(config["datasets"]):
         where = f"{path}: datasets[{number}]"
         if not isinstance(entry, dict) or not isinstance(entry.get("json_path"), str):
-            raise ValueError(f"{where}: wants a mapping with 'json_path', got {entry!r}")
+            raise RecordError(f"{where}: wants a mapping with 'json_path', got {entry!r}")
         _reject_unknown(entry, {"json_path", "sampling_strategy"}, where)
         rows = list(_rows(path.parent / entry["json_path"]))
         rows = take(rows, entry.get("sampling_strategy", "all"), seed, where)
@@ -94,7 +97,7 @@ def take(rows: list, strategy: str, seed: int = 0, where: str = "sampling_strate
     """Apply a sampling strategy (see `read_rl`) to rows. Percentages round up."""
     match = re.fullmatch(r"(?:(all)|(?:(first|end|random):)?(\d+)(%?))", str(strategy))
     if match is None or (not match[1] and not match[2] and not match[4]):
-        raise ValueError(
+        raise RecordError(
             f"{where}: unknown strategy {strategy!r}; "
             "wants all, first:N, end:N or random:N, where N is a count or a percentage such as 20%"
         )
@@ -102,7 +105,7 @@ def take(rows: list, strategy: str, seed: int = 0, where: str = "sampling_strate
         return rows
     count = math.ceil(int(match[3]) * len(rows) / 100) if match[4] else int(match[3])
     if count > len(rows):
-        raise ValueError(f"{where}: {strategy!r} asks for {count} of {len(rows)} rows")
+        raise RecordError(f"{where}: {strategy!r} asks for {count} of {len(rows)} rows")
     if match[2] == "first":
         return rows[:count]
     if match[2] == "end":
@@ -122,7 +125,7 @@ def _sft_pair(row: dict, default_name: str, root: str, where: str) -> Pair:
     sides = []
     for key in ("qry", "pos"):
         if not isinstance(row.get(key), dict):
-            raise ValueError(f"{where}: field '{key}' wants an object, got {row.get(key)!r}")
+            raise RecordError(f"{where}: field '{key}' wants an object, got {row.get(key)!r}")
         sides.append(_sft_side(row[key], root, f"{where}, {key}"))
     return Pair(_string(row.get("dataset_name", default_name), "dataset_name", where), *sides)
 
@@ -132,15 +135,16 @@ def _sft_side(side: dict, root: str, where: str) -> Side:
     turns = side.get("conversations")
     speakers = [turn.get("from") for turn in turns] if _list_of(turns, dict) else None
     if speakers != ["human", "gpt"]:
-        raise ValueError(f"{where}: 'conversations' wants one human turn and one gpt turn")
+        raise RecordError(f"{where}: 'conversations' wants one human turn and one gpt turn")
     text, response = (_string(turn.get("value"), "conversations", where) for turn in turns)
     image, video = side.get("image"), side.get("video")
     images = [image] if isinstance(image, str) else image
     _check_media(images, video, "image", "video", where)
-    for placeholder, given in ((IMAGE_PLACEHOLDER, len(images or [])), (VIDEO_PLACEHOLDER, int(bool(video)))):
+    counts = ((IMAGE_PLACEHOLDER, len(images or [])), (VIDEO_PLACEHOLDER, int(bool(video))))
+    for placeholder, given in counts:
         found = text.count(placeholder)
         if found != given:
-            raise ValueError(
+            raise RecordError(
                 f"{where}: {found} {placeholder} placeholders in the text but {given} media given"
             )
     return Side(text, response, _join(root, images or []), _join(root, video) if video else None)
@@ -154,22 +158,23 @@ def _rl_pair(row: dict, root: str, where: str) -> Pair:
         if video == [""]:
             video = None
         if image is not None and not isinstance(image, str):
-            raise ValueError(f"{where}: '{prefix}_image' wants one path or \"\", got {image!r}")
+            raise RecordError(f"{where}: '{prefix}_image' wants one path or \"\", got {image!r}")
         images = [image] if image else None
         _check_media(images, video, f"{prefix}_image", f"{prefix}_video", where)
         text = _string(row.get(f"{prefix}_text"), f"{prefix}_text", where)
-        sides.append(Side(text, None, _join(root, images or []), _join(root, video) if video else None))
+        frames = _join(root, video) if video else None
+        sides.append(Side(text, None, _join(root, images or []), frames))
     name = row.get("dataset_name") or row.get("dataset")
     return Pair(_string(name, "dataset_name", where), *sides)
 
 
 def _check_media(images, video, image_key: str, video_key: str, where: str) -> None:
     if images is not None and not (_list_of(images, str) and all(images)):
-        raise ValueError(f"{where}: '{image_key}' wants a path or a list of paths, got {images!r}")
+        raise RecordError(f"{where}: '{image_key}' wants a path or a list of paths, got {images!r}")
     if video is not None and not (_list_of(video, str) and all(video)):
-        raise ValueError(f"{where}: '{video_key}' wants a list of frame paths, got {video!r}")
+        raise RecordError(f"{where}: '{video_key}' wants a list of frame paths, got {video!r}")
     if images and video:
-        raise ValueError(f"{where}: has both '{image_key}' and '{video_key}'; only one is allowed")
+        raise RecordError(f"{where}: has both '{image_key}' and '{video_key}'; only one is allowed")
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict]]:
@@ -179,7 +184,7 @@ def _rows(path: Path) -> Iterator[tuple[str, dict]]:
         try:
             rows = json.loads(text)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path}: not valid JSON: {error}") from None
+            raise RecordError(f"{path}: not valid JSON: {error}") from None
     else:
         rows = []
         for number, line in enumerate(text.split("\n")):
@@ -188,29 +193,29 @@ def _rows(path: Path) -> Iterator[tuple[str, dict]]:
             try:
                 rows.append(json.loads(line))
             except json.JSONDecodeError as error:
-                raise ValueError(f"{path}: line {number + 1} is not valid JSON: {error}") from None
+                raise RecordError(f"{path}: line {number + 1} is not valid JSON: {error}") from None
     for number, row in enumerate(rows):
         where = f"{path}: record {number}"
         if not isinstance(row, dict):
-            raise ValueError(f"{where}: wants an object, got {type(row).__name__}")
+            raise RecordError(f"{where}: wants an object, got {type(row).__name__}")
         yield where, row
 
 
 def _read_text(path: Path) -> str:
     if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+        raise RecordError(f"{path}: no such file")
     return path.read_text(encoding="utf-8")
 
 
 def _reject_unknown(mapping: dict, known: set[str], where: str) -> None:
     unknown = sorted(set(mapping) - known)
     if unknown:
-        raise ValueError(f"{where}: unknown keys {unknown}; known keys are {sorted(known)}")
+        raise RecordError(f"{where}: unknown keys {unknown}; known keys are {sorted(known)}")
 
 
 def _string(value, key: str, where: str) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{where}: field '{key}' wants a string, got {value!r}")
+        raise RecordError(f"{where}: field '{key}' wants a string, got {value!r}")
     return value
 
 

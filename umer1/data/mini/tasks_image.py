@@ -1,6 +1,7 @@
 """Image tasks: one look (class, match, crop, caption) and several steps (sum, difference)."""
 
 import numpy as np
+from PIL import Image
 
 from umer1.data.mini.draw import (
     UNCHANGED,
@@ -9,9 +10,9 @@ from umer1.data.mini.draw import (
     draw_style,
     resize_to_cells,
 )
-from umer1.data.mini.sources import Digit, Split
+from umer1.data.mini.sources import Digit, Photo, Split
 from umer1.data.mini.task import Draw, Example, Part, Task, pick
-from umer1.data.mini.text import WORDS, describe, response, running_sum, spaced, subtraction
+from umer1.data.mini.text import WORDS, look, response, running_sum, spaced, subtraction
 
 SMALLEST, LARGEST = 10, 59  # the range of two-digit numbers in subtractions
 
@@ -46,13 +47,17 @@ def number_caption(draw: Draw) -> Example:
     words = response(f"{spaced(digits)}.", spaced(digits))
     wrong = []
     if draw.evaluation:
-        near = [[*digits[:place], other, *digits[place + 1 :]]
-                for place in range(3) for other in _others(draw.rng, [digits[place]], 1)]  # fmt: skip
+        near = []
+        for place in range(3):
+            [other] = _others(draw.rng, [digits[place]], 1)
+            near.append([*digits[:place], other, *digits[place + 1 :]])
         near += [[digits[1], digits[0], digits[2]], [digits[0], digits[2], digits[1]], digits[::-1]]
         far = draw.rng.integers(0, 10, (20, 3)).tolist()
         others = dict.fromkeys(tuple(other) for other in near + far if other != digits)
         wrong = [digits_part(list(other), draw) for other in list(others)[:9]]
-    return Example(Part(spaced(digits), words), digits_part(digits, draw, words), spaced(digits), wrong)
+    return Example(
+        Part(spaced(digits), words), digits_part(digits, draw, words), spaced(digits), wrong
+    )
 
 
 def digit_sum(draw: Draw) -> Example:
@@ -81,7 +86,7 @@ def number_compare(draw: Draw) -> Example:
 
 
 def photo_crop(draw: Draw) -> Example:
-    """The photo is the natural one in the test split; elsewhere a large region of it, recoloured."""
+    """In the test split the photo as it is; elsewhere a large region of it, recoloured."""
     photos, rng = draw.split.photos, draw.rng
     photo = photos[draw.index % len(photos)]
     whole, change = photo.image, UNCHANGED
@@ -91,26 +96,30 @@ def photo_crop(draw: Draw) -> Example:
     crop = textured_crop(whole, rng)
     gain = float(rng.uniform(0.9, 1.1))
     crop = resize_to_cells(crop, 84).point(lambda value: min(255, round(value * gain)))
-    words = photo_words(whole)
-    truth = {"sources": [photo.id]}
-    query = Part("", words, image=crop, truth=truth)
     name = photo.id.split("/")[1] if draw.evaluation else ""
-    target = Part("", words, image=resize_to_cells(whole, 112), name=name, truth=truth)
+    target = whole_photo(photo, whole, name)
+    query = Part("", target.response, image=crop, truth=target.truth)
     wrong = []
     if draw.evaluation:
         others = [other for other in photos if other is not photo]
-        wrong = [whole_photo(others[place]) for place in rng.permutation(len(others))[:7].tolist()]
+        chosen = [others[place] for place in rng.permutation(len(others))[:7].tolist()]
+        wrong = [whole_photo(other, other.image, other.id.split("/")[1]) for other in chosen]
     return Example(query, target, photo.id, wrong)
 
 
 def digits_part(
     digits: list[int | None], draw: Draw, words: str = "", avoid: Part | None = None
 ) -> Part:
-    """A picture of handwritten digits (None: blank cell), without the source pictures of `avoid`."""
+    """A picture of handwritten digits (None: blank cell), none of them in the part `avoid`."""
     used = set(avoid.truth["sources"]) if avoid else set()
-    sources = [None if digit is None else fresh_digit(draw.split, digit, draw.rng, used) for digit in digits]
+    sources = [
+        None if digit is None else fresh_digit(draw.split, digit, draw.rng, used)
+        for digit in digits
+    ]
     image = draw_cells(sources, draw.rng, draw_style(draw.rng))
-    return Part("", words, image=image, truth={"sources": [s.id for s in sources if s], "digits": digits})
+    return Part(
+        "", words, image=image, truth={"sources": [s.id for s in sources if s], "digits": digits}
+    )
 
 
 def fresh_digit(split: Split, label: int, rng: np.random.Generator, used: set[str]) -> Digit:
@@ -128,7 +137,9 @@ def other_digits(rng: np.random.Generator, answer: str) -> list[Part]:
     return [Part(str(digit)) for digit in rng.permutation(10).tolist() if str(digit) != answer]
 
 
-def random_crop(image, rng: np.random.Generator, smallest: float, largest: float):
+def random_crop(
+    image: Image.Image, rng: np.random.Generator, smallest: float, largest: float
+) -> Image.Image:
     """A rectangle whose sides are that share of the image's sides."""
     width, height = (max(8, round(side * rng.uniform(smallest, largest))) for side in image.size)
     left = int(rng.integers(0, image.width - width + 1))
@@ -136,26 +147,20 @@ def random_crop(image, rng: np.random.Generator, smallest: float, largest: float
     return image.crop((left, top, left + width, top + height))
 
 
-def textured_crop(image, rng: np.random.Generator):
-    """A crop of 40 to 70 % that is not an empty corner: of four, the first at least half as varied as the image."""
+def textured_crop(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Sides of 40 to 70 %: the first of four crops that is not an empty corner, or the best."""
+
+    def spread(picture: Image.Image) -> float:
+        return float(np.asarray(picture, dtype=np.float32).std())
+
     crops = [random_crop(image, rng, 0.4, 0.7) for _ in range(4)]
-    spreads = [float(np.asarray(crop, dtype=np.float32).std()) for crop in crops]
-    wanted = 0.5 * float(np.asarray(image, dtype=np.float32).std())
-    return next((crop for crop, spread in zip(crops, spreads, strict=True) if spread >= wanted),
-                crops[int(np.argmax(spreads))])  # fmt: skip
+    wanted = 0.5 * spread(image)
+    return next((crop for crop in crops if spread(crop) >= wanted), max(crops, key=spread))
 
 
-def whole_photo(photo) -> Part:
-    return Part(image=resize_to_cells(photo.image, 112), name=photo.id.split("/")[1],
-                truth={"sources": [photo.id]})  # fmt: skip
-
-
-def photo_words(image) -> str:
-    colours, brightness, texture = describe(image)
-    return response(
-        f"Mostly {' and '.join(colours)}. {brightness.capitalize()} and {texture}.",
-        f"{brightness} {texture} {' '.join(colours)}",
-    )
+def whole_photo(photo: Photo, picture: Image.Image, name: str) -> Part:
+    picture = resize_to_cells(picture, 112)
+    return Part("", look(picture), image=picture, name=name, truth={"sources": [photo.id]})
 
 
 def _digits(number: int) -> list[int]:

@@ -21,7 +21,7 @@ from umer1.data.mini.tasks_image import (
     number_part,
     other_digits,
 )
-from umer1.data.mini.text import describe, response, running_sum, spaced
+from umer1.data.mini.text import look, response, running_sum, spaced
 
 WINDOW = 12  # raw frames of a moment: the even ones are the clip, the odd ones the queries
 CLIP_SIDE = 2 * CELL
@@ -43,7 +43,10 @@ def frame_total(draw: Draw) -> Example:
     answer = str(sum(digits) % 10)
     words = response(f"{spaced(digits)}. {running_sum(digits)}.", answer)
     return Example(
-        _digits_video(digits, draw, words), number_part(answer), answer, other_digits(draw.rng, answer)
+        _digits_video(digits, draw, words),
+        number_part(answer),
+        answer,
+        other_digits(draw.rng, answer),
     )
 
 
@@ -56,12 +59,15 @@ def frame_order(draw: Draw) -> Example:
     answer = str(digits[place + 1])
     words = response(f"{spaced(digits)}. Largest {digits[place]}, next {answer}.", answer)
     return Example(
-        _digits_video(digits, draw, words), number_part(answer), answer, other_digits(draw.rng, answer)
+        _digits_video(digits, draw, words),
+        number_part(answer),
+        answer,
+        other_digits(draw.rng, answer),
     )
 
 
 def clip_moment(draw: Draw) -> Example:
-    """One frame -> its moment. The even frames of the window are the clip, the odd ones are queries."""
+    """One frame -> its moment: even frames of the window are the clip, odd ones are queries."""
     if draw.evaluation:
         moments = _test_moments(draw.split.clips)
         moment = moments[draw.index % len(moments)]
@@ -98,7 +104,7 @@ class Moment:
 
 
 def _test_moments(clips: list[Clip]) -> list[Moment]:
-    """Windows that do not overlap, each with as many squares side by side as the picture is wide."""
+    """Windows that do not overlap, each with as many squares side by side as the picture has."""
     moments = []
     for clip in clips:
         width, height = clip.frames[0].size
@@ -108,7 +114,9 @@ def _test_moments(clips: list[Clip]) -> list[Moment]:
             for place in range(regions):
                 left = round((width - side) * (place / (regions - 1) if regions > 1 else 0.5))
                 name = f"{clip.name}_{clip.start + start}_{place}"
-                moments.append(Moment(clip, start, (left, (height - side) // 2, side), UNCHANGED, name))
+                moments.append(
+                    Moment(clip, start, (left, (height - side) // 2, side), UNCHANGED, name)
+                )
     return moments
 
 
@@ -125,7 +133,7 @@ def _random_moment(clips: list[Clip], rng: np.random.Generator) -> Moment:
 
 
 def _rivals(moment: Moment, moments: list[Moment], rng: np.random.Generator) -> list[Moment]:
-    """Seven other moments: two of the same time, two of the same place where there are, others at random."""
+    """Seven other moments: up to two of the same time, up to two of the same place, then any."""
     shuffled = [moments[place] for place in rng.permutation(len(moments)).tolist()]
     others = [other for other in shuffled if other is not moment]
     same_clip = [other for other in others if other.clip is moment.clip]
@@ -142,13 +150,15 @@ def _frame(moment: Moment, offset: int, region: tuple[int, int, int]) -> Image.I
 
 def _clip_part(moment: Moment) -> Part:
     frames = [_frame(moment, offset, moment.region) for offset in range(0, WINDOW, 2)]
-    colours, brightness, texture = describe(frames[len(frames) // 2])
-    words = response(
-        f"The {moment.clip.name}. Mostly {' and '.join(colours)}. {brightness.capitalize()} and {texture}.",
-        f"{moment.clip.name} {brightness} {texture} {' '.join(colours)}",
-    )
+    words = look(frames[len(frames) // 2], moment.clip.name)
     sources = [moment.source(offset) for offset in range(0, WINDOW, 2)]
-    return Part("", words, frames=frames, name=moment.name, truth={"sources": sources, "moment": moment.name})
+    return Part(
+        "",
+        words,
+        frames=frames,
+        name=moment.name,
+        truth={"sources": sources, "moment": moment.name},
+    )
 
 
 def _digits_video(digits: list[int], draw: Draw, words: str) -> Part:
@@ -162,7 +172,7 @@ def _digits_video(digits: list[int], draw: Draw, words: str) -> Part:
 
 
 def _related_digits(draw: Draw) -> list[int]:
-    """Four consecutive queries are near misses of each other: two digits swapped, or one changed."""
+    """Four consecutive queries are near misses of each other: digits swapped, or one changed."""
     if draw.attempt:
         return draw.rng.integers(0, 10, 3).tolist()
     first, second, third, other = draw.shared_rng(draw.index // 4).permutation(10)[:4].tolist()
@@ -176,12 +186,13 @@ TASKS = (
         "clip_moment", "video", "one_look", "MRET", "momentseeker",
         "one frame -> the moment of a clip it was taken from",
         "Find the moment of the video this frame was taken from.",
-        "Understand the content of the video clip.", clip_moment,
+        "Understand the content of the video clip.", clip_moment, 108,
     ),
     Task(
         "digit_video", "video", "one_look", "RET", "msrvtt",
         "three digits in text -> the video that shows them in this order",
         "Find the video that shows these digits:", "Read the digits in the video.", digit_video,
+        1000,
     ),
     Task(
         "frame_total", "video", "multi_step", "QA", "ssv2",

@@ -3,7 +3,7 @@
 import numpy as np
 
 from umer1.data.mini.draw import draw_page, draw_receipt, draw_style
-from umer1.data.mini.sources import TOPICS
+from umer1.data.mini.sources import TOPICS, Page
 from umer1.data.mini.task import Draw, Example, Part, Task, pick
 from umer1.data.mini.tasks_image import LARGEST, SMALLEST, fresh_digit
 from umer1.data.mini.text import response, running_sum, spaced, subtraction
@@ -17,13 +17,16 @@ NUMBERS = range(10, 100)
 
 def page_topic(draw: Draw) -> Example:
     """Several pages are relevant to one topic; in the test split every page occurs once."""
-    topic = TOPICS[draw.index % len(TOPICS)]
-    pages = draw.split.pages[topic]
-    turn = draw.index // len(TOPICS)
-    page = pages[turn % len(pages)] if draw.evaluation else pick(draw.rng, pages)
+    if draw.evaluation:
+        page = _in_turn(draw.split.pages)[draw.index]
+    else:
+        page = pick(draw.rng, draw.split.pages[TOPICS[draw.index % len(TOPICS)]])
+    topic = page.topic
     words = response(f"The topic {topic}.", topic)
     image = draw_page(topic, page.lines, draw_style(draw.rng))
-    return Example(Part(topic, words), Part("", words, image=image, truth={"sources": [page.id]}), topic)
+    return Example(
+        Part(topic, words), Part("", words, image=image, truth={"sources": [page.id]}), topic
+    )
 
 
 def page_number(draw: Draw) -> Example:
@@ -64,13 +67,28 @@ def page_change(draw: Draw) -> Example:
     digits = [fresh_digit(draw.split, int(c), draw.rng, used) for c in f"{cost}{paid}"]
     lines = [("cost", digits[:2]), ("paid", digits[2:])]
     image = draw_receipt(shop, lines, draw.rng, draw_style(draw.rng))
-    truth = {"sources": [digit.id for digit in digits], "digits": [d.label for d in digits], "shop": shop}
+    truth = {
+        "sources": [digit.id for digit in digits],
+        "digits": [d.label for d in digits],
+        "shop": shop,
+    }
     reasoning = f"{shop}. {cost} cost, {paid} paid. {subtraction(paid, cost)}."
     return Example(
         Part(f"{shop}, {change} in change", response(f"{shop}, change {change}.", summary)),
         Part("", response(reasoning, summary), image=image, truth=truth),
         summary,
     )
+
+
+def _in_turn(pages: dict[str, list[Page]]) -> list[Page]:
+    """The first page of every topic, then the second of every topic that has one, and so on."""
+    longest = max(map(len, pages.values()))
+    return [
+        page
+        for turn in range(longest)
+        for topic in TOPICS
+        for page in pages[topic][turn : turn + 1]
+    ]
 
 
 def _shuffled(draw: Draw, count: int) -> int:
@@ -94,7 +112,7 @@ TASKS = (
     Task(
         "page_topic", "visdoc", "one_look", "ViDoRe", "vidore",
         "topic -> the pages about it",
-        "Find a page about this topic:", "What is the topic of the page?", page_topic,
+        "Find a page about this topic:", "What is the topic of the page?", page_topic, 100,
     ),
     Task(
         "page_number", "visdoc", "one_look", "ViDoRe", "vidore",
@@ -105,10 +123,12 @@ TASKS = (
         "page_total", "visdoc", "multi_step", "VisRAG", "vidore",
         "shop and total -> the receipt of this shop whose amounts add up to it",
         "Find the receipt:", "What is the total of the amounts on the receipt?", page_total,
+        len(SHOPS) * len(TOTALS),
     ),
     Task(
         "page_change", "visdoc", "multi_step", "VisRAG", "vidore",
         "shop and change -> the receipt of this shop with this difference between paid and cost",
         "Find the receipt:", "What is the change on the receipt?", page_change,
+        len(SHOPS) * len(CHANGES),
     ),
 )  # fmt: skip

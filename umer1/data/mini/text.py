@@ -17,7 +17,7 @@ def response(reasoning: str, summary: str) -> str:
 
 
 def wording(instruction: str, text: str) -> str:
-    """Instruction, one space, text: what VLM2Vec's loaders put together; an empty part adds nothing."""
+    """Instruction, one space, text, as VLM2Vec's loaders join them; an empty part adds nothing."""
     return " ".join(part for part in (instruction, text) if part)
 
 
@@ -41,9 +41,19 @@ def running_sum(digits: list[int]) -> str:
 
 
 def subtraction(larger: int, smaller: int) -> str:
-    """Tens first, then ones, two small steps instead of one large: 52 and 37 -> "52-30=22, 22-7=15"."""
+    """Tens first, then ones: two small steps. 52 and 37 -> "52-30=22, 22-7=15"."""
     tens, ones = smaller // 10 * 10, smaller % 10
     return f"{larger}-{tens}={larger - tens}, {larger - tens}-{ones}={larger - smaller}"
+
+
+def look(image: Image.Image, subject: str = "") -> str:
+    """The assistant turn for a picture of which only its looks are known, and perhaps its subject."""
+    colours, brightness, texture = describe(image)
+    seen = f"Mostly {' and '.join(colours)}. {brightness.capitalize()} and {texture}."
+    summary = f"{brightness} {texture} {' '.join(colours)}"
+    if subject:
+        seen, summary = f"The {subject}. {seen}", f"{subject} {summary}"
+    return response(seen, summary)
 
 
 def describe(image: Image.Image) -> tuple[list[str], str, str]:

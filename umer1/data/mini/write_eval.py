@@ -1,4 +1,4 @@
-"""Evaluation files in VLM2Vec's dialect: one YAML entry and tables per task, media in its layout."""
+"""Evaluation files in VLM2Vec's dialect: a YAML entry and tables per task, media in its layout."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from umer1.data.mini.task import Example, Part, Task
 
 
 def write_task(root: Path, task: Task, examples: list[Example]) -> tuple[dict, list[dict]]:
-    """Write one task below `root` (OUT/eval). Returns its YAML entry and the ground truth per query."""
+    """Write one task below `root` (OUT/eval); returns its YAML entry and the truth per query."""
     writer = {"image": _write_image, "video": _write_video, "visdoc": _write_visdoc}[task.modality]
     entry = {"dataset_parser": task.parser, "dataset_name": task.name, "dataset_split": "test"}
     entry["eval_type"] = task.eval_type
@@ -96,7 +96,7 @@ def _moment_row(media: MediaFolder, index: int, example: Example) -> dict:
         media.frames(part, f"video_frames/{part.name}", repeat=True)
         return {"output_path": f"{part.name}.mp4"}
 
-    # upstream finds the picture of `0001.jpg` in `query_0001.jpg`, and the frames of `a.mp4` in `video_frames/a`
+    # upstream's names: `0001.jpg` is in `query_0001.jpg`, the frames of `a.mp4` in `video_frames/a`
     media.image(example.query.image, f"query_{index:04d}.jpg")
     return {
         "query": example.query.text,

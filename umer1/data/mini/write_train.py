@@ -9,8 +9,8 @@ from umer1.data.mini.task import Example, Part, Task
 from umer1.data.mini.text import human_turn, wording
 
 SFT_CHUNK = 64  # same-source neighbours, as in the released file
-# Half of the pairs that UME-R1's RL compares with each other. Ten answers are possible in most of the
-# multi-step tasks, so larger runs of one source would make many targets of a comparison equal.
+# Half of the pairs that UME-R1's RL compares with each other. Most multi-step tasks have ten
+# possible answers, so longer runs of one source would make many targets of a comparison equal.
 RL_CHUNK = 8
 
 
@@ -26,7 +26,7 @@ class TrainingSet:
             "qry": (example.query, task.query_instruction),
             "pos": (example.target, task.target_instruction),
         }
-        row = {"dataset_name": f"mini_{task.name}"}
+        row = {"dataset_name": task.name}
         if self.stage == "rl":
             row = {"dataset": "mini", **row, "solution": "<embedding>"}
         truth = {"task": task.name, "answer": example.answer}
