@@ -150,10 +150,17 @@ def _write_image(root):
 
 
 def _write_video(root):
-    for name in ("v1", "v2", "v3", "clips/c1", "clips/c2", "clips/c3"):
+    for name in (
+        "v1",
+        "v2",
+        "v3",
+        "video_frames/clips_c1",
+        "video_frames/clips_c2",
+        "video_frames/clips_c3",
+    ):
         for frame in range(1, 12):
             _picture(root / "video-tasks" / "frames" / name / f"frame_{frame}.jpg")
-    _picture(root / "video-tasks" / "frames" / "still.jpg")
+    _picture(root / "video-tasks" / "frames" / "query_still.jpg")
     data = root / "video-tasks" / "data"
     labels = ["up", "down", "left"]
     _jsonl(
@@ -163,7 +170,7 @@ def _write_video(root):
     _jsonl(
         data / "caption.jsonl", [{"video_id": f"v{n}", "caption": f"video {n}"} for n in (1, 2, 3)]
     )
-    clips = [{"output_path": f"clips/c{n}"} for n in (1, 2, 3)]
+    clips = [{"output_path": f"clips/c{n}.mp4"} for n in (1, 2, 3)]
     _jsonl(
         data / "moment.jsonl",
         [

@@ -115,7 +115,7 @@ def test_instructions_of_the_entry_replace_the_loaders_own(benchmark_dir):
     assert tasks["pages"].queries[0].item == {"text": "Ask: topic 0"}
     assert tasks["pages"].candidates["page0"]["text"] == "See."
     assert tasks["moment"].queries[0].item["text"] == "Ask:"
-    assert tasks["moment"].candidates["clips/c1"]["text"] == "See."
+    assert tasks["moment"].candidates["clips/c1.mp4"]["text"] == "See."
 
 
 def test_frames_are_eight_evenly_spaced_in_natural_order(tasks, benchmark_dir):
@@ -148,31 +148,14 @@ def test_caption_to_video(tasks):
 def test_moments_use_every_frame_and_several_labels(tasks):
     first, second = tasks["moment"].queries
     assert first.item["text"].startswith("Select the video clip that aligns")
-    assert first.item["image"].endswith("frames/still.jpg")
+    assert first.item["image"].endswith("frames/query_still.jpg")
     assert second.item == {"text": "Find the clip that corresponds to the given text: a cat"}
-    assert second.label == ["clips/c2", "clips/c3"]
-    assert second.candidates == ["clips/c2", "clips/c3", "clips/c1"]
-    assert len(tasks["moment"].candidates["clips/c1"]["video"]) == 11
-
-
-def test_momentseeker_as_published_keeps_frames_below_video_frames(benchmark_dir):
-    frames = benchmark_dir / "video-tasks" / "frames"
-    for number in (1, 2, 3):
-        target = frames / "video_frames" / f"clips_c{number}"
-        target.parent.mkdir(exist_ok=True)
-        (frames / "clips" / f"c{number}").rename(target)
-    (frames / "still.jpg").rename(frames / "query_still.jpg")
-
-    def as_published(rows):
-        for row in rows:
-            for entry in row["positive_frames"] + row["negative_frames"]:
-                entry["output_path"] += ".mp4"
-
-    edit_rows(benchmark_dir / "video-tasks" / "data" / "moment.jsonl", as_published)
-    task = load_tasks(benchmark_dir, names=["moment"])[0]
-    require_media([task])
-    assert task.queries[0].item["image"].endswith("query_still.jpg")
-    assert "video_frames/clips_c1/frame_1.jpg" in task.candidates["clips/c1.mp4"]["video"][0]
+    assert second.label == ["clips/c2.mp4", "clips/c3.mp4"]
+    assert second.candidates == ["clips/c2.mp4", "clips/c3.mp4", "clips/c1.mp4"]
+    frames = tasks["moment"].candidates["clips/c1.mp4"]["video"]
+    assert len(frames) == 11
+    assert "video_frames/clips_c1/frame_1.jpg" in frames[0]
+    assert frames[-1].endswith("frame_11.jpg")
 
 
 def test_pages_relevant_first_then_the_corpus_with_grades(tasks):

@@ -16,7 +16,7 @@ def build_table(report: Report) -> Table:
     """
     columns, shown = report_columns(report), shown_k(report)
     title = "main metric in percent; steps: how many the task needs"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0)
     table.add_column("task", no_wrap=True)
     table.add_column("steps", style="dim", no_wrap=True)
     table.add_column("metric", style="dim", no_wrap=True)

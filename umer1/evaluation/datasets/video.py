@@ -3,8 +3,6 @@
 A video is a directory of frames below `frame_root`.
 """
 
-from pathlib import Path
-
 from .config import TaskConfig, column, join
 from .tasks import EvalQuery, EvalTask
 
@@ -52,7 +50,8 @@ def load_msrvtt(config: TaskConfig) -> EvalTask:
 def load_momentseeker(config: TaskConfig) -> EvalTask:
     """Rows: query, input_frames (.jpg, .mp4 or ""), positive_frames and negative_frames: [{"output_path": ...}].
 
-    All frames of a clip are used. Names are the paths of the rows, so that result files move between machines.
+    The frames of a/b.mp4 are in frame_root/video_frames/a_b, all of them used, and the picture x.jpg is
+    frame_root/query_x.jpg. Names are the paths of the rows, so that result files move between machines.
     """
     task = EvalTask(config.name, "video", config.eval_type)
     target = config.instruction("target", MOMENT_TARGET)
@@ -77,21 +76,13 @@ def _moment_query(config, text, source):
         return {"text": join(instruction, text), "video": _clip(config, source)}
     if source.endswith(".jpg"):
         instruction = config.instruction("query", MOMENT_QUERY_IMAGE)
-        root = config.path("frame_root")
-        path = root / f"query_{source}" if _is_upstream_layout(root) else root / source
+        path = config.path("frame_root") / f"query_{source}"
         return {"text": join(instruction, text), "image": str(path)}
     return {"text": join(config.instruction("query", MOMENT_QUERY_TEXT), text)}
 
 
 def _clip(config, path):
-    root = config.path("frame_root")
-    if _is_upstream_layout(root):
-        directory = root / "video_frames" / path.replace("/", "_").split(".mp4")[0]
-    else:
-        directory = root / path
+    # upstream keeps the frames of a/b.mp4 in video_frames/a_b
+    name = path.replace("/", "_").split(".mp4")[0]
+    directory = config.path("frame_root") / "video_frames" / name
     return config.all_frames(directory) or str(directory)
-
-
-def _is_upstream_layout(root: Path) -> bool:
-    """MomentSeeker as published keeps frames in video_frames/<path with _ for />/; otherwise paths are literal."""
-    return (root / "video_frames").is_dir()

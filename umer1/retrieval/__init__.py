@@ -1,0 +1,5 @@
+"""Exact search over stored vectors."""
+
+from .index import Index
+
+__all__ = ["Index"]
