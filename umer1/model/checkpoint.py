@@ -58,11 +58,12 @@ def save_model(
     directory.mkdir(parents=True, exist_ok=True)
     shards: list[dict[str, Tensor]] = [{}]
     size = 0
-    for key, tensor in checkpoint_tensors(model):
+    for entry in checkpoint_tensors(model):
+        tensor = entry.read().to("cpu")
         if shards[-1] and size + tensor.nbytes > max_shard_bytes:
             shards.append({})
             size = 0
-        shards[-1][key] = tensor.detach().to("cpu").contiguous()
+        shards[-1][entry.key] = tensor
         size += tensor.nbytes
     names = [_SINGLE]
     if len(shards) > 1:
@@ -141,7 +142,7 @@ def _weight_files(directory: Path) -> list[Path]:
 
 @torch.no_grad()
 def _fill(model: Qwen2VL, files: list[Path], directory: Path) -> None:
-    targets = dict(checkpoint_tensors(model))
+    targets = {entry.key: entry for entry in checkpoint_tensors(model)}
     missing = set(targets)
     unexpected, misshaped = [], []
     tied_head: Tensor | None = None
@@ -156,14 +157,13 @@ def _fill(model: Qwen2VL, files: list[Path], directory: Path) -> None:
                         tied_head = tensors.get_tensor(original)
                     elif key not in targets:
                         unexpected.append(original)
-                    elif (shape := tuple(tensors.get_slice(original).get_shape())) != tuple(
-                        targets[key].shape
-                    ):
-                        misshaped.append(f"{original} {shape}, want {tuple(targets[key].shape)}")
-                        missing.discard(key)
                     else:
-                        targets[key].copy_(tensors.get_tensor(original))
                         missing.discard(key)
+                        shape = tuple(tensors.get_slice(original).get_shape())
+                        if shape == targets[key].shape:
+                            targets[key].write(tensors.get_tensor(original))
+                        else:
+                            misshaped.append(f"{original} {shape}, want {targets[key].shape}")
         except SafetensorError as error:
             raise ValueError(f"{file} is not a whole safetensors file: {error}") from None
     problems = [

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from umer1.model.config import ModelConfig
-from umer1.model.rotary import decoder_angles, rotate
+from umer1.model.fused import RMSNorm, swiglu
+from umer1.model.rotary import decoder_rotation, rotate_heads
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
@@ -26,20 +26,20 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(
             DecoderLayer(config, layer) for layer in range(config.num_hidden_layers)
         )
-        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.gradient_checkpointing = False
 
     def forward(self, hidden: Tensor, position_ids: Tensor, attend: Attend) -> Tensor:
         """hidden [T, H], position_ids int64 [3, T] or [T] -> [T, H] after the final norm."""
         config = self.config
-        angles = decoder_angles(
+        rotation = decoder_rotation(
             position_ids, config.head_dim, config.rope_theta, config.mrope_section
         )
         for layer in self.layers:
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                hidden = checkpoint(layer, hidden, angles, attend, use_reentrant=False)
+                hidden = checkpoint(layer, hidden, rotation, attend, use_reentrant=False)
             else:
-                hidden = layer(hidden, angles, attend)
+                hidden = layer(hidden, rotation, attend)
         return self.norm(hidden)
 
 
@@ -50,21 +50,20 @@ class DecoderLayer(nn.Module):
         self.query_heads = config.num_attention_heads
         self.key_heads = config.num_key_value_heads
         width = config.hidden_size
-        self.input_norm = nn.RMSNorm(width, eps=config.rms_norm_eps)
+        self.input_norm = RMSNorm(width, eps=config.rms_norm_eps)
         # Rows: query heads, key heads, value heads.
         fused = (self.query_heads + 2 * self.key_heads) * config.head_dim
         self.qkv = nn.Linear(width, fused)
         self.output = nn.Linear(self.query_heads * config.head_dim, width, bias=False)
-        self.post_norm = nn.RMSNorm(width, eps=config.rms_norm_eps)
+        self.post_norm = RMSNorm(width, eps=config.rms_norm_eps)
         # Rows: gate, up.
         self.gate_up = nn.Linear(width, 2 * config.intermediate_size, bias=False)
         self.down = nn.Linear(config.intermediate_size, width, bias=False)
 
-    def forward(self, hidden: Tensor, angles: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
-        rotated = self.query_heads + self.key_heads
-        qkv = self.qkv(self.input_norm(hidden)).unflatten(1, (rotated + self.key_heads, -1))
-        query, key = rotate(qkv[:, :rotated], *angles).split([self.query_heads, self.key_heads], 1)
-        attended = attend(self.layer, query, key, qkv[:, rotated:])
+    def forward(self, hidden: Tensor, rotation: Tensor, attend: Attend) -> Tensor:
+        queries, keys = self.query_heads, self.key_heads
+        qkv = self.qkv(self.input_norm(hidden)).unflatten(1, (queries + 2 * keys, -1))
+        qkv = rotate_heads(qkv, queries + keys, rotation)
+        attended = attend(self.layer, *qkv.split([queries, keys, keys], dim=1))
         hidden = hidden + self.output(attended.flatten(1))
-        gate, up = self.gate_up(self.post_norm(hidden)).chunk(2, dim=1)
-        return hidden + self.down(F.silu(gate) * up)
+        return hidden + self.down(swiglu(self.gate_up(self.post_norm(hidden))))

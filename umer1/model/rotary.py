@@ -1,9 +1,10 @@
 """Rotary embeddings: M-RoPE of the decoder, 2-D rotary of the vision tower.
 
-Both rotate the pairs (x[i], x[i + D/2]) of every head by an angle per token and i. The angles are
-computed and applied in float32 whatever the dtype of x.
+A head's numbers are rotated in pairs by an angle per token and pair. Our weights keep the two
+numbers of a pair side by side (a checkpoint keeps them half a head apart: see key_names.py), so a
+rotation is one multiplication by a complex number. Angles and products are float32 or wider.
 
-Shapes: T tokens, P patches, H heads, D head size.
+Shapes: T tokens, P patches, D head size.
 """
 
 from __future__ import annotations
@@ -12,13 +13,11 @@ import torch
 from torch import Tensor
 
 
-def decoder_angles(
+def decoder_rotation(
     position_ids: Tensor, head_dim: int, theta: float, mrope_section: tuple[int, ...]
-) -> tuple[Tensor, Tensor]:
-    """cos and sin, float32 [T, 1, D/2], for positions [3, T] (M-RoPE) or [T] (equal axes)."""
-    device = position_ids.device
-    exponent = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim
-    frequency = 1.0 / (theta**exponent)
+) -> Tensor:
+    """complex64 [T, 1, D/2] for positions [3, T] (M-RoPE) or [T] (equal on the three axes)."""
+    frequency = _frequencies(head_dim, theta, position_ids.device)
     if position_ids.dim() == 1:
         angles = position_ids.float()[:, None] * frequency
     else:
@@ -30,43 +29,47 @@ def decoder_angles(
             ],
             dim=1,
         )
-    return angles.cos()[:, None], angles.sin()[:, None]
+    return torch.polar(torch.ones_like(angles), angles)[:, None]
 
 
-def vision_angles(
-    patch_positions: Tensor, head_dim: int, theta: float = 10000.0
-) -> tuple[Tensor, Tensor]:
-    """cos and sin, float32 [P, 1, D/2], for (row, column) positions [P, 2]: half for each."""
-    half = head_dim // 2
-    exponent = torch.arange(0, half, 2, dtype=torch.float32, device=patch_positions.device) / half
-    frequency = 1.0 / (theta**exponent)
+def vision_rotation(patch_positions: Tensor, head_dim: int, theta: float = 10000.0) -> Tensor:
+    """complex64 [P, 1, D/2] for (row, column) positions [P, 2]: half of the pairs for each."""
+    frequency = _frequencies(head_dim // 2, theta, patch_positions.device)
     angles = (patch_positions.float()[:, :, None] * frequency).flatten(1)
-    return angles.cos()[:, None], angles.sin()[:, None]
+    return torch.polar(torch.ones_like(angles), angles)[:, None]
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x [T, H, D] rotated by the angles [T, 1, D/2], in the dtype of x."""
-    return _Rotate.apply(x, cos, sin)
+def rotate_heads(fused: Tensor, rotated: int, rotation: Tensor) -> Tensor:
+    """fused [T, heads, D] with its first `rotated` heads turned by rotation [T, 1, D/2].
+
+    Query, key and value heads stay in one tensor, so the gradient is written once.
+    """
+    return _RotateHeads.apply(fused, rotated, rotation)
 
 
-class _Rotate(torch.autograd.Function):
+class _RotateHeads(torch.autograd.Function):
     """The gradient of a rotation is the rotation back: nothing but the angles is kept."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        ctx.save_for_backward(cos, sin)
-        return _turn(x, cos, sin, 1)
+    def forward(ctx, fused: Tensor, rotated: int, rotation: Tensor) -> Tensor:
+        ctx.save_for_backward(rotation)
+        ctx.rotated = rotated
+        return _turn(fused, rotated, rotation)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        cos, sin = ctx.saved_tensors
-        return _turn(grad, cos, sin, -1), None, None
+        (rotation,) = ctx.saved_tensors
+        return _turn(grad, ctx.rotated, rotation.conj()), None, None
 
 
-def _turn(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
-    first, second = x.float().chunk(2, dim=-1)
-    out = torch.empty(x.shape, dtype=torch.float32, device=x.device)
-    out_first, out_second = out.chunk(2, dim=-1)
-    torch.mul(first, cos, out=out_first).addcmul_(second, sin, value=-direction)
-    torch.mul(second, cos, out=out_second).addcmul_(first, sin, value=direction)
-    return out.to(x.dtype)
+def _turn(fused: Tensor, rotated: int, rotation: Tensor) -> Tensor:
+    wide = torch.promote_types(fused.dtype, torch.float32)
+    out = fused.to(wide, copy=True, memory_format=torch.contiguous_format)
+    torch.view_as_complex(out[:, :rotated].unflatten(-1, (-1, 2))).mul_(rotation)
+    return out.to(fused.dtype)
+
+
+def _frequencies(size: int, theta: float, device: torch.device) -> Tensor:
+    """theta ** (-2 i / size), float32 [size / 2]."""
+    exponent = torch.arange(0, size, 2, dtype=torch.float32, device=device) / size
+    return 1.0 / (theta**exponent)

@@ -16,7 +16,8 @@ from torch.utils.checkpoint import checkpoint
 
 from umer1.model.attention import PackedAttention
 from umer1.model.config import VisionConfig
-from umer1.model.rotary import rotate, vision_angles
+from umer1.model.fused import quick_gelu
+from umer1.model.rotary import rotate_heads, vision_rotation
 
 _EPSILON = 1e-6
 
@@ -43,16 +44,16 @@ class VisionTower(nn.Module):
         weight = self.patch_embed.weight
         merge = self.config.spatial_merge_size
         positions = torch.cat([_patch_positions(*grid, merge) for grid in grids])
-        angles = vision_angles(positions.to(weight.device), self.config.head_dim)
+        rotation = vision_rotation(positions.to(weight.device), self.config.head_dim)
         frames = [height * width for time, height, width in grids for _ in range(time)]
         ends = torch.tensor([0, *frames], dtype=torch.int64).cumsum(0).to(torch.int32)
         attend = PackedAttention(frames, ends.to(weight.device), weight.dtype, causal=False)
         hidden = self.patch_embed(pixel_values.to(weight.dtype))
         for block in self.blocks:
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                hidden = checkpoint(block, hidden, angles, attend, use_reentrant=False)
+                hidden = checkpoint(block, hidden, rotation, attend, use_reentrant=False)
             else:
-                hidden = block(hidden, angles, attend)
+                hidden = block(hidden, rotation, attend)
         return self.merger(hidden)
 
 
@@ -68,15 +69,12 @@ class VisionBlock(nn.Module):
         self.fc1 = nn.Linear(width, config.mlp_ratio * width)
         self.fc2 = nn.Linear(config.mlp_ratio * width, width)
 
-    def forward(
-        self, hidden: Tensor, angles: tuple[Tensor, Tensor], attend: PackedAttention
-    ) -> Tensor:
+    def forward(self, hidden: Tensor, rotation: Tensor, attend: PackedAttention) -> Tensor:
         qkv = self.qkv(self.norm1(hidden)).unflatten(1, (3 * self.heads, -1))
-        query, key = rotate(qkv[:, : 2 * self.heads], *angles).chunk(2, dim=1)
-        attended = attend(0, query, key, qkv[:, 2 * self.heads :])
+        qkv = rotate_heads(qkv, 2 * self.heads, rotation)
+        attended = attend(0, *qkv.chunk(3, dim=1))
         hidden = hidden + self.proj(attended.flatten(1))
-        inner = self.fc1(self.norm2(hidden))
-        return hidden + self.fc2(inner * torch.sigmoid(1.702 * inner))
+        return hidden + self.fc2(quick_gelu(self.fc1(self.norm2(hidden))))
 
 
 class Merger(nn.Module):
