@@ -12,7 +12,14 @@ SOURCE_KEYS = {
     "image": ("image", "image_url", "url", "path"),
     "video": ("video", "video_url", "url", "path"),
 }
-SETTING_KEYS = ("min_pixels", "max_pixels", "total_pixels", "nframes", "fps")
+# settings and the most that each may be: beyond it, a message could ask for any amount of memory
+SETTING_KEYS = {
+    "min_pixels": 16384 * 28 * 28,
+    "max_pixels": 16384 * 28 * 28,
+    "total_pixels": 128_000 * 28 * 28,
+    "nframes": 768,
+    "fps": 240,
+}
 
 
 def item_from_messages(messages: Sequence[Mapping], where: str) -> Item:
@@ -86,22 +93,22 @@ def _part(part: Any, where: str) -> str | Medium:
 
 
 def _settings(part: Mapping, kind: str, where: str) -> dict[str, Any]:
+    """The part's settings as keywords of `Medium`."""
     given = {key: part[key] for key in SETTING_KEYS if part.get(key) is not None}
     for key, value in given.items():
-        number = isinstance(value, int) or (key == "fps" and isinstance(value, float))
-        if isinstance(value, bool) or not number or value <= 0:
-            raise ValueError(f"{where}: {key!r} wants a positive number, got {value!r}")
+        number = type(value) is int or (key == "fps" and type(value) is float)
+        if not number or not 0 < value <= SETTING_KEYS[key]:
+            raise ValueError(
+                f"{where}: {key!r} wants a number from 1 to {SETTING_KEYS[key]}, got {value!r}"
+            )
     if kind == "image" and given.keys() & {"total_pixels", "nframes", "fps"}:
         raise ValueError(f"{where}: 'total_pixels', 'nframes' and 'fps' are for videos")
     if "nframes" in given and "fps" in given:
         raise ValueError(f"{where}: wants only one of 'nframes' and 'fps'")
-    return {
-        "min_pixels": given.get("min_pixels"),
-        "max_pixels": given.get("max_pixels"),
-        "total_pixels": given.get("total_pixels"),
-        "num_frames": given.get("nframes"),
-        "fps": given.get("fps"),
-    }
+    if "nframes" in given:
+        # whole temporal patches, as in qwen-vl-utils
+        given["num_frames"] = max(2, round(given.pop("nframes") / 2) * 2)
+    return given
 
 
 def _system_text(content: Any) -> str | None:

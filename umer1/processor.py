@@ -25,6 +25,8 @@ from umer1.media import (
     MediaLimits,
     PixelFormat,
     blank_image,
+    fetched,
+    has_separate_frames,
     image_patches,
     load_image,
     load_video,
@@ -46,7 +48,10 @@ from umer1.text_encoder import TextEncoder
 
 __all__ = ["EVALUATION_LIMITS", "SFT_LIMITS", "MediaLimits", "Processor"]
 
+QWEN2_VL = PixelFormat()
 IGNORED = -100  # label of a position that is not supervised
+# visual tokens in qwen-vl-utils: of one image, least and most; of all frames of a video, most
+_FETCH_TOKENS, _VIDEO_TOKENS = (4, 16384), 128_000 * 0.9
 _RECORD_PLACEHOLDER = re.compile("(<image>|<video>)")
 
 
@@ -55,7 +60,7 @@ class Processor:
 
     Attributes:
         gen_id, disc_id, eos_id (`<|im_end|>`), pad_id, image_pad_id, video_pad_id: ids from the tokenizer.
-        limits: `MediaLimits`; may be changed at any time.
+        limits: `MediaLimits`; may be replaced at any time.
     """
 
     def __init__(self, tokenizer: Any, limits: MediaLimits, pixel_format: PixelFormat):
@@ -74,7 +79,7 @@ class Processor:
         cls,
         tokenizer: Any,
         limits: MediaLimits = EVALUATION_LIMITS,
-        pixel_format: PixelFormat = PixelFormat(),
+        pixel_format: PixelFormat = QWEN2_VL,
     ) -> Processor:
         """From a transformers fast tokenizer that has the Qwen2-VL tokens, `<gen_emb>` and `<disc_emb>`."""
         return cls(tokenizer, limits, pixel_format)
@@ -203,25 +208,51 @@ class Processor:
         )
 
     def _patches(self, medium: Medium) -> tuple[Tensor, Tensor]:
-        limits, video = self.limits, medium.kind == "video"
-        low = medium.min_pixels or (limits.video_min_pixels if video else limits.image_min_pixels)
-        high = medium.max_pixels or (limits.video_max_pixels if video else limits.image_max_pixels)
+        """Load a medium: patches float32 [P, patch_dim] and grid int64 [3]."""
         where = medium.where or f"the {medium.kind}"
-        if not video:
+        if medium.kind == "image":
             image = load_image(medium.source, where)
         else:
-            frames = load_video(
-                medium.source, where, medium.num_frames or limits.num_frames, medium.fps
-            )
-            if medium.total_pixels:
-                shared = medium.total_pixels * self.pixel_format.temporal_patch_size // len(frames)
-                high = max(min(high, shared), int(low * 1.05))
+            count = medium.num_frames or self.limits.num_frames
+            frames = load_video(medium.source, where, count, medium.fps)
         try:
-            if video:
-                return video_patches(frames, self.pixel_format, low, max(low, high))
-            return image_patches(image, self.pixel_format, low, max(low, high))
+            return (
+                self._image(image, medium)
+                if medium.kind == "image"
+                else self._video(frames, medium)
+            )
         except MediaError as error:
             raise MediaError(f"{where}: {error}") from None
+
+    def _image(self, image: Any, medium: Medium) -> tuple[Tensor, Tensor]:
+        low, high = self.limits.image_min_pixels, self.limits.image_max_pixels
+        if self.limits.fetch_sizes:
+            # the medium's own limits are fetch_image's; the model's come after it
+            image = self._fetched(image, medium)
+        else:
+            low, high = _narrowed(medium, low, high)
+        return image_patches(image, self.pixel_format, low, high)
+
+    def _video(self, frames: list, medium: Medium) -> tuple[Tensor, Tensor]:
+        low, high = _narrowed(medium, self.limits.video_min_pixels, self.limits.video_max_pixels)
+        # as in fetch_video, frames share a budget; the default one tells above 300 frames only
+        budget = medium.total_pixels or _VIDEO_TOKENS * self.pixel_format.factor**2
+        share = int(budget / len(frames) * self.pixel_format.temporal_patch_size)
+        high = max(low, min(high, max(share, int(low * 1.05))))
+        if self.limits.fetch_sizes and has_separate_frames(medium.source):
+            frames = [self._fetched(frame, medium) for frame in frames]
+        return video_patches(frames, self.pixel_format, low, high)
+
+    def _fetched(self, image: Any, medium: Medium) -> Any:
+        unit = self.pixel_format.factor**2
+        low, high = _narrowed(medium, _FETCH_TOKENS[0] * unit, _FETCH_TOKENS[1] * unit)
+        return fetched(image, self.pixel_format.factor, low, high)
+
+
+def _narrowed(medium: Medium, low: int, high: int) -> tuple[int, int]:
+    """The limits with the medium's own in their place, which may lower both but not raise `high`."""
+    high = min(high, medium.max_pixels or high)
+    return min(medium.min_pixels or low, high), high
 
 
 def _record_pieces(human: str, media: tuple[Medium, ...]) -> list[str | Medium]:

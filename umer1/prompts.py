@@ -53,8 +53,8 @@ _PLACEHOLDER = re.compile(r"<\|image_pad\|>|<\|video_pad\|>|<\|image_\d+\|>")
 class Medium:
     """One image or video. What `source` may be: see `umer1.media`.
 
-    The settings override the processor's limits for this medium alone: pixels per image or per frame, and
-    `total_pixels` over all frames. `where` names it in error messages.
+    The settings are those of Qwen messages and hold for this medium alone: pixels per image or per
+    frame, `total_pixels` over all frames. `where` names the medium in error messages.
     """
 
     kind: str
@@ -167,6 +167,10 @@ def parse_item(obj: Any, where: str = "item 0") -> Item:
             f"{where}: wants a string, a PIL image, a dict with any of {', '.join(ITEM_KEYS)}, or a list of chat "
             f"messages, got {type(obj).__name__}"
         )
+    try:
+        item.text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{where}, field 'text': not valid Unicode: {error}") from None
     if not item.media and not item.text.strip():
         raise ValueError(f"{where}: is empty, wants text, an image or a video")
     return item

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from functools import lru_cache
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -21,7 +20,8 @@ CONTROL_TOKENS = (
     "<|video_pad|>",
 )
 _CONTROL = re.compile("(" + "|".join(map(re.escape, CONTROL_TOKENS)) + ")")
-_CACHED_LENGTH = 512  # longer text is rarely seen twice
+# of text kept with its ids: longer text is rarely seen twice
+_CACHED_LENGTH, _CACHED_TEXTS = 512, 4096
 
 
 class TextEncoder:
@@ -47,14 +47,13 @@ class TextEncoder:
                 "umer1.model.tokens.add_embedding_tokens gives it the embedding tokens"
             )
         self._tokenizer, self._splits_at_disc = _private_copy(backend)
-        self.split = lru_cache(maxsize=256)(self._split)
-        self._cached = lru_cache(maxsize=4096)(self._encode)
+        self._cache: dict[str, tuple[int, ...]] = {}
 
     def id(self, token: str) -> int:
         """Id of a control or embedding token."""
         return self._ids[token]
 
-    def _split(self, text: str) -> tuple[str | int, ...]:
+    def split(self, text: str) -> tuple[str | int, ...]:
         """Text of ours as stretches of plain text and control token ids."""
         return tuple(
             self._ids[part] if place % 2 else part
@@ -71,14 +70,21 @@ class TextEncoder:
         parts = (text[:cut], text[cut:]) if cut > 0 else (text,)
         ids: list[int] = []
         for part in parts:
-            ids += self._cached(part) if len(part) <= _CACHED_LENGTH else self._encode(part)
+            ids += self._encode(part)
         return ids
 
     def decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=False)
 
     def _encode(self, text: str) -> tuple[int, ...]:
-        return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        if (known := self._cache.get(text)) is not None:
+            return known
+        ids = tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        if len(text) <= _CACHED_LENGTH:
+            if len(self._cache) >= _CACHED_TEXTS:
+                self._cache.clear()
+            self._cache[text] = ids
+        return ids
 
 
 def _private_copy(backend: Tokenizer) -> tuple[Tokenizer, bool]:
@@ -89,7 +95,10 @@ def _private_copy(backend: Tokenizer) -> tuple[Tokenizer, bool]:
     splits = True
     for token in description["added_tokens"]:
         content = token["content"]
-        token["special"] = content.startswith("<|") and content.endswith("|>")
+        if content in (GEN_TOKEN, DISC_TOKEN):
+            token["special"] = False
+        elif content.startswith("<|") and content.endswith("|>"):
+            token["special"] = True
         if content == DISC_TOKEN:
             splits &= not (token["lstrip"] or token["rstrip"] or token["single_word"])
         else:

@@ -6,26 +6,20 @@ bytes. Every failure is a `MediaError` that begins with `where`.
 """
 
 from umer1.media.images import load_image
-from umer1.media.pixels import (
-    EVALUATION_LIMITS,
-    SFT_LIMITS,
-    MediaLimits,
-    PixelFormat,
-    blank_image,
-    image_patches,
-    smart_resize,
-    video_patches,
-)
+from umer1.media.limits import EVALUATION_LIMITS, SFT_LIMITS, MediaLimits, blank_image
+from umer1.media.pixels import PixelFormat, fetched, image_patches, smart_resize, video_patches
 from umer1.media.sources import MediaError
-from umer1.media.videos import load_video
+from umer1.media.videos import has_separate_frames, load_video
 
 __all__ = [
     "EVALUATION_LIMITS",
+    "SFT_LIMITS",
     "MediaError",
     "MediaLimits",
     "PixelFormat",
-    "SFT_LIMITS",
     "blank_image",
+    "fetched",
+    "has_separate_frames",
     "image_patches",
     "load_image",
     "load_video",

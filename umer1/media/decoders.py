@@ -1,77 +1,108 @@
-"""Chosen frames of a video file, decoded by torchcodec or by PyAV."""
+"""Chosen frames of a video file, decoded by torchcodec or by PyAV.
+
+Both read an open binary file, never a name: FFmpeg would follow the addresses in a playlist.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 from PIL import Image
 
 from umer1.media.sources import MediaError
 
-Places = Callable[
-    [int, float], list[int]
-]  # (frames in all, frames per second) -> ascending frame numbers
+Places = Callable[[int, float], list[int]]  # (frames in all, frames a second) -> ascending numbers
+Decoder = Callable[
+    [Any, Places, float], list[Image.Image]
+]  # (file, places, most pixels of a frame)
+
+# of the frames that a file's header promises, this share must be there
+_COMPLETE = 0.9
 
 
-def torchcodec_frames(file: Any, places: Places, max_pixels: int) -> list[Image.Image]:
-    """Frames of a path or of a binary stream."""
+@cache
+def video_decoder() -> Decoder | None:
+    """The decoder in use: torchcodec's where it can be imported, else PyAV's; None without both."""
+    try:
+        import torchcodec.decoders  # noqa: F401
+
+        return torchcodec_frames
+    except (
+        ImportError,
+        OSError,
+        RuntimeError,
+    ):  # it raises the last two without FFmpeg's libraries
+        pass
+    try:
+        import av  # noqa: F401
+
+        return av_frames
+    except ImportError:
+        return None
+
+
+def torchcodec_frames(file: Any, places: Places, max_pixels: float) -> list[Image.Image]:
+    """The frames whose numbers `places` picks."""
     from torchcodec.decoders import VideoDecoder
 
-    decoder = VideoDecoder(
-        str(file) if isinstance(file, Path) else file.read(), dimension_order="NHWC"
-    )
+    decoder = VideoDecoder(file, dimension_order="NHWC")
     _check_size(decoder.metadata.width, decoder.metadata.height, max_pixels)
     total, rate = decoder.metadata.num_frames or 0, decoder.metadata.average_fps or 0.0
-    return [
-        Image.fromarray(frame.numpy()) for frame in decoder.get_frames_at(places(total, rate)).data
-    ]
+    frames = decoder.get_frames_at(indices=places(total, rate)).data
+    return [Image.fromarray(frame.numpy()) for frame in frames]
 
 
-def av_frames(file: Any, places: Places, max_pixels: int) -> list[Image.Image]:
+def av_frames(file: Any, places: Places, max_pixels: float) -> list[Image.Image]:
     """As `torchcodec_frames`. Decodes from the start up to the last frame wanted."""
-    total, rate = _av_count(file, max_pixels, trust_header=True)
-    frames = _av_take(file, places(total, rate), max_pixels)
-    if frames is None:  # the header promised more frames than there are
-        total, rate = _av_count(file, max_pixels, trust_header=False)
-        frames = _av_take(file, places(total, rate), max_pixels)
-    if frames is None:
-        raise MediaError("a video whose frames cannot be counted")
-    return frames
+    import av
+
+    try:
+        promised, rate = _header(file, max_pixels)
+        if promised:
+            frames, present = _take(file, places(promised, rate), max_pixels)
+            if frames:
+                return frames
+            if present < _COMPLETE * promised:
+                raise MediaError(f"cut short: {present} of {promised} frames")
+        present = _take(file, [], max_pixels)[1]
+        return _take(file, places(present, rate), max_pixels)[0]
+    except av.FFmpegError as error:
+        raise MediaError(f"cannot decode the video ({error.strerror or error})") from None
 
 
-def _av_count(file: Any, max_pixels: int, trust_header: bool) -> tuple[int, float]:
-    with _av_open(file) as container:
-        stream = _av_stream(container, max_pixels)
-        rate = float(stream.average_rate or 0)
-        if trust_header and stream.frames > 0:
-            return stream.frames, rate
-        return sum(1 for _ in container.decode(stream)), rate
+def _header(file: Any, max_pixels: float) -> tuple[int, float]:
+    """Frames in all as the header says (0 where it does not), and frames a second."""
+    with _open(file) as container:
+        stream = _stream(container, max_pixels)
+        return stream.frames, float(stream.average_rate or 0)
 
 
-def _av_take(file: Any, numbers: list[int], max_pixels: int) -> list[Image.Image] | None:
-    wanted, frames = set(numbers), {}
-    with _av_open(file) as container:
-        for number, frame in enumerate(container.decode(_av_stream(container, max_pixels))):
+def _take(file: Any, numbers: list[int], max_pixels: float) -> tuple[list[Image.Image], int]:
+    """The frames with these ascending numbers, empty if they are not all there, and the count of
+    frames decoded."""
+    wanted, frames, present = set(numbers), {}, 0
+    with _open(file) as container:
+        for number, frame in enumerate(container.decode(_stream(container, max_pixels))):
+            present = number + 1
             if number in wanted:
                 _check_size(frame.width, frame.height, max_pixels)
                 frames[number] = frame.to_image()
-            if number >= numbers[-1]:
-                return [frames[number] for number in numbers]
-    return None
+                if number == numbers[-1]:
+                    return [frames[number] for number in numbers], present
+    return [], present
 
 
-def _av_open(file: Any):
+def _open(file: Any):
     import av
 
-    if not isinstance(file, Path):
-        file.seek(0)
-        return av.open(file)
-    return av.open(str(file))
+    file.seek(0)
+    # no protocol has this name: nothing but `file` can be opened
+    return av.open(file, options={"protocol_whitelist": "none"})
 
 
-def _av_stream(container: Any, max_pixels: int):
+def _stream(container: Any, max_pixels: float):
     if not container.streams.video:
         raise MediaError("no video in the file")
     stream = container.streams.video[0]
@@ -80,6 +111,6 @@ def _av_stream(container: Any, max_pixels: int):
     return stream
 
 
-def _check_size(width: int | None, height: int | None, max_pixels: int) -> None:
+def _check_size(width: int | None, height: int | None, max_pixels: float) -> None:
     if (width or 0) * (height or 0) > max_pixels:
-        raise MediaError(f"frames of {width} x {height} pixels, wants at most {max_pixels} pixels")
+        raise MediaError(f"frames of {width} x {height} pixels, wants at most {max_pixels:.0f}")

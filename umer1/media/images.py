@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import io
+import math
 import os
+from functools import cache
 from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from umer1.media.sources import IMAGE_BYTES, MediaError, local_path, read_uri, shorten
+from umer1.media.sources import (
+    DECODER_ERRORS,
+    IMAGE_BYTES,
+    MediaError,
+    local_path,
+    read_uri,
+    shorten,
+)
 
-MAX_PIXELS = (
-    1 << 28
-)  # of one image, decoded: 0.8 GB as RGB; a larger one is taken for a decompression bomb
+# raster formats that Pillow decodes by itself; EPS, for one, would start Ghostscript
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 
 
 def load_image(source: Any, where: str = "image") -> Image.Image:
-    """`source` as a decoded RGB image. Transparent pixels of RGBA images become white, as in qwen-vl-utils.
+    """`source` as a decoded RGB image. Transparency of RGBA images becomes white, as in qwen-vl-utils.
 
-    Raises MediaError for whatever is missing, unreadable, cut short or too large.
+    Raises MediaError for whatever is missing, unreadable, cut short or larger than
+    PIL.Image.MAX_IMAGE_PIXELS.
     """
     if isinstance(source, Image.Image):
         return _rgb(source, where, "the PIL image")
@@ -29,7 +38,8 @@ def load_image(source: Any, where: str = "image") -> Image.Image:
         return _open(io.BytesIO(source), where, f"{len(source)} bytes")
     if not isinstance(source, (str, os.PathLike)):
         raise MediaError(
-            f"{where}: wants a path, URI, bytes, PIL image or uint8 array, got {type(source).__name__}"
+            f"{where}: wants a path, URI, bytes, PIL image or uint8 array, "
+            f"got {type(source).__name__}"
         )
     path = local_path(source, where)
     if path is None:
@@ -43,52 +53,56 @@ def load_image(source: Any, where: str = "image") -> Image.Image:
         raise MediaError(f"{where}: cannot read {path}: {error.strerror or error}") from None
 
 
+def max_pixels() -> float:
+    """Most pixels of one picture or frame: Pillow's own limit, which users may raise or remove."""
+    return Image.MAX_IMAGE_PIXELS or math.inf
+
+
 def _open(file: Any, where: str, name: str) -> Image.Image:
     try:
         with Image.open(file, formats=_formats()) as image:
             return _rgb(image, where, name)
+    except MediaError:
+        raise
     except UnidentifiedImageError:
         raise MediaError(f"{where}: not an image: {name}") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise MediaError(f"{where}: more than {MAX_PIXELS} pixels: {name}") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise MediaError(f"{where}: {error}: {name}") from None
+    except DECODER_ERRORS as error:
+        raise MediaError(f"{where}: damaged image ({error}): {name}") from None
 
 
 def _rgb(image: Image.Image, where: str, name: str) -> Image.Image:
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise MediaError(f"{where}: {width} x {height} pixels, wants at most {MAX_PIXELS}: {name}")
+    if width * height > max_pixels():
+        raise MediaError(
+            f"{where}: {width} x {height} pixels, wants at most {max_pixels():.0f} "
+            f"(PIL.Image.MAX_IMAGE_PIXELS): {name}"
+        )
     if width * height == 0:
         raise MediaError(f"{where}: {width} x {height} pixels, wants at least one: {name}")
     try:
         image.load()
-    except (
-        Exception
-    ) as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error, …
+        if image.mode != "RGBA":
+            return image.convert("RGB")
+    except DECODER_ERRORS as error:
         raise MediaError(f"{where}: truncated or damaged image ({error}): {name}") from None
-    if image.mode != "RGBA":
-        return image.convert("RGB")
     white = Image.new("RGB", image.size, (255, 255, 255))
     white.paste(image, mask=image.getchannel("A"))
     return white
 
 
 def _from_array(array: np.ndarray, where: str) -> Image.Image:
-    if array.dtype != np.uint8 or not (
-        array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
-    ):
+    colours = array.shape[2:] in ((), (3,)) and array.ndim in (2, 3)
+    if array.dtype != np.uint8 or not colours or array.size == 0:
         raise MediaError(
-            f"{where}: wants a uint8 array [H, W, 3] or [H, W], got {array.dtype} {list(array.shape)}"
+            f"{where}: wants a uint8 array [H, W, 3] or [H, W], "
+            f"got {array.dtype} {list(array.shape)}"
         )
-    if array.size == 0:
-        raise MediaError(f"{where}: wants at least one pixel, got an array {list(array.shape)}")
     return Image.fromarray(np.ascontiguousarray(array)).convert("RGB")
 
 
+@cache
 def _formats() -> list[str]:
-    """Raster formats that Pillow decodes by itself; EPS, for one, would start Ghostscript."""
-    Image.preinit()
-    return [
-        name
-        for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
-        if name in Image.OPEN
-    ]
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]

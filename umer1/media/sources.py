@@ -5,16 +5,32 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+import struct
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
+import zlib
 from pathlib import Path
 
 MIB = 1 << 20
 IMAGE_BYTES, VIDEO_BYTES = 64 * MIB, 1024 * MIB  # most that is read from a URL or a data URI
 STALL_SECONDS, TOTAL_SECONDS = 10.0, 120.0  # of silence on a connection; for a whole download
 MAX_REDIRECTS = 5
+# what decoders of damaged files raise
+DECODER_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
 
 
 class MediaError(ValueError):
@@ -38,6 +54,8 @@ def local_path(source: str | os.PathLike, where: str) -> Path | None:
         raise MediaError(f"{where}: is an empty string, wants a path or a URI")
     if "\0" in text or not os.path.exists(text):
         raise MediaError(f"{where}: no such file: {shorten(text)}")
+    if not (os.path.isfile(text) or os.path.isdir(text)):
+        raise MediaError(f"{where}: not a regular file: {text}")  # a pipe would block for ever
     return Path(text)
 
 
