@@ -14,6 +14,7 @@ from torch import Tensor
 from umer1.data.records import Pair, Side
 from umer1.model.sequence import Packed, Sequence, pack
 from umer1.processor import Processor
+from umer1.prompts import Item, Medium
 
 IGNORED = -100
 
@@ -58,11 +59,23 @@ def side_key(side: Side) -> tuple:
     return (side.text, side.response, tuple(side.images or ()), tuple(side.video or ()))
 
 
+def side_media(side: Side, where: str = "") -> tuple[Medium, ...]:
+    """A record's media, in the order of its placeholders."""
+    if side.video:
+        return (Medium("video", side.video, where),)
+    return tuple(Medium("image", path, where) for path in side.images)
+
+
+def side_item(side: Side, where: str = "") -> Item:
+    """An RL side (a bare question and its media) as an item to prompt with."""
+    return Item(side.text, side_media(side, where))
+
+
 def encode_side(side: Side, processor: Processor, max_length: int, where: str) -> EncodedSide:
     """Encode an SFT side; one error names the record if it cannot be trained on."""
     if side.response is None:
         raise ValueError(f"{where}: has no response; SFT needs one on both sides")
-    sequence, labels = processor.encode_turns(side.text, side.response, side.media())
+    sequence, labels = processor.encode_turns(side.text, side.response, side_media(side, where))
     supervised = (labels != IGNORED).nonzero()
     start = int(supervised[0]) if len(supervised) else len(labels)
     if len(labels) > max_length:

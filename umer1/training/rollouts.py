@@ -14,6 +14,7 @@ from umer1.model.qwen2_vl import Qwen2VL
 from umer1.model.sequence import Sequence
 from umer1.processor import Processor
 from umer1.prompts import format_ok
+from umer1.training.collate import side_item
 from umer1.training.config import RLConfig
 from umer1.training.objectives import group_advantage
 
@@ -96,7 +97,7 @@ def roll_out(
 
 def rl_prompt(side: Side, processor: Processor) -> Sequence:
     """The RL wording of one side, media included whatever their kind."""
-    return processor.encode(side.item(), mode="gen", dialect="rl")
+    return processor.encode(side_item(side), mode="gen", dialect="rl")
 
 
 def _vectors(side: list[Generated]) -> Tensor:
