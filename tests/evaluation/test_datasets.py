@@ -258,7 +258,7 @@ def test_bad_sources_are_clear_errors(benchmark_dir, tmp_path):
         load_tasks(benchmark_dir)
     (benchmark_dir / "image-tasks" / "digit.jsonl").write_text('{"a": 1}\n[1]\n')
     edit_entry(benchmark_dir, "image.yaml", "digit", data_path="image-tasks/digit.jsonl")
-    with pytest.raises(ValueError, match=r"digit.jsonl:2: got list, need an object"):
+    with pytest.raises(TypeError, match=r"digit.jsonl:2: got list, need an object"):
         load_tasks(benchmark_dir)
     (benchmark_dir / "image.yaml").write_text("a: [1")
     with pytest.raises(ValueError, match="image.yaml: not YAML"):

@@ -108,12 +108,11 @@ def read_jsonl(path: Path) -> list[dict]:
                 continue
             try:
                 row = json.loads(line)
-                rows.append(dict(row.items()))
             except json.JSONDecodeError as error:
                 raise ValueError(f"{path}:{number}: not JSON ({error.msg})") from None
-            except AttributeError:
-                kind = type(row).__name__
-                raise ValueError(f"{path}:{number}: got {kind}, need an object") from None
+            if not isinstance(row, dict):
+                raise TypeError(f"{path}:{number}: got {type(row).__name__}, need an object")
+            rows.append(row)
     if not rows:
         raise ValueError(f"{path}: no rows")
     return rows

@@ -22,13 +22,18 @@ def require_media(tasks: Iterable[EvalTask]) -> None:
     """Raise MissingMedia, with counts per task, unless every picture and every video of the tasks exists."""
     counts, examples = {}, {}
     for task in tasks:
-        sources = media_sources(task)
-        gone = [source for source in sources if not _exists(source)]
+        gone, total = missing_media(task)
         if gone:
-            counts[task.name] = (len(gone), len(sources))
-            examples[task.name] = gone[0]
+            counts[task.name], examples[task.name] = (len(gone), total), gone[0]
     if counts:
         raise MissingMedia(counts, examples)
+
+
+def missing_media(task: EvalTask) -> tuple[list[str], int]:
+    """What of a task is not on disk, and how many pictures and frames it has in all."""
+    sources = media_sources(task)
+    # a directory stands among the sources only when it held no frames
+    return [source for source in sources if not Path(source).is_file()], len(sources)
 
 
 def media_sources(task: EvalTask) -> list[str]:
@@ -41,8 +46,3 @@ def media_sources(task: EvalTask) -> list[str]:
             if source is not None:
                 sources[source] = None
     return list(sources)
-
-
-def _exists(source):
-    # a directory stands here only when it held no frames
-    return Path(source).is_file()

@@ -1,0 +1,211 @@
+"""embed and search: what counts as an item, files, JSON, refusals."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+
+from umer1.cli.items import read_items
+from umer1.retrieval import Index
+
+
+def test_arguments_are_told_apart_by_their_form(photos, tmp_path, monkeypatch):
+    lines = tmp_path / "rows.jsonl"
+    rows = [{"id": "a", "text": "x", "image": "photos/p0.png"}, "plain", {"images": ["/abs.png"]}]
+    lines.write_text("\n".join(map(json.dumps, rows)))
+    monkeypatch.chdir(photos)
+    ids, items = read_items(
+        ["a red bicycle", "p0.png", str(lines), "http://host/v.mp4?x=1"],
+        texts=["p9.png"],
+        videos=[str(photos)],
+    )
+    assert ids == [
+        "a red bicycle",
+        "p0.png",
+        "a",
+        "plain",
+        "['/abs.png']",
+        "http://host/v.mp4?x=1",
+        "p9.png",
+        str(photos),
+    ]
+    assert items == [
+        {"text": "a red bicycle"},
+        {"image": "p0.png"},
+        {"text": "x", "image": str(tmp_path / "photos/p0.png")},
+        {"text": "plain"},
+        {"images": ["/abs.png"]},
+        {"video": "http://host/v.mp4?x=1"},
+        {"text": "p9.png"},
+        {"video": str(photos)},
+    ]
+
+
+def test_a_directory_is_its_pictures(photos):
+    ids, items = read_items([str(photos)])
+    assert ids == [str(photos / f"p{number}.png") for number in range(3)]
+    assert items[0] == {"image": ids[0]}
+
+
+def test_lines_from_stdin(monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO('{"text": "a"}\n\n"b"\n'))
+    assert read_items(["-"]) == (["a", "b"], [{"text": "a"}, {"text": "b"}])
+
+
+def test_an_instruction_goes_to_items_without_one(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a", "instruction": "own"}\n{"text": "b"}')
+    _, items = read_items([str(path)], instruction="Find:")
+    assert [item["instruction"] for item in items] == ["own", "Find:"]
+
+
+def test_a_text_may_be_longer_than_a_file_name():
+    text = "word " * 2000
+    assert read_items([text]) == ([text], [{"text": text}])
+
+
+BAD_ITEMS = [
+    ([], "nothing to embed"),
+    (["missing.png"], r"missing.png: no such file \(a text that ends like one"),
+    (["a", "a"], "id 'a' is there twice"),
+    (["{bad}"], r"bad.jsonl:1: not JSON"),
+    (["{list}"], r"list.jsonl:1: got list, need a string or an object"),
+    (["{empty}"], r"empty.jsonl:1: an item needs at least one of text"),
+    (["{folder}"], "no pictures below this directory"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD_ITEMS)
+def test_bad_items_are_one_clear_line(run, embedder, tmp_path, arguments, message):
+    contents = {"bad": "{", "list": "[1]", "empty": '{"id": 3}'}
+    for name, content in contents.items():
+        (tmp_path / f"{name}.jsonl").write_text(content)
+    (tmp_path / "folder").mkdir()
+    paths = {name: tmp_path / f"{name}.jsonl" for name in contents} | {
+        "folder": tmp_path / "folder"
+    }
+    result = run("embed", *(argument.format(**paths) for argument in arguments))
+    assert result.status == 1
+    assert result.out == ""
+    assert result.err.startswith("umer1: error: ")
+    assert len(result.err.splitlines()) == 1
+    with pytest.raises((ValueError, TypeError), match=message):
+        read_items([argument.format(**paths) for argument in arguments])
+    assert embedder.calls == []
+
+
+def test_embed_shows_what_the_model_wrote(run, embedder, photos):
+    result = run("embed", photos, "--quiet")
+    assert result.status == 0
+    assert result.out.count("summary    thing") == 3
+    assert "gen: float32 [3, 16]" in result.out
+    assert embedder.calls[0]["progress"] is False
+
+
+def test_embed_json_is_one_document(run, embedder):
+    result = run("embed", "a", "b", "--json")
+    content = json.loads(result.out)
+    assert [item["id"] for item in content["items"]] == ["a", "b"]
+    assert content["model"] == "tiny@0"
+    np.testing.assert_allclose(
+        content["items"][1]["gen"], embedder._vector({"text": "b"}), rtol=1e-6
+    )
+    assert "a library prints" in result.err
+
+
+def test_embed_passes_its_options_on(run, embedder):
+    options = ["--mode", "gen", "-n", 2, "--temperature", 0.7, "--seed", 5, "--readout", "after"]
+    assert run("embed", "a", *options, "--max-new-tokens", 9, "--batch-size", 4).status == 0
+    assert embedder.calls[0] == {
+        "items": [{"text": "a"}],
+        "mode": "gen",
+        "n": 2,
+        "progress": True,
+        "max_new_tokens": 9,
+        "temperature": 0.7,
+        "seed": 5,
+        "batch_size": 4,
+        "readout": "after",
+    }
+
+
+def test_npz_holds_arrays_that_load_without_pickles(run, embedder, tmp_path):
+    path = tmp_path / "new" / "out.npz"
+    assert run("embed", "a", "b", "-o", path).status == 0
+    with np.load(path, allow_pickle=False) as file:
+        assert file["ids"].tolist() == ["a", "b"]
+        assert file["gen"].dtype == np.float32
+        np.testing.assert_array_equal(file["gen"][0], embedder._vector({"text": "a"}))
+        assert file["summary"].tolist() == ["thing", "thing"]
+        assert str(file["model"]) == "tiny@0"
+
+
+def test_jsonl_holds_an_object_per_item(run, embedder, tmp_path):
+    path = tmp_path / "out.jsonl"
+    assert run("embed", "a", "b", "-o", path, "--mode", "disc").status == 0
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["id"] for row in rows] == ["a", "b"]
+    assert set(rows[0]) == {"id", "disc"}
+
+
+def test_a_bad_output_name_is_refused_before_the_model_runs(run, embedder, tmp_path):
+    result = run("embed", "a", "-o", tmp_path / "out.pkl")
+    assert (result.status, embedder.calls) == (1, [])
+    assert "need a name that ends in .npz or .jsonl" in result.err
+
+
+def test_search_in_items_finds_the_equal_one_first(run, embedder, photos):
+    result = run("search", photos / "p1.png", "--items", photos, "-k", 2, "--json")
+    content = json.loads(result.out)
+    hits = content["queries"][0]["results"]
+    assert hits[0]["id"] == str(photos / "p1.png")
+    assert len(hits) == 2
+    assert hits[0]["score"] == pytest.approx(1)
+    assert hits[0]["summary"] == "thing"
+
+
+def test_an_index_is_kept_and_searched(run, embedder, photos, tmp_path):
+    index = tmp_path / "photos.index"
+    built = run("search", "--items", photos, "--save", index)
+    assert (built.status, built.out) == (0, "")
+    assert len(Index.load(index)) == 3
+    embedder.calls.clear()
+    result = run("search", photos / "p2.png", "--index", index, "-k", 1)
+    assert result.status == 0
+    assert f"  1  1.0000  {photos / 'p2.png'}  (thing)" in result.out
+    # only the query is embedded
+    assert [len(call["items"]) for call in embedder.calls] == [1]
+
+
+def test_an_index_of_another_model_or_readout_is_refused(run, embedder, photos, tmp_path):
+    index = tmp_path / "photos.index"
+    run("search", "--items", photos, "--save", index, "--mode", "disc")
+    other = run("search", "x", "--index", index, "--mode", "disc", "--model", "other")
+    assert other.status == 1
+    assert "was made with tiny@0, the model here is other@0" in other.err
+    after = run("search", "x", "--index", index, "--mode", "disc", "--readout", "after")
+    assert "disc vectors read 'at' their token, --readout is 'after'" in after.err
+    gen = run("search", "x", "--index", index, "--mode", "gen")
+    assert "the index holds disc" in gen.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["x"],
+        ["x", "--index", "a", "--items", "b"],
+        ["--items", "b"],
+        ["x", "--index", "a", "--save", "c"],
+    ],
+)
+def test_search_options_that_do_not_fit_are_wrong_usage(run, embedder, arguments):
+    result = run("search", *arguments)
+    assert result.status == 2
+    assert embedder.calls == []
+
+
+def test_no_index_there(run, embedder, tmp_path):
+    result = run("search", "x", "--index", tmp_path)
+    assert result.status == 1
+    assert "no index here" in result.err

@@ -1,0 +1,8 @@
+"""python -m umer1.cli: for launchers such as torchrun."""
+
+import sys
+
+from . import main
+
+if __name__ == "__main__":
+    sys.exit(main())

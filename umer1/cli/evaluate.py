@@ -1,0 +1,151 @@
+"""umer1 eval mmeb | report"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .models import DeviceOption, ModelOption
+from .output import JsonOption
+
+app = typer.Typer(
+    no_args_is_help=True, help="Evaluate a model on a benchmark, and read the results."
+)
+
+
+@app.command("mmeb")
+def mmeb(
+    benchmark: Annotated[
+        Path,
+        typer.Argument(
+            help="A directory with image.yaml, video.yaml, visdoc.yaml, or one such file."
+        ),
+    ],
+    model: ModelOption = "tiny",
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Directory of the result files.")
+    ] = Path("runs/eval"),
+    modes: Annotated[
+        str,
+        typer.Option(help="disc, gen, gen-disc, disc-gen (queries first), separated by commas."),
+    ] = "disc,gen",
+    samples: Annotated[
+        int, typer.Option("--samples", "-n", help="Sampled queries for pass@k, up to k = n.")
+    ] = 1,
+    temperature: Annotated[
+        float, typer.Option(help="Of the sampled queries; the rest is greedy.")
+    ] = 1.0,
+    tasks: Annotated[
+        str | None, typer.Option(help="Only these tasks, separated by commas.")
+    ] = None,
+    data_basedir: Annotated[
+        Path | None,
+        typer.Option(help="What paths in the YAML are below; its own directory by default."),
+    ] = None,
+    readout: Annotated[
+        str,
+        typer.Option(
+            help='Disc vectors "at" their token, or "after" it as the released evaluation.'
+        ),
+    ] = "at",
+    ties: Annotated[
+        str, typer.Option(help="Equal scores: stable, or upstream (numpy's default).")
+    ] = "stable",
+    prompts: Annotated[
+        str, typer.Option(help="Instructions where they differ: ume-r1 or vlm2vec.")
+    ] = "ume-r1",
+    max_new_tokens: Annotated[int, typer.Option(help="Longest reasoning and summary.")] = 512,
+    seed: Annotated[int, typer.Option(help="Seed of sampling.")] = 0,
+    batch_size: Annotated[
+        int, typer.Option(help="Items computed together; changes no result.")
+    ] = 32,
+    plot: Annotated[Path | None, typer.Option(help="Also save a plot: .png, .svg or .pdf.")] = None,
+    device: DeviceOption = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Evaluate on a benchmark in MMEB-V2's layout: disc, gen, their oracle, pass@k.
+
+    Missing pictures and frames are counted before the model is loaded. Result
+    files carry upstream's names; a run that was killed goes on where it stopped
+    when started again with the same output directory.
+
+    \b
+    Examples:
+      umer1 eval mmeb data/mini --samples 16 --plot runs/eval/plot.png
+      umer1 eval mmeb data/mini --tasks digit_sum,page_total --modes gen
+      umer1 eval mmeb image.yaml --data-basedir MMEB-V2 -m zhibinlan/UME-R1-2B
+    """
+    from umer1.evaluation import evaluate, load_tasks, require_media
+
+    from .models import load_embedder, model_identity
+    from .output import print_json, stdout_to_stderr
+
+    names = tasks.split(",") if tasks else None
+    loaded = load_tasks(benchmark, data_basedir=data_basedir, names=names, prompts=prompts)
+    require_media(loaded)
+    with stdout_to_stderr():
+        report = evaluate(
+            load_embedder(model, device),
+            loaded,
+            output_dir=output,
+            modes=modes,
+            samples=samples,
+            temperature=temperature,
+            readout=readout,
+            ties=ties,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            batch_size=batch_size,
+            model_id=model_identity(model),
+            progress=not quiet,
+        )
+    if plot is not None:
+        report.plot(plot)
+    if json:
+        print_json(report.to_dict())
+    else:
+        report.print()
+        _say_where(output, plot)
+
+
+@app.command("report")
+def report(
+    run: Annotated[
+        Path, typer.Argument(help="Output directory of an evaluation, or its report.json.")
+    ],
+    plot: Annotated[Path | None, typer.Option(help="Save a plot: .png, .svg or .pdf.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Show the table of an evaluation that was run before.
+
+    \b
+    Examples:
+      umer1 eval report runs/eval
+      umer1 eval report runs/eval --plot plot.svg
+      umer1 eval report runs/eval --json | jq .groups.overall.main
+    """
+    from umer1.evaluation import Report
+
+    from .output import print_json
+
+    path = run / "report.json" if run.is_dir() else run
+    if not path.is_file():
+        raise ValueError(f"{path}: no such report")
+    loaded = Report.load(path)
+    if plot is not None:
+        loaded.plot(plot)
+    if json:
+        print_json(loaded.to_dict())
+    else:
+        loaded.print()
+        _say_where(None, plot)
+
+
+def _say_where(output, plot):
+    from .output import note
+
+    if output is not None:
+        note(f"results are in {output}")
+    if plot is not None:
+        note(f"the plot is {plot}")
