@@ -1,0 +1,37 @@
+"""gather_hidden by the compiled operator, with its gradient."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from umer1_kernels.backends.cpu.operators import operators
+from umer1_kernels.segments import GatheredHidden, segments
+
+
+def gather_hidden(hidden: Tensor, input_ids: Tensor, token_id: int, *, lengths=None, cu_seqlens=None,
+                  start=None, occurrence: str = "last", normalize: bool = True) -> GatheredHidden:
+    """See umer1_kernels.gather_hidden."""
+    rows, ids, begin, end, origin = segments(hidden, input_ids, lengths, cu_seqlens, start)
+    vectors, index, _ = operators.gather_hidden(
+        rows, ids.long(), begin, end, token_id, occurrence == "last", normalize
+    )
+    return GatheredHidden(vectors, torch.where(index >= 0, index - origin, -1))
+
+
+def _save(ctx, inputs, output) -> None:
+    hidden, *_, normalize = inputs
+    vectors, index, norm = output
+    ctx.mark_non_differentiable(index, norm)
+    ctx.save_for_backward(vectors, index, norm)
+    ctx.shape, ctx.dtype, ctx.normalize = hidden.shape, hidden.dtype, normalize
+
+
+def _backward(ctx, grad: Tensor, *_):
+    vectors, index, norm = ctx.saved_tensors
+    hidden_grad = torch.zeros(ctx.shape, dtype=ctx.dtype, device=grad.device)
+    operators.gather_hidden_backward_(hidden_grad, grad, vectors, index, norm, ctx.normalize)
+    return hidden_grad, None, None, None, None, None, None
+
+
+torch.library.register_autograd("umer1_kernels::gather_hidden", _backward, setup_context=_save)

@@ -1,0 +1,196 @@
+"""info_nce on the CPU: products by aten on chunks of rows, everything between them by the compiled operators.
+
+Legend: N rows, C candidates of one direction, D dimension. All logits are float32 (float64 for float64 inputs).
+
+With z the logits of a row's negatives, lse their logsumexp and margin m = lse - z_positive, the row's loss is
+softplus(m): never negative and exact near zero. sigmoid(m) is the negatives' share of the softmax, so
+d loss / d z_j = sigmoid(m) exp(z_j - lse) and d loss / d z_positive = -sigmoid(m), both without cancellation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import softplus
+
+from umer1_kernels import checks, contrastive
+from umer1_kernels.backends.cpu.operators import operators
+from umer1_kernels.contrastive import Block, Rows
+
+CHUNK_LOGITS = 2**24  # logits of one direction that live at a time: 64 MiB of float32
+
+
+def weighted_loss(rows: Rows, scale: float | Tensor, directions: tuple[str, ...], partition: str,
+                  reduction: str) -> tuple[Tensor, Tensor]:
+    """The loss, and hit [N] bool: the positive beats every negative of the first direction."""
+    if not isinstance(scale, Tensor):
+        scale = torch.tensor(scale, dtype=rows.weight.dtype)
+    plan = (",".join(directions), partition == "joint", reduction)
+    fixed = (
+        rows.self_index, rows.label, rows.query_id, rows.positive_id, rows.all_query_id,
+        rows.all_target_id, rows.weight,
+    )
+    loss, hit = _InfoNCE.apply(
+        rows.query, rows.positive, rows.all_query, rows.all_target, scale, *fixed, *plan
+    )
+    return loss, hit
+
+
+class _InfoNCE(torch.autograd.Function):
+    """With a scalar loss the gradient is made in the forward, where the logits are; "none" makes it later."""
+
+    @staticmethod
+    def forward(ctx, query, positive, all_query, all_target, scale, self_index, label, query_id,
+                positive_id, all_query_id, all_target_id, weight, directions, joint, reduction):
+        differentiable = (query, positive, all_query, all_target, scale)
+        fixed = (self_index, label, query_id, positive_id, all_query_id, all_target_id)
+        ctx.per_row = reduction == "none"
+        now = any(ctx.needs_input_grad) and not ctx.per_row
+        loss, hit, *gradients = value_and_grad(*differentiable, *fixed, weight, directions, joint, now)
+        ctx.mark_non_differentiable(hit)
+        ctx.shapes = [(tensor.shape, tensor.dtype) for tensor in differentiable]
+        if ctx.per_row:
+            ctx.save_for_backward(*differentiable, *fixed, weight)
+            ctx.plan = (directions, joint)
+        else:
+            ctx.save_for_backward(*gradients)
+        return contrastive.reduce(loss, weight, reduction), hit
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad, _):
+        if ctx.per_row:
+            *inputs, weight = ctx.saved_tensors
+            row_weight = weight * grad.to(weight.dtype)
+            _, _, *gradients = value_and_grad(*inputs, row_weight, *ctx.plan, True)
+        else:
+            gradients = [gradient * grad for gradient in ctx.saved_tensors]
+        results = [
+            gradient.to(dtype).reshape(shape) if needed and gradient.numel() else None
+            for gradient, needed, (shape, dtype) in zip(gradients, ctx.needs_input_grad, ctx.shapes)
+        ]
+        return *results, *(None,) * 10
+
+
+@torch.library.custom_op("umer1_kernels::info_nce_value_and_grad", mutates_args=())
+def value_and_grad(
+    query: Tensor, positive: Tensor, all_query: Tensor, all_target: Tensor, scale: Tensor,
+    self_index: Tensor, label: Tensor, query_id: Tensor | None, positive_id: Tensor | None,
+    all_query_id: Tensor | None, all_target_id: Tensor | None, weight: Tensor, directions: str,
+    joint: bool, gradients: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Row losses [N], hit [N], and the gradients of sum(weight * loss) with respect to the first five arguments.
+
+    A gradient that is not asked for, or is of candidates no direction uses, comes back empty.
+    """
+    dtype = checks.compute_dtype(query)
+    with checks.full_precision(query):
+        query, positive = query.to(dtype), positive.to(dtype)
+        all_query, all_target = all_query.to(dtype), all_target.to(dtype)
+        rows = Rows(query, positive, all_query, all_target, self_index, label, query_id, positive_id,
+                    all_query_id, all_target_id, weight.to(dtype))
+        names = tuple(directions.split(","))
+        problem = _Problem(rows, names, scale.detach().to(dtype).reshape(()), joint)
+        return problem.solve(gradients)
+
+
+@value_and_grad.register_fake
+def _(query, positive, all_query, all_target, scale, self_index, label, query_id, positive_id,
+      all_query_id, all_target_id, weight, directions, joint, gradients):
+    dtype = checks.compute_dtype(query)
+    count = query.shape[0]
+    loss, hit = query.new_empty(count, dtype=dtype), query.new_empty(count, dtype=torch.bool)
+
+    def like(tensor: Tensor, used: bool = True) -> Tensor:
+        return tensor.new_empty(tensor.shape if used and gradients else (0,), dtype=dtype)
+
+    used = {name[2] for name in directions.split(",")}
+    return (loss, hit, like(query), like(positive), like(all_query, "q" in used),
+            like(all_target, "t" in used), scale.new_empty(() if gradients else (0,), dtype=dtype))
+
+
+@dataclass(slots=True)
+class _Gradients:
+    """Gradients under way; those of candidates lack the factor `scale` until the end."""
+
+    query: Tensor
+    positive: Tensor
+    candidates: dict[str, Tensor]  # "q" and "t", those in use
+    scale: Tensor
+
+
+@dataclass(slots=True)
+class _Problem:
+    rows: Rows
+    directions: tuple[str, ...]
+    scale: Tensor  # scalar
+    joint: bool
+
+    def solve(self, want_gradients: bool) -> tuple[Tensor, ...]:
+        rows, names = self.rows, self.directions
+        count, dtype = rows.query.shape[0], rows.query.dtype
+        sources = {"q": rows.all_query, "t": rows.all_target}
+        blocks = contrastive.blocks(rows, names)
+        gradients = None
+        if want_gradients:
+            gradients = _Gradients(
+                torch.zeros_like(rows.query), torch.zeros_like(rows.positive),
+                {side: torch.zeros_like(sources[side]) for side in {name[2] for name in names}},
+                torch.zeros((), dtype=dtype),
+            )
+        loss = torch.zeros(count, dtype=dtype)
+        hit = torch.zeros(count, dtype=torch.bool)
+        size = max(1, CHUNK_LOGITS // max(block.candidates.shape[0] for block in blocks))
+        for begin in range(0, count, size):
+            chunk = slice(begin, begin + size)
+            loss[chunk], hit[chunk] = self._chunk(chunk, blocks, gradients)
+        if gradients is None:
+            return loss, hit, *(torch.zeros(0, dtype=dtype) for _ in range(5))
+        empty = torch.zeros(0, dtype=dtype)
+        candidates = {side: total.mul_(self.scale) for side, total in gradients.candidates.items()}
+        return (loss, hit, gradients.query, gradients.positive, candidates.get("q", empty),
+                candidates.get("t", empty), gradients.scale)
+
+    def _chunk(self, chunk: slice, blocks: list[Block],
+               gradients: _Gradients | None) -> tuple[Tensor, Tensor]:
+        """Loss and hit of these rows; adds their gradients."""
+        rows = self.rows
+        query, positive = rows.query[chunk], rows.positive[chunk]
+        cosine = (query * positive).sum(1)
+        own = self.scale * cosine
+        arguments = [_row_arguments(block, chunk, self.scale) for block in blocks]
+        logits = [block.rows[chunk] @ block.candidates.T for block in blocks]
+        pools = [operators.nce_row_pool(z, *a) for z, a in zip(logits, arguments, strict=True)]
+        lse = [pool[0] for pool in pools]
+        if self.joint:
+            lse = [torch.logsumexp(torch.stack(lse), 0)] * len(lse)
+        margins = lse[:1] if self.joint else lse
+        margins = torch.stack([one - own for one in margins])  # [softmaxes, rows]
+        if gradients is not None:
+            share = torch.sigmoid(margins) * (rows.weight[chunk] / len(margins))
+            for k, (block, name) in enumerate(zip(blocks, self.directions, strict=True)):
+                coefficient = share[0 if self.joint else k].contiguous()
+                operators.nce_row_gradient_(logits[k], *arguments[k], lse[k], coefficient)
+                self._add_products(logits[k], block, name, chunk, gradients)
+            pull = -share.sum(0)
+            gradients.query[chunk] += (self.scale * pull)[:, None] * positive
+            gradients.positive[chunk] += (self.scale * pull)[:, None] * query
+            gradients.scale += torch.where(pull != 0, pull * cosine, 0.0).sum()
+        return softplus(margins).mean(0), own > pools[0][1]
+
+    def _add_products(self, logit_grad: Tensor, block: Block, name: str, chunk: slice,
+                      gradients: _Gradients) -> None:
+        """The two products of one direction; the scale's gradient is free once the first is there."""
+        by_rows = logit_grad @ block.candidates
+        gradients.scale += (by_rows * block.rows[chunk]).sum()
+        side = gradients.query if name[0] == "q" else gradients.positive
+        side[chunk] += by_rows.mul_(self.scale)
+        gradients.candidates[name[2]].addmm_(logit_grad.T, block.rows[chunk])
+
+
+def _row_arguments(block: Block, chunk: slice, scale: Tensor) -> tuple:
+    row_id = None if block.row_id is None else block.row_id[chunk]
+    return scale, block.excluded[chunk], row_id, block.candidate_id
