@@ -73,7 +73,9 @@ def extension_options():
         "umer1_kernels._C",
         [str(source.relative_to(ROOT)) for source in sources],
         include_dirs=[str(ROOT / "csrc")],
-        depends=[str(header) for header in ROOT.glob("csrc/**/*") if header.suffix in (".h", ".inc")],
+        depends=[
+            str(header) for header in ROOT.glob("csrc/**/*") if header.suffix in (".h", ".inc")
+        ],
         extra_compile_args=arguments,
         extra_link_args=["-s"],  # no symbol table: the library only registers operators
         py_limited_api=True,

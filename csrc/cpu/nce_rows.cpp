@@ -177,7 +177,7 @@ void gradient(Tensor& logits, const Tensor& scale, const Rows& rows, const Tenso
   torch::stable::parallel_for(0, rows.count, row_grain(candidates), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       T* row = data + i * candidates;
-      // a row that does not count gives exact zeros, whatever its logits hold
+      // nothing to compute for a row that does not count
       if (coefficients[i] == T(0)) {
         for (int64_t j = 0; j < candidates; ++j) row[j] = T(0);
         continue;

@@ -1,8 +1,8 @@
 """Fused losses, rewards and gathers for embedding models. torch alone is enough to import this package.
 
-    from umer1_kernels import info_nce, linear_cross_entropy, explain
-    loss = info_nce(query, target)                # any device; gradients as usual
-    print(explain(info_nce, query, target))       # which backend runs this, and why
+from umer1_kernels import info_nce, linear_cross_entropy, explain
+loss = info_nce(query, target)                # any device; gradients as usual
+print(explain(info_nce, query, target))       # which backend runs this, and why
 """
 
 from umer1_kernels import reference

@@ -66,8 +66,21 @@ def blocks(rows: Rows, directions: tuple[str, ...]) -> list[Block]:
     return result
 
 
-def check_arguments(query, target, *, scale, labels, label_offset, query_ids, target_ids,
-                    directions, partition, row_weight, reduction, group) -> None:
+def check_arguments(
+    query,
+    target,
+    *,
+    scale,
+    labels,
+    label_offset,
+    query_ids,
+    target_ids,
+    directions,
+    partition,
+    row_weight,
+    reduction,
+    group,
+) -> None:
     """Raise one error naming the first wrong argument of info_nce."""
     checks.check_floating("query", query, 2)
     checks.check_floating("target", target, 2)
@@ -97,7 +110,9 @@ def check_arguments(query, target, *, scale, labels, label_offset, query_ids, ta
         checks.check_shape("row_weight", row_weight, (count,))
         checks.check_same("row_weight", row_weight, "query", query, dtype=False)
     if group is not None and label_offset != 0:
-        raise ValueError("label_offset goes with targets you gathered yourself; group gathers them here")
+        raise ValueError(
+            "label_offset goes with targets you gathered yourself; group gathers them here"
+        )
     if labels is not None:
         checks.check_integer("labels", labels, (count,))
         checks.check_same("labels", labels, "query", query, dtype=False)
@@ -110,9 +125,18 @@ def check_arguments(query, target, *, scale, labels, label_offset, query_ids, ta
         )
 
 
-def prepare(query: Tensor, target: Tensor, *, labels: Tensor | None, label_offset: int,
-            query_ids: Tensor | None, target_ids: Tensor | None, row_weight: Tensor | None,
-            reduction: str, group) -> Rows:
+def prepare(
+    query: Tensor,
+    target: Tensor,
+    *,
+    labels: Tensor | None,
+    label_offset: int,
+    query_ids: Tensor | None,
+    target_ids: Tensor | None,
+    row_weight: Tensor | None,
+    reduction: str,
+    group,
+) -> Rows:
     """Resolve labels, weights and the process group. Arguments are checked already."""
     count = query.shape[0]
     if group is not None:
@@ -150,8 +174,9 @@ def _ids(ids: Tensor | None, group) -> Tensor | None:
     return None if ids is None else distributed.gather_values(ids.long(), group)
 
 
-def _row_weight(query: Tensor, row_weight: Tensor | None, live: Tensor | None, reduction: str,
-                group) -> Tensor:
+def _row_weight(
+    query: Tensor, row_weight: Tensor | None, live: Tensor | None, reduction: str, group
+) -> Tensor:
     """[N]; for "mean" divided by its sum over all processes, so that the mean over processes is global."""
     dtype = checks.compute_dtype(query)
     weight = torch.ones(query.shape[0], dtype=dtype, device=query.device)

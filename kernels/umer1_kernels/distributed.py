@@ -71,6 +71,9 @@ class _GatherRows(torch.autograd.Function):
 def _all_gather(values: Tensor, group) -> list[Tensor]:
     # gloo has no all_gather for bool
     sent = values.to(torch.uint8) if values.dtype == torch.bool else values
-    parts = [torch.empty_like(sent, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size(group))]
+    parts = [
+        torch.empty_like(sent, memory_format=torch.contiguous_format)
+        for _ in range(dist.get_world_size(group))
+    ]
     dist.all_gather(parts, sent.contiguous(), group=group)
     return [part.to(values.dtype) for part in parts]

@@ -22,8 +22,18 @@ class DualInfoNCE(NamedTuple):
     metrics: dict[str, Tensor]
 
 
-def dual(weighted_loss: Callable[..., tuple[Tensor, Tensor]], gen, disc, *, align: float, scale=50.0,
-         directions=("q2t", "t2q"), partition="per_direction", reduction="mean", **same) -> DualInfoNCE:
+def dual(
+    weighted_loss: Callable[..., tuple[Tensor, Tensor]],
+    gen,
+    disc,
+    *,
+    align: float,
+    scale=50.0,
+    directions=("q2t", "t2q"),
+    partition="per_direction",
+    reduction="mean",
+    **same,
+) -> DualInfoNCE:
     """`weighted_loss(rows, scale, directions, partition, reduction) -> (loss, hit [N])`: the backend's."""
 
     def loss_of(query: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Rows]:

@@ -9,7 +9,9 @@ from typing import NamedTuple
 import torch
 
 LIBRARY = Path(__file__).with_name("_C.abi3.so")
-HOW_TO_BUILD = "build it with `pip install --no-build-isolation -e .` or `python setup.py build_ext --inplace`"
+HOW_TO_BUILD = (
+    "build it with `pip install --no-build-isolation -e .` or `python setup.py build_ext --inplace`"
+)
 
 
 class ExtensionStatus(NamedTuple):
@@ -29,6 +31,7 @@ def extension_status() -> ExtensionStatus:
     except (OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         return ExtensionStatus(
-            False, f"{LIBRARY.name} does not load with torch {torch.__version__}: {reason}; {HOW_TO_BUILD}"
+            False,
+            f"{LIBRARY.name} does not load with torch {torch.__version__}: {reason}; {HOW_TO_BUILD}",
         )
     return ExtensionStatus(True, f"{LIBRARY}")

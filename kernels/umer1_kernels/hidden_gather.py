@@ -12,10 +12,18 @@ from umer1_kernels.reference.hidden_gather import gather_hidden as reference_gat
 from umer1_kernels.segments import GatheredHidden
 
 
-def gather_hidden(hidden: Tensor, input_ids: Tensor, token_id: int, *, lengths: Tensor | None = None,
-                  cu_seqlens: Tensor | None = None, start: Tensor | None = None,
-                  occurrence: str = "last", normalize: bool = True,
-                  backend: str = "auto") -> GatheredHidden:
+def gather_hidden(
+    hidden: Tensor,
+    input_ids: Tensor,
+    token_id: int,
+    *,
+    lengths: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    start: Tensor | None = None,
+    occurrence: str = "last",
+    normalize: bool = True,
+    backend: str = "auto",
+) -> GatheredHidden:
     """The state at the last (or first) position of each sequence whose *input* is `token_id`.
 
     Args:
@@ -41,8 +49,14 @@ def gather_hidden(hidden: Tensor, input_ids: Tensor, token_id: int, *, lengths: 
     if choose("gather_hidden", backend, hidden).backend == "cpu":
         from umer1_kernels.backends.cpu.hidden_gather import gather_hidden as gather
     return gather(
-        hidden, input_ids, token_id, lengths=lengths, cu_seqlens=cu_seqlens, start=start,
-        occurrence=occurrence, normalize=normalize,
+        hidden,
+        input_ids,
+        token_id,
+        lengths=lengths,
+        cu_seqlens=cu_seqlens,
+        start=start,
+        occurrence=occurrence,
+        normalize=normalize,
     )
 
 
@@ -54,7 +68,9 @@ class GenerationGather:
         hit: bool [slots].
     """
 
-    def __init__(self, slots: int, dim: int, token_id: int, *, device="cpu", normalize: bool = True):
+    def __init__(
+        self, slots: int, dim: int, token_id: int, *, device="cpu", normalize: bool = True
+    ):
         if slots < 1 or dim < 1:
             raise ValueError(f"slots is {slots} and dim {dim}; both must be at least 1")
         self.token_id = token_id

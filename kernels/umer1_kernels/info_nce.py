@@ -12,11 +12,22 @@ from umer1_kernels.dual import DualInfoNCE, dual
 from umer1_kernels.reference.info_nce import weighted_loss as reference_weighted_loss
 
 
-def info_nce(query: Tensor, target: Tensor, *, scale: float | Tensor = 50.0,
-             labels: Tensor | None = None, label_offset: int = 0, query_ids: Tensor | None = None,
-             target_ids: Tensor | None = None, directions: tuple[str, ...] = ("q2t", "t2q"),
-             partition: str = "per_direction", row_weight: Tensor | None = None,
-             reduction: str = "mean", group=None, backend: str = "auto") -> Tensor:
+def info_nce(
+    query: Tensor,
+    target: Tensor,
+    *,
+    scale: float | Tensor = 50.0,
+    labels: Tensor | None = None,
+    label_offset: int = 0,
+    query_ids: Tensor | None = None,
+    target_ids: Tensor | None = None,
+    directions: tuple[str, ...] = ("q2t", "t2q"),
+    partition: str = "per_direction",
+    row_weight: Tensor | None = None,
+    reduction: str = "mean",
+    group=None,
+    backend: str = "auto",
+) -> Tensor:
     """InfoNCE over in-batch negatives; the defaults are UME-R1's symmetric loss at temperature 1/50.
 
     Row i's positive pair is query i and target y(i). With s = scale and per direction a set of negatives,
@@ -53,8 +64,13 @@ def info_nce(query: Tensor, target: Tensor, *, scale: float | Tensor = 50.0,
         ValueError, TypeError: an argument is wrong; the message names it.
     """
     arguments = {
-        "labels": labels, "label_offset": label_offset, "query_ids": query_ids,
-        "target_ids": target_ids, "row_weight": row_weight, "reduction": reduction, "group": group,
+        "labels": labels,
+        "label_offset": label_offset,
+        "query_ids": query_ids,
+        "target_ids": target_ids,
+        "row_weight": row_weight,
+        "reduction": reduction,
+        "group": group,
     }
     contrastive.check_arguments(
         query, target, scale=scale, directions=directions, partition=partition, **arguments
@@ -64,12 +80,23 @@ def info_nce(query: Tensor, target: Tensor, *, scale: float | Tensor = 50.0,
     return weighted_loss(rows, scale, tuple(directions), partition, reduction)[0]
 
 
-def dual_info_nce(gen: tuple[Tensor, Tensor], disc: tuple[Tensor, Tensor], *, align: float = 0.0,
-                  scale: float | Tensor = 50.0, labels: Tensor | None = None, label_offset: int = 0,
-                  query_ids: Tensor | None = None, target_ids: Tensor | None = None,
-                  directions: tuple[str, ...] = ("q2t", "t2q"), partition: str = "per_direction",
-                  row_weight: Tensor | None = None, reduction: str = "mean", group=None,
-                  backend: str = "auto") -> DualInfoNCE:
+def dual_info_nce(
+    gen: tuple[Tensor, Tensor],
+    disc: tuple[Tensor, Tensor],
+    *,
+    align: float = 0.0,
+    scale: float | Tensor = 50.0,
+    labels: Tensor | None = None,
+    label_offset: int = 0,
+    query_ids: Tensor | None = None,
+    target_ids: Tensor | None = None,
+    directions: tuple[str, ...] = ("q2t", "t2q"),
+    partition: str = "per_direction",
+    row_weight: Tensor | None = None,
+    reduction: str = "mean",
+    group=None,
+    backend: str = "auto",
+) -> DualInfoNCE:
     """The generative and the discriminative contrastive loss of one batch: gen + disc + align * cross terms.
 
     Args:
@@ -86,9 +113,16 @@ def dual_info_nce(gen: tuple[Tensor, Tensor], disc: tuple[Tensor, Tensor], *, al
         ValueError, TypeError: an argument is wrong; the message names it.
     """
     arguments = {
-        "scale": scale, "labels": labels, "label_offset": label_offset, "query_ids": query_ids,
-        "target_ids": target_ids, "directions": directions, "partition": partition,
-        "row_weight": row_weight, "reduction": reduction, "group": group,
+        "scale": scale,
+        "labels": labels,
+        "label_offset": label_offset,
+        "query_ids": query_ids,
+        "target_ids": target_ids,
+        "directions": directions,
+        "partition": partition,
+        "row_weight": row_weight,
+        "reduction": reduction,
+        "group": group,
     }
     for name, pair in (("gen", gen), ("disc", disc)):
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
@@ -101,7 +135,9 @@ def dual_info_nce(gen: tuple[Tensor, Tensor], disc: tuple[Tensor, Tensor], *, al
     return dual(weighted_loss, gen, disc, align=align, **arguments)
 
 
-def _weighted_loss(function: str, backend: str, *tensors: Tensor) -> Callable[..., tuple[Tensor, Tensor]]:
+def _weighted_loss(
+    function: str, backend: str, *tensors: Tensor
+) -> Callable[..., tuple[Tensor, Tensor]]:
     if choose(function, backend, *tensors).backend == "cpu":
         from umer1_kernels.backends.cpu.info_nce import weighted_loss
 

@@ -13,8 +13,15 @@ from umer1_kernels.reference import linear_loss as reference
 from umer1_kernels.reference.linear_loss import GRPOLoss
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, target: Tensor, *, ignore_index: int = -100,
-                         reduction: str = "mean", backend: str = "auto") -> Tensor:
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    backend: str = "auto",
+) -> Tensor:
     """Cross-entropy of the logits `hidden @ weight.T` with `target`.
 
     Args:
@@ -37,8 +44,16 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, target: Tensor, *, igno
     )
 
 
-def linear_logprob(hidden: Tensor, weight: Tensor, ids: Tensor, *, temperature: float = 1.0,
-                   mask: Tensor | None = None, return_entropy: bool = False, backend: str = "auto"):
+def linear_logprob(
+    hidden: Tensor,
+    weight: Tensor,
+    ids: Tensor,
+    *,
+    temperature: float = 1.0,
+    mask: Tensor | None = None,
+    return_entropy: bool = False,
+    backend: str = "auto",
+):
     """Log-probability of `ids` under softmax(hidden @ weight.T / temperature).
 
     Args:
@@ -63,10 +78,21 @@ def linear_logprob(hidden: Tensor, weight: Tensor, ids: Tensor, *, temperature: 
     )
 
 
-def grpo_loss(hidden: Tensor, weight: Tensor, ids: Tensor, advantage: Tensor, *, mask: Tensor,
-              old_logprob: Tensor | None = None, ref_logprob: Tensor | None = None,
-              clip: tuple[float, float] = (0.2, 0.28), beta: float = 0.04, normalizer: float = 2048.0,
-              temperature: float = 1.0, backend: str = "auto") -> GRPOLoss:
+def grpo_loss(
+    hidden: Tensor,
+    weight: Tensor,
+    ids: Tensor,
+    advantage: Tensor,
+    *,
+    mask: Tensor,
+    old_logprob: Tensor | None = None,
+    ref_logprob: Tensor | None = None,
+    clip: tuple[float, float] = (0.2, 0.28),
+    beta: float = 0.04,
+    normalizer: float = 2048.0,
+    temperature: float = 1.0,
+    backend: str = "auto",
+) -> GRPOLoss:
     """The clipped policy-gradient loss with a k3 KL penalty, straight from hidden states.
 
         l_t  = -min(r_t A_t, clip(r_t, 1 - clip[0], 1 + clip[1]) A_t) + beta KL_t,   r_t = exp(logp_t - old_t)
@@ -89,7 +115,12 @@ def grpo_loss(hidden: Tensor, weight: Tensor, ids: Tensor, advantage: Tensor, *,
     """
     _check(hidden, weight, "ids", ids)
     _check_temperature(temperature)
-    rows = {"advantage": advantage, "mask": mask, "old_logprob": old_logprob, "ref_logprob": ref_logprob}
+    rows = {
+        "advantage": advantage,
+        "mask": mask,
+        "old_logprob": old_logprob,
+        "ref_logprob": ref_logprob,
+    }
     for name, value in rows.items():
         if value is not None or name in ("advantage", "mask"):
             _check_row(name, value, hidden)
@@ -99,8 +130,17 @@ def grpo_loss(hidden: Tensor, weight: Tensor, ids: Tensor, advantage: Tensor, *,
         raise ValueError(f"normalizer is {normalizer}; it must be positive")
     choose("grpo_loss", backend, hidden, weight)
     return reference.grpo_loss(
-        hidden, weight, ids, advantage, mask=mask, old_logprob=old_logprob, ref_logprob=ref_logprob,
-        clip=clip, beta=beta, normalizer=normalizer, temperature=temperature,
+        hidden,
+        weight,
+        ids,
+        advantage,
+        mask=mask,
+        old_logprob=old_logprob,
+        ref_logprob=ref_logprob,
+        clip=clip,
+        beta=beta,
+        normalizer=normalizer,
+        temperature=temperature,
     )
 
 
@@ -109,7 +149,9 @@ def _check(hidden: Tensor, weight: Tensor, ids_name: str, ids: Tensor) -> None:
     checks.check_floating("weight", weight, 2)
     checks.check_same("weight", weight, "hidden", hidden, dtype=False)
     if weight.shape[1] != hidden.shape[1]:
-        raise ValueError(f"weight has shape {tuple(weight.shape)}; it must be [V, {hidden.shape[1]}]")
+        raise ValueError(
+            f"weight has shape {tuple(weight.shape)}; it must be [V, {hidden.shape[1]}]"
+        )
     checks.check_integer(ids_name, ids, (hidden.shape[0],))
     checks.check_same(ids_name, ids, "hidden", hidden, dtype=False)
 

@@ -10,9 +10,16 @@ from umer1_kernels.reference.reward import score_side as reference_score_side
 from umer1_kernels.rollout_groups import GroupReward
 
 
-def group_reward(query: Tensor, target: Tensor, *, query_valid: Tensor | None = None,
-                 target_valid: Tensor | None = None, kind: str = "rank_gap", group=None,
-                 backend: str = "auto") -> GroupReward:
+def group_reward(
+    query: Tensor,
+    target: Tensor,
+    *,
+    query_valid: Tensor | None = None,
+    target_valid: Tensor | None = None,
+    kind: str = "rank_gap",
+    group=None,
+    backend: str = "auto",
+) -> GroupReward:
     """The embedding reward of UME-R1's RL stage, and the advantage within each group of rollouts.
 
     Rollout i of pair g on one side has S+ = its similarities to the valid rollouts of its own pair on the other

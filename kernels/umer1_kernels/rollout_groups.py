@@ -52,8 +52,15 @@ class Side:
 
 
 @torch.no_grad()
-def rewards(score_side: Callable[[Side], Scores], query: Tensor, target: Tensor,
-            query_valid: Tensor | None, target_valid: Tensor | None, kind: str, group) -> GroupReward:
+def rewards(
+    score_side: Callable[[Side], Scores],
+    query: Tensor,
+    target: Tensor,
+    query_valid: Tensor | None,
+    target_valid: Tensor | None,
+    kind: str,
+    group,
+) -> GroupReward:
     """Both sides' rewards and advantages. Arguments are checked already."""
     pairs, size = query.shape[:2]
     if group is not None:
@@ -75,7 +82,8 @@ def rewards(score_side: Callable[[Side], Scores], query: Tensor, target: Tensor,
             score_side(Side(target @ all_query.T, target_valid, all_query_valid, **shared)),
         ]
     ranks, gaps, shares = (
-        torch.stack(values).to(query.dtype).view(2, pairs, size) for values in zip(*scores, strict=True)
+        torch.stack(values).to(query.dtype).view(2, pairs, size)
+        for values in zip(*scores, strict=True)
     )
     reward = reward_of_kind(kind, ranks, gaps, shares)
     return GroupReward(*reward, *advantage(reward), ranks, gaps)
@@ -122,11 +130,14 @@ def _flat(vectors: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
     return torch.where(valid[:, None], rows, 0.0), valid
 
 
-def _middle(query: Tensor, query_valid: Tensor, target: Tensor, target_valid: Tensor,
-            size: int) -> Tensor:
+def _middle(
+    query: Tensor, query_valid: Tensor, target: Tensor, target_valid: Tensor, size: int
+) -> Tensor:
     """Half way between the batch's mean positive and mean negative similarity, from sums of vectors alone."""
     query_sum, target_sum = (rows.view(-1, size, rows.shape[1]).sum(1) for rows in (query, target))
-    query_count, target_count = (valid.view(-1, size).sum(1) for valid in (query_valid, target_valid))
+    query_count, target_count = (
+        valid.view(-1, size).sum(1) for valid in (query_valid, target_valid)
+    )
     positive = (query_sum * target_sum).sum()
     total = query_sum.sum(0) @ target_sum.sum(0)
     positives = (query_count * target_count).sum()

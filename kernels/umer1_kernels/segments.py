@@ -27,8 +27,13 @@ class Segments(NamedTuple):
     origin: Tensor
 
 
-def segments(hidden: Tensor, input_ids: Tensor, lengths: Tensor | None, cu_seqlens: Tensor | None,
-             start: Tensor | None) -> Segments:
+def segments(
+    hidden: Tensor,
+    input_ids: Tensor,
+    lengths: Tensor | None,
+    cu_seqlens: Tensor | None,
+    start: Tensor | None,
+) -> Segments:
     """Arguments are checked already; see gather_hidden for their meaning."""
     device = hidden.device
     if cu_seqlens is not None:
@@ -56,7 +61,9 @@ def check_arguments(hidden, input_ids, token_id, lengths, cu_seqlens, start, occ
         raise TypeError(f"token_id is {token_id!r}; it must be an int")
     checks.check_choice("occurrence", occurrence, ("last", "first"))
     if packed and lengths is not None:
-        raise ValueError("lengths goes with padded hidden [B, L, H], cu_seqlens with packed hidden [T, H]")
+        raise ValueError(
+            "lengths goes with padded hidden [B, L, H], cu_seqlens with packed hidden [T, H]"
+        )
     if packed:
         if not isinstance(cu_seqlens, Tensor) or cu_seqlens.dim() != 1 or len(cu_seqlens) < 2:
             raise ValueError("cu_seqlens must be a tensor [B + 1] of offsets: 0, ..., T")

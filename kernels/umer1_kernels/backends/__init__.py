@@ -20,7 +20,9 @@ PLANS = {
         "reference": "all logits in memory, gradient by autograd",
         "cpu": "row chunks, one product per direction; compiled row pass; gradient made in the forward",
     },
-    "linear_cross_entropy": {"reference": "ignored rows dropped, row chunks recomputed in the backward"},
+    "linear_cross_entropy": {
+        "reference": "ignored rows dropped, row chunks recomputed in the backward"
+    },
     "group_reward": {
         "reference": "one product per side, vectorised comparisons",
         "cpu": "one product per side, compiled row scores",
@@ -73,7 +75,9 @@ def explain(function, *args, **keywords) -> Choice:
     check_choice("function", name, tuple(PLANS))
     bound = inspect.signature(getattr(umer1_kernels, name)).bind(*args, **keywords)
     first = list(bound.arguments.values())[:2]
-    vectors = [part for value in first for part in (value if isinstance(value, tuple) else (value,))]
+    vectors = [
+        part for value in first for part in (value if isinstance(value, tuple) else (value,))
+    ]
     tensors = [part for part in vectors if isinstance(part, Tensor) and part.is_floating_point()]
     return choose(name, bound.arguments.get("backend", "auto"), *tensors)
 

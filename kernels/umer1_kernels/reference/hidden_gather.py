@@ -14,8 +14,17 @@ from umer1_kernels.segments import GatheredHidden, segments
 EPSILON = 1e-12  # smallest norm divided by
 
 
-def gather_hidden(hidden: Tensor, input_ids: Tensor, token_id: int, *, lengths=None, cu_seqlens=None,
-                  start=None, occurrence: str = "last", normalize: bool = True) -> GatheredHidden:
+def gather_hidden(
+    hidden: Tensor,
+    input_ids: Tensor,
+    token_id: int,
+    *,
+    lengths=None,
+    cu_seqlens=None,
+    start=None,
+    occurrence: str = "last",
+    normalize: bool = True,
+) -> GatheredHidden:
     """See umer1_kernels.gather_hidden."""
     rows, ids, begin, end, origin = segments(hidden, input_ids, lengths, cu_seqlens, start)
     position = torch.arange(ids.shape[0], device=ids.device)

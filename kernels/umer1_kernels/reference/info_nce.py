@@ -13,13 +13,32 @@ from umer1_kernels.contrastive import Block, Rows
 from umer1_kernels.dual import DualInfoNCE, dual
 
 
-def info_nce(query: Tensor, target: Tensor, *, scale=50.0, labels=None, label_offset=0,
-             query_ids=None, target_ids=None, directions=("q2t", "t2q"), partition="per_direction",
-             row_weight=None, reduction="mean", group=None) -> Tensor:
+def info_nce(
+    query: Tensor,
+    target: Tensor,
+    *,
+    scale=50.0,
+    labels=None,
+    label_offset=0,
+    query_ids=None,
+    target_ids=None,
+    directions=("q2t", "t2q"),
+    partition="per_direction",
+    row_weight=None,
+    reduction="mean",
+    group=None,
+) -> Tensor:
     """See umer1_kernels.info_nce."""
     rows = contrastive.prepare(
-        query, target, labels=labels, label_offset=label_offset, query_ids=query_ids,
-        target_ids=target_ids, row_weight=row_weight, reduction=reduction, group=group,
+        query,
+        target,
+        labels=labels,
+        label_offset=label_offset,
+        query_ids=query_ids,
+        target_ids=target_ids,
+        row_weight=row_weight,
+        reduction=reduction,
+        group=group,
     )
     return weighted_loss(rows, scale, tuple(directions), partition, reduction)[0]
 
@@ -29,8 +48,9 @@ def dual_info_nce(gen, disc, *, align: float = 0.0, **same) -> DualInfoNCE:
     return dual(weighted_loss, gen, disc, align=align, **same)
 
 
-def weighted_loss(rows: Rows, scale: float | Tensor, directions: tuple[str, ...], partition: str,
-                  reduction: str) -> tuple[Tensor, Tensor]:
+def weighted_loss(
+    rows: Rows, scale: float | Tensor, directions: tuple[str, ...], partition: str, reduction: str
+) -> tuple[Tensor, Tensor]:
     """The loss, and hit [N] bool: the positive beats every negative of the first direction."""
     with checks.full_precision(rows.query):
         dtype = checks.compute_dtype(rows.query)

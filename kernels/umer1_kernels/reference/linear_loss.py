@@ -27,8 +27,14 @@ class GRPOLoss(NamedTuple):
     entropy: Tensor
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, target: Tensor, *, ignore_index: int = -100,
-                         reduction: str = "mean") -> Tensor:
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+) -> Tensor:
     """See umer1_kernels.linear_cross_entropy."""
     live = (target != ignore_index).nonzero().squeeze(1)
     loss = -_logprob_and_entropy(hidden, weight, target, live, "target", 1.0, entropy=False)[0]
@@ -37,8 +43,15 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, target: Tensor, *, igno
     return loss.sum() if reduction == "sum" else loss.sum() / max(live.shape[0], 1)
 
 
-def linear_logprob(hidden: Tensor, weight: Tensor, ids: Tensor, *, temperature: float = 1.0,
-                   mask: Tensor | None = None, return_entropy: bool = False):
+def linear_logprob(
+    hidden: Tensor,
+    weight: Tensor,
+    ids: Tensor,
+    *,
+    temperature: float = 1.0,
+    mask: Tensor | None = None,
+    return_entropy: bool = False,
+):
     """See umer1_kernels.linear_logprob."""
     live = _live(ids, mask)
     logprob, entropy = _logprob_and_entropy(
@@ -48,10 +61,20 @@ def linear_logprob(hidden: Tensor, weight: Tensor, ids: Tensor, *, temperature: 
     return (logprob, _scatter(entropy, live, hidden.shape[0])) if return_entropy else logprob
 
 
-def grpo_loss(hidden: Tensor, weight: Tensor, ids: Tensor, advantage: Tensor, *, mask: Tensor,
-              old_logprob: Tensor | None = None, ref_logprob: Tensor | None = None,
-              clip: tuple[float, float] = (0.2, 0.28), beta: float = 0.04, normalizer: float = 2048.0,
-              temperature: float = 1.0) -> GRPOLoss:
+def grpo_loss(
+    hidden: Tensor,
+    weight: Tensor,
+    ids: Tensor,
+    advantage: Tensor,
+    *,
+    mask: Tensor,
+    old_logprob: Tensor | None = None,
+    ref_logprob: Tensor | None = None,
+    clip: tuple[float, float] = (0.2, 0.28),
+    beta: float = 0.04,
+    normalizer: float = 2048.0,
+    temperature: float = 1.0,
+) -> GRPOLoss:
     """See umer1_kernels.grpo_loss."""
     live = _live(ids, mask)
     logprob, entropy = _logprob_and_entropy(
@@ -90,8 +113,15 @@ def _scatter(values: Tensor, live: Tensor, length: int) -> Tensor:
     return values.new_zeros(length).index_copy(0, live, values)
 
 
-def _logprob_and_entropy(hidden: Tensor, weight: Tensor, ids: Tensor, live: Tensor, ids_name: str,
-                         temperature: float, entropy: bool | str) -> tuple[Tensor, Tensor]:
+def _logprob_and_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    ids: Tensor,
+    live: Tensor,
+    ids_name: str,
+    temperature: float,
+    entropy: bool | str,
+) -> tuple[Tensor, Tensor]:
     """[R] log-probabilities and entropies (zeros unless asked for) of the live tokens."""
     rows, ids = hidden[live], ids[live].long()
     checks.check_range(ids_name, ids, 0, weight.shape[0])
@@ -112,8 +142,9 @@ def _logprob_and_entropy(hidden: Tensor, weight: Tensor, ids: Tensor, live: Tens
         return torch.cat(logprob), torch.cat(entropies)
 
 
-def _chunk(rows: Tensor, weight: Tensor, ids: Tensor, temperature: float,
-           entropy: bool | str) -> tuple[Tensor, Tensor]:
+def _chunk(
+    rows: Tensor, weight: Tensor, ids: Tensor, temperature: float, entropy: bool | str
+) -> tuple[Tensor, Tensor]:
     logits = rows @ weight.T
     if temperature != 1.0:
         logits = logits / temperature

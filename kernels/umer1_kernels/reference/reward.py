@@ -12,8 +12,15 @@ from umer1_kernels import rollout_groups
 from umer1_kernels.rollout_groups import GroupReward, Scores, Side
 
 
-def group_reward(query: Tensor, target: Tensor, *, query_valid: Tensor | None = None,
-                 target_valid: Tensor | None = None, kind: str = "rank_gap", group=None) -> GroupReward:
+def group_reward(
+    query: Tensor,
+    target: Tensor,
+    *,
+    query_valid: Tensor | None = None,
+    target_valid: Tensor | None = None,
+    kind: str = "rank_gap",
+    group=None,
+) -> GroupReward:
     """See umer1_kernels.group_reward."""
     return rollout_groups.rewards(score_side, query, target, query_valid, target_valid, kind, group)
 

@@ -9,8 +9,17 @@ from umer1_kernels.backends.cpu.operators import operators
 from umer1_kernels.segments import GatheredHidden, segments
 
 
-def gather_hidden(hidden: Tensor, input_ids: Tensor, token_id: int, *, lengths=None, cu_seqlens=None,
-                  start=None, occurrence: str = "last", normalize: bool = True) -> GatheredHidden:
+def gather_hidden(
+    hidden: Tensor,
+    input_ids: Tensor,
+    token_id: int,
+    *,
+    lengths=None,
+    cu_seqlens=None,
+    start=None,
+    occurrence: str = "last",
+    normalize: bool = True,
+) -> GatheredHidden:
     """See umer1_kernels.gather_hidden."""
     rows, ids, begin, end, origin = segments(hidden, input_ids, lengths, cu_seqlens, start)
     vectors, index, _ = operators.gather_hidden(

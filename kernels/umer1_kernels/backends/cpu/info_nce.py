@@ -23,15 +23,21 @@ from umer1_kernels.contrastive import Block, Rows
 CHUNK_LOGITS = 2**24  # logits of one direction that live at a time: 64 MiB of float32
 
 
-def weighted_loss(rows: Rows, scale: float | Tensor, directions: tuple[str, ...], partition: str,
-                  reduction: str) -> tuple[Tensor, Tensor]:
+def weighted_loss(
+    rows: Rows, scale: float | Tensor, directions: tuple[str, ...], partition: str, reduction: str
+) -> tuple[Tensor, Tensor]:
     """The loss, and hit [N] bool: the positive beats every negative of the first direction."""
     if not isinstance(scale, Tensor):
         scale = torch.tensor(scale, dtype=rows.weight.dtype)
     plan = (",".join(directions), partition == "joint", reduction)
     fixed = (
-        rows.self_index, rows.label, rows.query_id, rows.positive_id, rows.all_query_id,
-        rows.all_target_id, rows.weight,
+        rows.self_index,
+        rows.label,
+        rows.query_id,
+        rows.positive_id,
+        rows.all_query_id,
+        rows.all_target_id,
+        rows.weight,
     )
     loss, hit = _InfoNCE.apply(
         rows.query, rows.positive, rows.all_query, rows.all_target, scale, *fixed, *plan
@@ -43,13 +49,31 @@ class _InfoNCE(torch.autograd.Function):
     """With a scalar loss the gradient is made in the forward, where the logits are; "none" makes it later."""
 
     @staticmethod
-    def forward(ctx, query, positive, all_query, all_target, scale, self_index, label, query_id,
-                positive_id, all_query_id, all_target_id, weight, directions, joint, reduction):
+    def forward(
+        ctx,
+        query,
+        positive,
+        all_query,
+        all_target,
+        scale,
+        self_index,
+        label,
+        query_id,
+        positive_id,
+        all_query_id,
+        all_target_id,
+        weight,
+        directions,
+        joint,
+        reduction,
+    ):
         differentiable = (query, positive, all_query, all_target, scale)
         fixed = (self_index, label, query_id, positive_id, all_query_id, all_target_id)
         ctx.per_row = reduction == "none"
         now = any(ctx.needs_input_grad) and not ctx.per_row
-        loss, hit, *gradients = value_and_grad(*differentiable, *fixed, weight, directions, joint, now)
+        loss, hit, *gradients = value_and_grad(
+            *differentiable, *fixed, weight, directions, joint, now
+        )
         ctx.mark_non_differentiable(hit)
         ctx.shapes = [(tensor.shape, tensor.dtype) for tensor in differentiable]
         if ctx.per_row:
@@ -77,10 +101,21 @@ class _InfoNCE(torch.autograd.Function):
 
 @torch.library.custom_op("umer1_kernels::info_nce_value_and_grad", mutates_args=())
 def value_and_grad(
-    query: Tensor, positive: Tensor, all_query: Tensor, all_target: Tensor, scale: Tensor,
-    self_index: Tensor, label: Tensor, query_id: Tensor | None, positive_id: Tensor | None,
-    all_query_id: Tensor | None, all_target_id: Tensor | None, weight: Tensor, directions: str,
-    joint: bool, gradients: bool,
+    query: Tensor,
+    positive: Tensor,
+    all_query: Tensor,
+    all_target: Tensor,
+    scale: Tensor,
+    self_index: Tensor,
+    label: Tensor,
+    query_id: Tensor | None,
+    positive_id: Tensor | None,
+    all_query_id: Tensor | None,
+    all_target_id: Tensor | None,
+    weight: Tensor,
+    directions: str,
+    joint: bool,
+    gradients: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Row losses [N], hit [N], and the gradients of sum(weight * loss) with respect to the first five arguments.
 
@@ -90,16 +125,42 @@ def value_and_grad(
     with checks.full_precision(query):
         query, positive = query.to(dtype), positive.to(dtype)
         all_query, all_target = all_query.to(dtype), all_target.to(dtype)
-        rows = Rows(query, positive, all_query, all_target, self_index, label, query_id, positive_id,
-                    all_query_id, all_target_id, weight.to(dtype))
+        rows = Rows(
+            query,
+            positive,
+            all_query,
+            all_target,
+            self_index,
+            label,
+            query_id,
+            positive_id,
+            all_query_id,
+            all_target_id,
+            weight.to(dtype),
+        )
         names = tuple(directions.split(","))
         problem = _Problem(rows, names, scale.detach().to(dtype).reshape(()), joint)
         return problem.solve(gradients)
 
 
 @value_and_grad.register_fake
-def _(query, positive, all_query, all_target, scale, self_index, label, query_id, positive_id,
-      all_query_id, all_target_id, weight, directions, joint, gradients):
+def _(
+    query,
+    positive,
+    all_query,
+    all_target,
+    scale,
+    self_index,
+    label,
+    query_id,
+    positive_id,
+    all_query_id,
+    all_target_id,
+    weight,
+    directions,
+    joint,
+    gradients,
+):
     dtype = checks.compute_dtype(query)
     count = query.shape[0]
     loss, hit = query.new_empty(count, dtype=dtype), query.new_empty(count, dtype=torch.bool)
@@ -108,8 +169,15 @@ def _(query, positive, all_query, all_target, scale, self_index, label, query_id
         return tensor.new_empty(tensor.shape if used and gradients else (0,), dtype=dtype)
 
     used = {name[2] for name in directions.split(",")}
-    return (loss, hit, like(query), like(positive), like(all_query, "q" in used),
-            like(all_target, "t" in used), scale.new_empty(() if gradients else (0,), dtype=dtype))
+    return (
+        loss,
+        hit,
+        like(query),
+        like(positive),
+        like(all_query, "q" in used),
+        like(all_target, "t" in used),
+        scale.new_empty(() if gradients else (0,), dtype=dtype),
+    )
 
 
 @dataclass(slots=True)
@@ -137,7 +205,8 @@ class _Problem:
         gradients = None
         if want_gradients:
             gradients = _Gradients(
-                torch.zeros_like(rows.query), torch.zeros_like(rows.positive),
+                torch.zeros_like(rows.query),
+                torch.zeros_like(rows.positive),
                 {side: torch.zeros_like(sources[side]) for side in {name[2] for name in names}},
                 torch.zeros((), dtype=dtype),
             )
@@ -151,11 +220,19 @@ class _Problem:
             return loss, hit, *(torch.zeros(0, dtype=dtype) for _ in range(5))
         empty = torch.zeros(0, dtype=dtype)
         candidates = {side: total.mul_(self.scale) for side, total in gradients.candidates.items()}
-        return (loss, hit, gradients.query, gradients.positive, candidates.get("q", empty),
-                candidates.get("t", empty), gradients.scale)
+        return (
+            loss,
+            hit,
+            gradients.query,
+            gradients.positive,
+            candidates.get("q", empty),
+            candidates.get("t", empty),
+            gradients.scale,
+        )
 
-    def _chunk(self, chunk: slice, blocks: list[Block],
-               gradients: _Gradients | None) -> tuple[Tensor, Tensor]:
+    def _chunk(
+        self, chunk: slice, blocks: list[Block], gradients: _Gradients | None
+    ) -> tuple[Tensor, Tensor]:
         """Loss and hit of these rows; adds their gradients."""
         rows = self.rows
         query, positive = rows.query[chunk], rows.positive[chunk]
@@ -181,8 +258,9 @@ class _Problem:
             gradients.scale += torch.where(pull != 0, pull * cosine, 0.0).sum()
         return softplus(margins).mean(0), own > pools[0][1]
 
-    def _add_products(self, logit_grad: Tensor, block: Block, name: str, chunk: slice,
-                      gradients: _Gradients) -> None:
+    def _add_products(
+        self, logit_grad: Tensor, block: Block, name: str, chunk: slice, gradients: _Gradients
+    ) -> None:
         """The two products of one direction; the scale's gradient is free once the first is there."""
         by_rows = logit_grad @ block.candidates
         gradients.scale += (by_rows * block.rows[chunk]).sum()

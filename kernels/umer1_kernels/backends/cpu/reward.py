@@ -10,7 +10,11 @@ def score_side(side: Side) -> Scores:
     """Rank, gap and threshold share of every rollout of one side."""
     return Scores(
         *operators.group_reward_scores(
-            side.similarity, side.row_valid, side.candidate_valid, side.threshold, side.group_size,
+            side.similarity,
+            side.row_valid,
+            side.candidate_valid,
+            side.threshold,
+            side.group_size,
             side.first_group,
         )
     )
