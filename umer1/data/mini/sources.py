@@ -208,20 +208,22 @@ def _load_clips(provenance: dict) -> dict[str, list[Clip]]:
 def _load_pages(provenance: dict) -> dict[str, dict[str, list[Page]]]:
     """Pages of each topic, dealt to the splits by PAGE_PATTERN.
 
-    Many topics quote each other, so a paragraph belongs to the shortest topic that has it; without
-    this a training page and a test page could show the same text.
+    Many topics quote each other and themselves, so a sentence is kept once, by the shortest topic
+    that has it; without this a training page and a test page could show the same text.
     """
     from pydoc_data.topics import topics
 
     splits = {name: {topic: [] for topic in TOPICS} for name in SPLITS}
     seen: set[str] = set()
     for topic in sorted(topics, key=lambda name: (len(topics[name]), name)):
-        paragraphs = [" ".join(text.split()) for text in re.split(r"\n\s*\n", topics[topic])]
-        fresh = [text for text in dict.fromkeys(paragraphs) if len(text) > 40 and text not in seen]
+        without_rules = re.sub(r"[-+=|*~]{4,}", " ", topics[topic])
+        sentences = re.split(r"(?<=[.:;])\s+|\n\s*\n", without_rules)
+        sentences = dict.fromkeys(" ".join(sentence.split()) for sentence in sentences)
+        fresh = [sentence for sentence in sentences if sentence and sentence not in seen]
         seen.update(fresh)
         if topic not in TOPICS:
             continue
-        lines = [line for text in fresh for line in textwrap.wrap(text, PAGE_COLUMNS)]
+        lines = textwrap.wrap(" ".join(fresh), PAGE_COLUMNS)
         for number in range(min(len(lines) // PAGE_LINES, PAGES_PER_TOPIC)):
             page_lines = tuple(lines[number * PAGE_LINES : (number + 1) * PAGE_LINES])
             page = Page(f"page/{topic}/{number}", topic, page_lines)

@@ -26,6 +26,7 @@ from umer1.data.mini.text import look, response, running_sum, spaced
 WINDOW = 12  # raw frames of a moment: the even ones are the clip, the odd ones the queries
 CLIP_SIDE = 2 * CELL
 REGION = 0.85  # side of a test moment's square, as a share of the picture's height
+ALIKE = 5.0  # mean difference of two still pictures, of 255
 QUERIES_PER_MOMENT = 4  # in training
 
 
@@ -135,11 +136,22 @@ def _random_moment(clips: list[Clip], rng: np.random.Generator) -> Moment:
 def _rivals(moment: Moment, moments: list[Moment], rng: np.random.Generator) -> list[Moment]:
     """Seven other moments: up to two of the same time, up to two of the same place, then any."""
     shuffled = [moments[place] for place in rng.permutation(len(moments)).tolist()]
-    others = [other for other in shuffled if other is not moment]
+    others = [other for other in shuffled if other is not moment and not _alike(moment, other)]
     same_clip = [other for other in others if other.clip is moment.clip]
     near = [other for other in same_clip if other.start == moment.start][:2]
     near += [other for other in same_clip if other.region == moment.region][:2]
     return (near + [other for other in others if other not in near])[:7]
+
+
+def _alike(moment: Moment, other: Moment) -> bool:
+    """Two windows in which the same place looks the same: neither is a wrong answer for the other."""
+    if moment.clip is not other.clip or moment.region != other.region:
+        return False
+    middles = [
+        np.asarray(_frame(each, WINDOW // 2, each.region), dtype=np.float32)
+        for each in (moment, other)
+    ]
+    return float(np.abs(middles[0] - middles[1]).mean()) < ALIKE
 
 
 def _frame(moment: Moment, offset: int, region: tuple[int, int, int]) -> Image.Image:

@@ -1,0 +1,432 @@
+"""Labels, media and wording of the miniature benchmark against the ground truth stored beside it."""
+
+import hashlib
+import json
+import re
+from collections import Counter, defaultdict
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from umer1.data import missing_media, read_datasets, read_rl, read_sft
+from umer1.data.mini.text import WORDS, look
+from umer1.evaluation.datasets.loading import load_tasks
+from umer1.prompts import format_ok, parse_item, parse_response, render_prompt
+
+FILES = ("train/sft.json", "train/rl.json", "eval/")
+TARGET_TEXT_TASKS = ("digit_class", "digit_sum", "number_compare", "frame_total", "frame_order")
+
+
+def answer_from_digits(task, digits, shop):
+    """The right answer, written again from the task's description."""
+    if task == "digit_class":
+        names = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+        return [names[digits[0]]]
+    if task in ("digit_sum", "frame_total"):
+        return [str(sum(digits))[-1]]
+    if task == "frame_order":
+        return [str(digits[digits.index(max(digits)) + 1])]
+    if task == "number_compare":
+        a, b, c, d = digits
+        return [str(abs((10 * a + b) - (10 * c + d)))]
+    if task == "digit_match":
+        return ["".join(map(str, digits))]
+    if task in ("number_caption", "digit_video"):
+        return [" ".join(map(str, digits))]
+    if task == "page_total":
+        return [f"{shop} total {sum(digits)}"]
+    if task == "page_change":
+        a, b, c, d = digits
+        return [f"{shop} change {10 * c + d - 10 * a - b}"]
+    raise AssertionError(task)
+
+
+@pytest.fixture(scope="module")
+def labels():
+    from sklearn.datasets import load_digits
+
+    return {f"digit/{index}": int(label) for index, label in enumerate(load_digits().target)}
+
+
+def drawn(truth):
+    """The side that shows digits, which for documents and captions is the target."""
+    return next(truth[side] for side in ("qry", "pos") if "digits" in truth[side])
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_answers_follow_from_the_source_digits(mini, labels, file):
+    checked = Counter()
+    for truth in mini.truth_of(file):
+        for side in ("qry", "pos"):
+            if "digits" not in truth[side]:
+                continue
+            digits = [labels[identity] for identity in truth[side]["sources"]]
+            assert digits == [digit for digit in truth[side]["digits"] if digit is not None]
+            expected = answer_from_digits(truth["task"], digits, truth[side].get("shop"))
+            assert [truth["answer"]] == expected
+            checked[truth["task"]] += 1
+    assert len(checked) == 10
+    assert min(checked.values()) >= 8
+
+
+def test_sft_responses_say_the_answer(mini):
+    """Summaries equal the answer, target texts equal the answer, arithmetic in the reasoning holds."""
+    for record, truth in zip(mini.sft, mini.truth_of("train/sft.json"), strict=True):
+        assert record["dataset_name"] == truth["task"]
+        summaries = []
+        for side in ("qry", "pos"):
+            response = record[side]["conversations"][1]["value"]
+            assert format_ok(response)
+            assert response.endswith("\n<gen_emb>")
+            assert "</answer>" not in response
+            reasoning, summary = parse_response(response)
+            summaries.append(summary.strip())
+            for one, sign, other, result in re.findall(r"(\d+)([+-])(\d+)=(\d+)", reasoning):
+                assert int(one) + int(sign + other) == int(result)
+        assert summaries[0] == summaries[1]
+        if truth["task"] in ("photo_crop", "clip_moment"):
+            continue
+        prefix = "page " if truth["task"] == "page_number" else ""
+        assert summaries[0] == prefix + truth["answer"]
+        if truth["task"] in TARGET_TEXT_TASKS:
+            assert record["pos"]["conversations"][0]["value"].startswith(truth["answer"] + "\n")
+
+
+def test_reasoning_reads_the_digits_that_are_shown(mini):
+    for record, truth in zip(mini.sft, mini.truth_of("train/sft.json"), strict=True):
+        task = truth["task"]
+        side = (
+            "pos" if task.startswith("page") or task in ("number_caption", "digit_video") else "qry"
+        )
+        if "digits" not in truth[side]:
+            continue
+        reasoning = parse_response(record[side]["conversations"][1]["value"])[0]
+        first = re.sub(r"^[a-z]+\. ", "", reasoning)  # the shop
+        shown = [digit for digit in truth[side]["digits"] if digit is not None]
+        assert [int(digit) for digit in re.findall(r"\d", first)][: len(shown)] == shown
+
+
+def test_descriptions_follow_from_the_stored_pictures(mini):
+    wrong = []
+    for record in mini.sft:
+        name, target = record["dataset_name"], record["pos"]
+        if name == "photo_crop":
+            path, subject = target["image"], ""
+        elif name == "clip_moment":
+            path = target["video"][3]
+            subject = path.split("/")[-2].split("_")[0]
+        else:
+            continue
+        with Image.open(mini.root / "train" / path) as picture:
+            again = look(picture.convert("RGB"), subject)
+        if again != target["conversations"][1]["value"]:
+            wrong.append(path)
+    # frames are stored as JPEG, so a colour at a boundary may move
+    assert len(wrong) <= 2, wrong
+    assert not any("photo_crop" in path for path in wrong)
+
+
+def test_every_record_uses_only_sources_of_its_split(mini):
+    split_of_file = {"train/sft.json": "train", "train/rl.json": "rl"}
+    used = defaultdict(set)
+    for truth in mini.truth:
+        split = split_of_file.get(truth["file"], "test")
+        for part in (truth["qry"], truth["pos"], *truth.get("wrong", [])):
+            for identity in part.get("sources", []):
+                assert mini.sources[identity]["split"] == split, (truth["task"], identity)
+                used[split].add(mini.sources[identity]["sha256"])
+    assert not used["train"] & used["test"]
+    assert not used["train"] & used["rl"]
+    assert not used["rl"] & used["test"]
+    assert min(map(len, used.values())) > 100
+
+
+def test_no_stored_picture_of_training_is_one_of_evaluation(mini):
+    def hashes(folder):
+        files = [p for p in (mini.root / folder).rglob("*") if p.suffix in (".png", ".jpg")]
+        return {hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+    train, rl, test = (hashes(f) for f in ("train/media/sft", "train/media/rl", "eval"))
+    assert len(train) > 500
+    assert not train & test
+    assert not train & rl
+    assert not rl & test
+
+
+def test_a_moments_query_frame_is_not_in_its_clip(mini):
+    rows = [truth for truth in mini.truth if truth["task"] == "clip_moment"]
+    for truth in rows:
+        [frame] = truth["qry"]["sources"]
+        assert frame not in truth["pos"]["sources"]
+        number = int(frame.split("/")[2])
+        window = [int(identity.split("/")[2]) for identity in truth["pos"]["sources"]]
+        assert window[0] < number <= window[-1] + 1
+
+
+def test_matching_numbers_are_in_another_handwriting(mini):
+    for truth in mini.truth:
+        if truth["task"] == "digit_match":
+            query = set(truth["qry"]["sources"])
+            for part in (truth["pos"], *truth.get("wrong", [])):
+                assert not query & set(part["sources"])
+
+
+def test_readers_read_it_back(mini):
+    sft = read_sft(mini.root / "train/sft.json", mini.root / "train")
+    rl = read_rl(mini.root / "train/rl.yaml", mini.root / "train")
+    named = read_datasets("mini", mini.root / "registry.yaml")
+    assert sft == named
+    assert missing_media(sft + rl) == []
+    counts = Counter(pair.dataset for pair in sft)
+    assert counts == {name: task["counts"]["sft"] for name, task in mini.tasks.items()}
+    counts = Counter(pair.dataset for pair in rl)
+    assert counts == {name: task["counts"]["rl"] for name, task in mini.tasks.items()}
+    for pair in rl:
+        same = next(other for other in sft if other.dataset == pair.dataset)
+        for side, sft_side in ((pair.query, same.query), (pair.target, same.target)):
+            assert bool(side.images) == bool(sft_side.images)
+            assert (side.video is None) == (sft_side.video is None)
+
+
+def test_media_sizes_are_whole_visual_tokens(mini):
+    sizes = defaultdict(set)
+    for path in (mini.root / "train/media/sft").rglob("*.*"):
+        with Image.open(path) as picture:
+            assert picture.mode == "RGB"
+            assert picture.width % 28 == picture.height % 28 == 0
+            sizes[path.relative_to(mini.root / "train/media/sft").parts[0]].add(picture.size)
+    assert sizes["digit_sum"] == {(112, 28)}
+    assert sizes["number_compare"] == {(140, 28)}
+    assert sizes["page_total"] == sizes["page_topic"] == {(112, 140)}
+    assert sizes["frame_total"] == {(28, 28)}
+    videos = [record["qry"]["video"] for record in mini.sft if "video" in record["qry"]]
+    assert {len(video) for video in videos} == {8}  # what the released loaders keep
+    assert all(video[0::2] == video[1::2] for video in videos)
+
+
+def test_drawn_digits_are_recognisable_and_in_their_places(mini, labels):
+    """The nearest of all source digits, compared at 8x8, has the label that the truth states."""
+    from sklearn.datasets import load_digits
+
+    references = load_digits().data
+    references = references / np.linalg.norm(references, axis=1, keepdims=True)
+    ids = [labels[f"digit/{index}"] for index in range(len(references))]
+    right = []
+    for record, truth in zip(mini.sft, mini.truth_of("train/sft.json"), strict=True):
+        if truth["task"] not in ("digit_sum", "number_compare", "page_change", "page_total"):
+            continue
+        side = "pos" if truth["task"].startswith("page") else "qry"
+        with Image.open(mini.root / "train" / record[side]["image"]) as picture:
+            ink = 255 - np.asarray(picture.convert("L"), dtype=np.float32)
+        boxes = {
+            "digit_sum": [(28 * n, 0) for n in range(4)],
+            "number_compare": [(28 * n, 0) for n in (0, 1, 3, 4)],
+            "page_total": [(84, 28), (84, 56), (84, 84)],
+            "page_change": [(56, 28), (84, 28), (56, 56), (84, 56)],
+        }[truth["task"]]
+        digits = [digit for digit in truth[side]["digits"] if digit is not None]
+        for (left, top), digit in zip(boxes, digits, strict=True):
+            cell = ink[top : top + 28, left : left + 28]
+            rows, columns = np.nonzero(cell - cell.min() > 0.4 * np.ptp(cell))
+            cell = cell[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+            shape = (max(1, round(8 * cell.shape[1] / cell.shape[0])), 8)
+            small = Image.fromarray(cell - cell.min()).resize(shape, Image.Resampling.BOX)
+            canvas = np.zeros((8, 8), dtype=np.float32)
+            values = np.asarray(small)[:, :8]
+            canvas[:, (8 - values.shape[1]) // 2 :][:, : values.shape[1]] = values
+            scores = references @ (canvas.ravel() / np.linalg.norm(canvas))
+            right.append(ids[int(scores.argmax())] == digit)
+    assert len(right) >= 300
+    assert np.mean(right) > 0.8, np.mean(right)
+
+
+def test_blank_cell_between_compared_numbers(mini):
+    paths = [r["qry"]["image"] for r in mini.sft if r["dataset_name"] == "number_compare"]
+    for path in paths:
+        with Image.open(mini.root / "train" / path) as picture:
+            assert np.ptp(np.asarray(picture)[:, 57:83], axis=(0, 1)).max() == 0
+
+
+def test_answers_are_spread_evenly(mini):
+    answers = defaultdict(Counter)
+    for truth in mini.truth_of("train/sft.json"):
+        answers[truth["task"]][truth["answer"]] += 1
+    for task in ("digit_class", "digit_sum", "frame_total"):
+        assert answers[task] == {
+            answer: 2 for answer in (WORDS if task == "digit_class" else "0123456789")
+        }
+    for task in ("number_compare", "page_total", "page_change", "page_number"):
+        assert max(answers[task].values()) == 1
+
+
+def test_largest_digit_is_followed_by_another(mini):
+    for truth in mini.truth:
+        if truth["task"] == "frame_order":
+            digits = drawn(truth)["digits"]
+            assert len(set(digits)) == 4
+            assert digits.index(max(digits)) < 3
+
+
+# evaluation files
+
+
+@pytest.fixture(scope="module")
+def eval_tasks(mini):
+    return {task.name: task for task in load_tasks(mini.root)}
+
+
+def test_evaluation_files_load_with_the_counts_stated(mini, eval_tasks):
+    assert list(mini.tasks) == list(eval_tasks)
+    assert len(mini.tasks) == 14
+    for name, task in eval_tasks.items():
+        stated = mini.tasks[name]
+        assert (task.modality, task.kind) == (stated["modality"], stated["kind"])
+        if name == "page_topic":
+            assert (len(task.queries), len(task.candidates)) == (20, 40)
+        else:
+            assert len(task.queries) == stated["counts"]["evaluation"] == 40
+    kinds = Counter(task["kind"] for task in mini.tasks.values())
+    assert kinds == {"one_look": 8, "multi_step": 6}
+
+
+def test_each_candidate_list_has_its_label_once_and_no_repeats(mini, eval_tasks):
+    sizes = {}
+    for name, task in eval_tasks.items():
+        for query in task.queries:
+            candidates = list(task.candidates) if task.eval_type == "global" else query.candidates
+            label = query.labels if isinstance(query.labels, list) else [query.labels]
+            assert len(set(candidates)) == len(candidates)
+            assert all(candidates.count(each) == 1 for each in label)
+            sizes.setdefault(name, set()).add(len(candidates))
+    ten = ("digit_class", "digit_match", "number_caption", "digit_sum", "number_compare")
+    assert all(sizes[name] == {10} for name in (*ten, "frame_total", "frame_order"))
+    assert sizes["photo_crop"] == sizes["clip_moment"] == {8}
+
+
+def test_no_wrong_candidate_shows_the_answer(mini):
+    for truth in mini.truth_of("eval/"):
+        shown = [part["digits"] for part in truth["wrong"] if "digits" in part]
+        if shown:
+            assert drawn(truth)["digits"] not in shown
+            assert len({tuple(digits) for digits in shown}) == len(shown)
+        texts = [part["text"] for part in truth["wrong"] if "text" in part]
+        assert truth["answer"] not in texts
+
+
+def test_near_misses_are_present(mini, eval_tasks):
+    for truth in mini.truth_of("eval/"):
+        wrong = truth["wrong"]
+        if truth["task"] == "digit_match":
+            tens, ones = truth["pos"]["digits"]
+            assert sum(part["digits"][0] == tens for part in wrong) >= 2
+            assert sum(part["digits"][1] == ones for part in wrong) >= 2
+        elif truth["task"] == "number_caption":
+            digits = truth["pos"]["digits"]
+            differences = [
+                sum(a != b for a, b in zip(part["digits"], digits, strict=True)) for part in wrong
+            ]
+            assert differences.count(1) >= 3
+        elif truth["task"] == "number_compare":
+            distances = {abs(int(part["text"]) - int(truth["answer"])) for part in wrong}
+            assert {1, 10} <= distances
+        elif truth["task"] == "clip_moment":
+            moment = truth["qry"]["moment"]
+            same_clip = [p for p in wrong if p["moment"].split("_")[0] == moment.split("_")[0]]
+            assert 1 <= len(same_clip) < 7 or moment.startswith("bikes")
+    captions = [query.item["text"].split(": ")[1] for query in eval_tasks["digit_video"].queries]
+    assert len(set(captions)) == len(captions)
+    sets = Counter(tuple(sorted(caption.split(" then "))) for caption in captions)
+    assert max(sets.values()) >= 2  # the same digits in another order
+    for name in ("page_total", "page_change"):
+        answers = {truth["answer"] for truth in mini.truth_of("eval/") if truth["task"] == name}
+        assert len(answers) == 40
+        shops = Counter(answer.split()[0] for answer in answers)
+        assert min(shops.values()) >= 4
+
+
+def test_relevant_pages_are_all_pages_with_the_answer(mini):
+    for name in ("page_topic", "page_number", "page_total", "page_change"):
+        folder = mini.root / "eval/visdoc-tasks" / name
+        tables = {
+            table: [
+                json.loads(line) for line in (folder / f"{table}.jsonl").read_text().splitlines()
+            ]
+            for table in ("queries", "qrels", "corpus")
+        }
+        truths = [truth for truth in mini.truth_of("eval/") if truth["task"] == name]
+        answer_of = {
+            page["corpus-id"]: truth["answer"]
+            for page, truth in zip(tables["corpus"], truths, strict=True)
+        }
+        for query in tables["queries"]:
+            relevant = {
+                r["corpus-id"] for r in tables["qrels"] if r["query-id"] == query["query-id"]
+            }
+            [answer] = {answer_of[page] for page in relevant}
+            assert relevant == {page for page, other in answer_of.items() if other == answer}
+            assert all(word in answer for word in re.findall(r"\d+", query["query"]))
+        assert all((folder / f"{page}.png").is_file() for page in answer_of)
+
+
+PLACEHOLDERS = {"image": "<image>", "video": "<video>"}
+
+
+def sft_wording(item):
+    """The user turn that the SFT dialect writes for an evaluation item, with media as placeholders."""
+    stripped = {**item, "text": item["text"].strip()}
+    pieces = render_prompt(parse_item(stripped), mode="gen", dialect="sft")
+    text = "".join(
+        piece if isinstance(piece, str) else PLACEHOLDERS[piece.kind] for piece in pieces
+    )
+    return re.search(r"<\|im_start\|>user\n(.*?)<\|im_end\|>", text, re.DOTALL)[1]
+
+
+def without_content(text, topics):
+    text = re.sub(
+        r"\b(" + "|".join(sorted(topics, key=len, reverse=True)) + r")(?=\n|,)", "W", text
+    )
+    return re.sub(r"\d+", "N", text)
+
+
+def test_evaluation_asks_in_the_words_of_training(mini, eval_tasks):
+    """Digits, topics and shops aside, both sides of every task have one wording in SFT, RL and evaluation."""
+    from umer1.data.mini.sources import TOPICS
+    from umer1.data.mini.tasks_visdoc import SHOPS
+
+    words = {*TOPICS, *SHOPS, *WORDS}
+    trained = defaultdict(set)
+    for record in mini.sft:
+        for side in ("qry", "pos"):
+            turn = record[side]["conversations"][0]["value"]
+            trained[record["dataset_name"], side].add(without_content(turn, words))
+    assert {len(wordings) for wordings in trained.values()} == {1}
+    for name, task in eval_tasks.items():
+        queries = {without_content(sft_wording(query.item), words) for query in task.queries}
+        assert queries == trained[name, "qry"]
+        targets = {without_content(sft_wording(item), words) for item in task.candidates.values()}
+        assert targets == trained[name, "pos"]
+    tail = re.search(r"\n<disc_emb>.*", mini.sft[0]["qry"]["conversations"][0]["value"], re.DOTALL)[
+        0
+    ]
+    for row in mini.rl:
+        for side in ("qry", "pos"):
+            kind = (
+                "<image>\n"
+                if row[f"{side}_image"]
+                else "<video>\n"
+                if row[f"{side}_video"] != [""]
+                else ""
+            )
+            turn = kind + row[f"{side}_text"] + tail
+            assert {without_content(turn, words)} == trained[row["dataset_name"], side]
+
+
+def test_yaml_names_no_hub_data_set(mini):
+    for modality in ("image", "video", "visdoc"):
+        entries = yaml.safe_load((mini.root / f"eval/{modality}.yaml").read_text())
+        for name, entry in entries.items():
+            assert mini.tasks[name]["modality"] == modality
+            assert (mini.root / "eval" / entry["data_path"]).exists()
+            assert not entry["data_path"].startswith("/")
