@@ -74,13 +74,13 @@ class PackedAttention:
             # The CPU's 16-bit kernel takes four times as long backward, and rounds more.
             query, key, value = query.float(), key.float(), value.float()
         query, key, value = (groups.pad(rows) for rows in (query, key, value))
+        # Split, not sliced: the gradient of a slice is a full-size tensor of zeros.
+        sizes = [count * length for count, length in groups.rectangles]
         results = []
-        for start, count, length in groups.rectangles:
-            part = slice(start, start + count * length)
-            shaped = [
-                rows[part].unflatten(0, (count, length)).transpose(1, 2)
-                for rows in (query, key, value)
-            ]
+        for (count, length), *parts in zip(
+            groups.rectangles, query.split(sizes), key.split(sizes), value.split(sizes), strict=True
+        ):
+            shaped = [rows.unflatten(0, (count, length)).transpose(1, 2) for rows in parts]
             result = F.scaled_dot_product_attention(
                 *shaped, is_causal=self.causal, enable_gqa=query.shape[1] != key.shape[1]
             )

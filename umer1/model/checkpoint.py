@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -71,9 +73,8 @@ def save_model(
             f"model-{n:05d}-of-{len(shards):05d}.safetensors" for n in range(1, len(shards) + 1)
         ]
     for name, shard in zip(names, shards, strict=True):
-        temporary = _temporary(directory / name)
-        save_file(shard, temporary, metadata={"format": "pt"})
-        os.replace(temporary, directory / name)
+        with _replacing(directory / name) as temporary:
+            save_file(shard, temporary, metadata={"format": "pt"})
     if len(shards) > 1:
         total = sum(tensor.nbytes for shard in shards for tensor in shard.values())
         index = {
@@ -126,7 +127,11 @@ def _resolve(path: str | os.PathLike[str]) -> Path:
 def _weight_files(directory: Path) -> list[Path]:
     index = directory / _INDEX
     if index.is_file():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        try:
+            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{index} is not a safetensors index with a weight_map") from None
+        names = sorted(set(weight_map.values()))
         for name in names:
             if Path(name).name != name:
                 raise ValueError(f"{index} names the file {name!r}, want one beside it")
@@ -149,7 +154,7 @@ def _fill(model: Qwen2VL, files: list[Path], directory: Path) -> None:
     for file in files:
         try:
             with safe_open(file, framework="pt") as tensors:
-                for original in tensors.keys():
+                for original in list(tensors.keys()):
                     key = canonical_key(original)
                     if key is None:
                         continue
@@ -187,10 +192,16 @@ def _fill(model: Qwen2VL, files: list[Path], directory: Path) -> None:
 
 
 def _write_json(path: Path, data: dict) -> None:
-    temporary = _temporary(path)
-    temporary.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    with _replacing(path) as temporary:
+        temporary.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` that becomes `path` when the block ends without an error."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -90,6 +90,8 @@ class ModelConfig:
                 f"config.mrope_section {list(self.mrope_section)} must be three sizes that sum to "
                 f"half of head_dim ({self.head_dim} / 2)"
             )
+        if self.dtype not in ("float32", "bfloat16", "float16"):
+            raise ValueError(f"config dtype is {self.dtype!r}, want float32, bfloat16 or float16")
         if self.vision.hidden_size != self.hidden_size:
             raise ValueError(
                 f"config.vision_config.hidden_size {self.vision.hidden_size} must equal the "
@@ -119,11 +121,9 @@ class ModelConfig:
             for name in (item.name for item in fields(cls) if item.name != "vision")
             if (value := pick(name)) is not None
         }
-        # Token ids of the chat template live at the root; the text part may repeat stale defaults.
-        for name in ("image_token_id", "video_token_id", "vision_start_token_id"):
-            if data.get(name) is not None:
-                values[name] = data[name]
-        values["pad_token_id"] = pick("pad_token_id")
+        # Media ids live at the root; transformers 4 repeats stale ones in the text part.
+        values |= {name: data[name] for name in _MEDIA_IDS if data.get(name) is not None}
+        values.setdefault("rms_norm_eps", 1e-5)  # transformers' default where the file is silent
         values["tie_word_embeddings"] = bool(
             data.get("tie_word_embeddings") or text.get("tie_word_embeddings")
         )
@@ -174,6 +174,12 @@ _TEXT_REQUIRED = (
     "num_attention_heads",
     "num_key_value_heads",
 )
+_MEDIA_IDS = (
+    "image_token_id",
+    "video_token_id",
+    "vision_start_token_id",
+    "vision_end_token_id",
+)
 _VISION_REQUIRED = ("depth", "embed_dim", "hidden_size", "num_heads")
 
 
@@ -190,6 +196,9 @@ def _vision_from_dict(data: dict[str, Any] | None) -> VisionConfig:
         raise ValueError(
             f"config.vision_config.hidden_act is {data['hidden_act']!r}, want 'quick_gelu'"
         )
+    theta = (data.get("rope_parameters") or {}).get("rope_theta", 10000.0)
+    if theta != 10000.0:
+        raise ValueError(f"config.vision_config rope_theta is {theta!r}, want 10000.0")
     return VisionConfig(**values)
 
 
@@ -203,6 +212,8 @@ def _refuse_unsupported(pick: Any, data: dict[str, Any]) -> None:
         raise ValueError(f"config.hidden_act is {pick('hidden_act')!r}, want 'silu'")
     if pick("use_sliding_window", False):
         raise ValueError("config.use_sliding_window is true, want false (full attention)")
+    if pick("attention_dropout", 0.0):
+        raise ValueError(f"config.attention_dropout is {pick('attention_dropout')!r}, want 0")
     if data.get("quantization_config"):
         raise ValueError("config.quantization_config is set; only unquantised weights are read")
 
@@ -210,6 +221,6 @@ def _refuse_unsupported(pick: Any, data: dict[str, Any]) -> None:
 def _require_positive(config: Any, where: str) -> None:
     for item in fields(config):
         value = getattr(config, item.name)
-        if item.type == "int" and not item.name.endswith("_token_id"):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{where}.{item.name} is {value!r}, want an integer above 0")
+        counted = item.type == "int" and not item.name.endswith("_token_id")
+        if counted and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise ValueError(f"{where}.{item.name} is {value!r}, want an integer above 0")

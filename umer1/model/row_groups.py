@@ -14,7 +14,7 @@ from torch import Tensor
 class RowGroups:
     """The plan for one list of lengths.
 
-    rectangles: (first padded row, b, S) of each rectangle, longest first.
+    rectangles: (b, S) of each rectangle, in the order of the padded rows, longest first.
     """
 
     def __init__(
@@ -25,7 +25,7 @@ class RowGroups:
         starts = torch.tensor([0, *lengths], dtype=torch.int64).cumsum(0)
         sizes = torch.tensor(lengths, dtype=torch.int64)
         self.total = int(starts[-1])
-        self.rectangles: list[tuple[int, int, int]] = []
+        self.rectangles: list[tuple[int, int]] = []
         pieces = []
         first = padded = 0
         while first < len(order):
@@ -38,7 +38,7 @@ class RowGroups:
             pieces.append(
                 (starts[members, None] + column.minimum(sizes[members, None] - 1)).flatten()
             )
-            self.rectangles.append((padded, len(members), longest))
+            self.rectangles.append((len(members), longest))
             padded += len(members) * longest
             first = last
         self.padded_total = padded

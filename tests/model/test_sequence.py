@@ -1,0 +1,104 @@
+"""Packing: positions, indices and the errors of sequences that do not fit together."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from umer1.model import pack, rope_index
+
+
+def test_pack_lays_sequences_back_to_back(make_sequence):
+    first, second = make_sequence(3, (1, 4, 4), 2), make_sequence(4, seed=1)
+    packed = pack([first, second])
+    assert packed.lengths == [9, 4]
+    assert packed.cu_seqlens.tolist() == [0, 9, 13] and packed.cu_seqlens.dtype == torch.int32
+    assert torch.equal(packed.input_ids, torch.cat([first.input_ids, second.input_ids]))
+    assert packed.media_index.tolist() == [3, 4, 5, 6]
+    assert packed.grid_thw.tolist() == [[1, 4, 4]]
+    assert packed.next_position.tolist() == [7, 4]
+    assert packed.position_ids.tolist() == [
+        [0, 1, 2, 3, 3, 3, 3, 5, 6, 0, 1, 2, 3],
+        [0, 1, 2, 3, 3, 4, 4, 5, 6, 0, 1, 2, 3],
+        [0, 1, 2, 3, 4, 3, 4, 5, 6, 0, 1, 2, 3],
+    ]
+
+
+def test_adjacent_media_need_no_text_between():
+    positions, following = rope_index(
+        torch.ones(6, dtype=torch.bool), torch.tensor([[1, 2, 4], [1, 4, 4]])
+    )
+    assert positions.tolist() == [
+        [0, 0, 2, 2, 2, 2],
+        [0, 0, 2, 2, 3, 3],
+        [0, 1, 2, 3, 2, 3],
+    ]
+    assert following == 4
+
+
+def test_positions_do_not_alias_a_cache():
+    mask, grid = torch.tensor([True, True]), torch.tensor([[1, 2, 4]])
+    rope_index(mask, grid)[0].add_(100)
+    assert rope_index(mask, grid)[0][0].tolist() == [0, 0]
+
+
+def test_extend_appends_text(make_sequence):
+    sequence = make_sequence(2, (1, 2, 2), 1)
+    longer = sequence.extend([7, 90])
+    assert longer.input_ids.tolist()[-2:] == [7, 90]
+    assert longer.media_mask.tolist() == [False, False, True, False, False, False]
+    assert len(sequence) == 4
+
+
+@torch.no_grad()
+def test_a_sampled_placeholder_is_text(make_model, make_sequence):
+    """The model may sample <|image_pad|>; transformers raises on the mismatch, here it is a word."""
+    model = make_model()
+    prompt = make_sequence(2, (1, 4, 4), 3)
+    placeholder = model.config.image_token_id
+    packed = pack([prompt.extend([placeholder, 5])])
+    assert packed.media_index.tolist() == [2, 3, 4, 5]
+    hidden = model.embed(packed)
+    torch.testing.assert_close(hidden[-2], model.decoder.embed.weight[placeholder])
+    assert packed.position_ids[:, -2:].tolist() == [[7, 8]] * 3
+    assert model(packed).isfinite().all()
+
+
+def test_errors_name_the_sequence(make_sequence):
+    good = make_sequence(3)
+    image = make_sequence(3, (1, 4, 4), 2)
+    cases = [
+        ([], "sequences is empty"),
+        ([good, dataclasses.replace(good, input_ids=good.input_ids[:0])], "sequence 1: input_ids"),
+        ([dataclasses.replace(good, media_mask=good.media_mask[:1])], "sequence 0: media_mask"),
+        ([good, dataclasses.replace(image, pixel_values=None)], "sequence 1: pixel_values has 0"),
+        (
+            [dataclasses.replace(image, pixel_values=image.pixel_values[:-1])],
+            "pixel_values has 15 patches, want 16",
+        ),
+        (
+            [dataclasses.replace(image, media_mask=torch.zeros_like(image.media_mask))],
+            r"sequence 0: grid_thw\[0\] needs 4 placeholders in a row in media_mask, got 0",
+        ),
+        (
+            [dataclasses.replace(image, media_mask=torch.ones_like(image.media_mask))],
+            "media_mask has 9 placeholders, want 4",
+        ),
+        ([dataclasses.replace(good, media_mask=~good.media_mask)], "grid_thw is empty"),
+    ]
+    for sequences, message in cases:
+        with pytest.raises(ValueError, match=message):
+            pack(sequences)
+
+
+def test_grids_must_be_whole_cells():
+    with pytest.raises(ValueError, match=r"grid_thw\[0\] is \[1, 3, 4\]"):
+        rope_index(torch.ones(3, dtype=torch.bool), torch.tensor([[1, 3, 4]]))
+
+
+def test_a_broken_run_of_placeholders_is_an_error():
+    mask = torch.tensor([True, True, False, True, True])
+    with pytest.raises(ValueError, match="needs 4 placeholders in a row in media_mask, got 2"):
+        rope_index(mask, torch.tensor([[1, 4, 4]]))
