@@ -1,13 +1,15 @@
-"""Builds `umer1_kernels/_C.abi3.so` from csrc/. Everything that is not the extension is in pyproject.toml.
+"""Builds `umer1_kernels/_C.abi3.so` from csrc/; all else is in pyproject.toml.
 
-The extension uses PyTorch's stable ABI and no Python at all: one binary serves torch 2.11 to 2.15 and Python 3.11 on.
-It is compiled against the torch of the environment, which pip's build isolation hides, so build with
+The extension uses PyTorch's stable ABI and no Python at all: one binary serves torch 2.11 to 2.15
+and Python 3.11 on. It is compiled against the torch of the environment, which pip's build
+isolation hides, so build with
 
     pip install --no-build-isolation -e .        or        python setup.py build_ext --inplace
 
-Environment: UMER1_BUILD_CPU=0 leaves the extension out. UMER1_BUILD_CUDA=0|1|auto says whether it gets the CUDA
-kernels: auto (the default) if there are any and a CUDA torch and nvcc >= 12.8 are there; 1 fails where auto would
-leave them out. TORCH_CUDA_ARCH_LIST, MAX_JOBS, CC and CXX are honoured.
+Environment: UMER1_BUILD_CPU=0 leaves the extension out. UMER1_BUILD_CUDA=0|1|auto says whether it
+gets the CUDA kernels: auto (the default) if there are any and a CUDA torch and nvcc >= 12.8 are
+there; 1 fails where auto would leave them out. TORCH_CUDA_ARCH_LIST, MAX_JOBS, CC and CXX are
+honoured.
 """
 
 import os
@@ -45,8 +47,8 @@ def torch_is_there():
         import torch
     except ImportError:
         notice(
-            "torch is not importable here (pip builds in isolation), so umer1 is installed without its compiled "
-            f"extension. To compile it against your torch: {HOW_TO_BUILD}"
+            "torch is not importable here (pip builds in isolation), so umer1 is installed without "
+            f"its compiled extension. To compile it against your torch: {HOW_TO_BUILD}"
         )
         return False
     version = version_of(torch.__version__)
@@ -91,8 +93,9 @@ def require_compiler():
     compiler = os.environ.get("CXX", "c++").split()[-1]
     if shutil.which(compiler) is None:
         sys.exit(
-            f"umer1's extension needs a C++20 compiler, and {compiler!r} is not on the PATH. Install one "
-            "(Debian, Ubuntu: apt install g++), name one in CXX, or set UMER1_BUILD_CPU=0 to do without."
+            f"umer1's extension needs a C++20 compiler, and {compiler!r} is not on the PATH. "
+            "Install one (Debian, Ubuntu: apt install g++), name one in CXX, or set "
+            "UMER1_BUILD_CPU=0 to do without."
         )
 
 

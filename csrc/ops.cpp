@@ -1,6 +1,7 @@
 // Operator schemas. Implementations register themselves, one file per operator and device.
 //
-// Only PyTorch's stable ABI is used, so one binary serves many torch versions; nothing here knows Python.
+// Only PyTorch's stable ABI is used, so one binary serves many torch versions; nothing here knows
+// Python.
 
 #include <torch/csrc/stable/library.h>
 
@@ -17,7 +18,8 @@ STABLE_TORCH_LIBRARY(umer1_kernels, m) {
   m.def(
       "group_reward_scores(Tensor similarity, Tensor row_valid, Tensor candidate_valid, "
       "Tensor threshold, int group_size, int first_group) -> (Tensor, Tensor, Tensor)");
-  // hidden [R, H], input_ids int64 [R], begin and end int64 [B] -> vectors [B, H], index [B], norm [B]
+  // hidden [R, H], input_ids int64 [R], begin and end int64 [B] -> vectors [B, H], index [B], norm
+  // [B]
   m.def(
       "gather_hidden(Tensor hidden, Tensor input_ids, Tensor begin, Tensor end, int token_id, "
       "bool last, bool normalize) -> (Tensor, Tensor, Tensor)");

@@ -19,8 +19,8 @@ inline void check_shape(const Tensor& tensor, const char* name, const std::vecto
   STD_TORCH_CHECK(tensor.dim() == static_cast<int64_t>(shape.size()), name, " has ", tensor.dim(),
                   " dimensions, not ", shape.size());
   for (size_t d = 0; d < shape.size(); ++d) {
-    STD_TORCH_CHECK(tensor.size(d) == shape[d], name, " has size ", tensor.size(d), " in dimension ", d,
-                    ", not ", shape[d]);
+    STD_TORCH_CHECK(tensor.size(d) == shape[d], name, " has size ", tensor.size(d),
+                    " in dimension ", d, ", not ", shape[d]);
   }
 }
 
@@ -70,6 +70,8 @@ constexpr ScalarType dtype_of() {
 }
 
 // Rows per task so that a task touches about 32768 elements.
-inline int64_t row_grain(int64_t columns) { return std::max<int64_t>(1, 32768 / std::max<int64_t>(1, columns)); }
+inline int64_t row_grain(int64_t columns) {
+  return std::max<int64_t>(1, 32768 / std::max<int64_t>(1, columns));
+}
 
 }  // namespace umer1

@@ -1,6 +1,7 @@
 // Scores of rollouts in groups: rank, gap and threshold share of every row of one side.
 //
-// Legend: R rows, C candidates, G rollouts per pair. The positives of row i are the G candidates of its own pair.
+// Legend: R rows, C candidates, G rollouts per pair. The positives of row i are the G candidates of
+// its own pair.
 
 #include <tuple>
 
@@ -28,11 +29,11 @@ struct Tally {
   double mean() const { return sum / static_cast<double>(count); }
 };
 
-// One row. `first` is the column of the row's first positive. A tie between a positive and a negative goes to the
-// negative, one between positives to the lower column.
+// One row. `first` is the column of the row's first positive. A tie between a positive and a
+// negative goes to the negative, one between positives to the lower column.
 template <typename T>
-Score score_row(const T* similarity, const bool* valid, int64_t candidates, int64_t first, int64_t size,
-                double threshold) {
+Score score_row(const T* similarity, const bool* valid, int64_t candidates, int64_t first,
+                int64_t size, double threshold) {
   Tally positive, negative;
   for (int64_t j = 0; j < candidates; ++j) {
     if (!valid[j]) continue;
@@ -74,22 +75,25 @@ std::tuple<Tensor, Tensor, Tensor> scores(const Tensor& similarity, const bool* 
   T* gap_data = gap.mutable_data_ptr<T>();
   T* share_data = share.mutable_data_ptr<T>();
 
-  torch::stable::parallel_for(0, rows, row_grain(candidates * (size + 1)), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      Score score;
-      if (row_valid[i]) {
-        const int64_t first = (i / size + first_group) * size;
-        score = score_row(data + i * candidates, candidate_valid, candidates, first, size, limit);
-      }
-      rank_data[i] = static_cast<T>(score.rank);
-      gap_data[i] = static_cast<T>(score.gap);
-      share_data[i] = static_cast<T>(score.share);
-    }
-  });
+  torch::stable::parallel_for(
+      0, rows, row_grain(candidates * (size + 1)), [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          Score score;
+          if (row_valid[i]) {
+            const int64_t first = (i / size + first_group) * size;
+            score =
+                score_row(data + i * candidates, candidate_valid, candidates, first, size, limit);
+          }
+          rank_data[i] = static_cast<T>(score.rank);
+          gap_data[i] = static_cast<T>(score.gap);
+          share_data[i] = static_cast<T>(score.share);
+        }
+      });
   return {rank, gap, share};
 }
 
-std::tuple<Tensor, Tensor, Tensor> group_reward_scores(const Tensor& similarity, const Tensor& row_valid,
+std::tuple<Tensor, Tensor, Tensor> group_reward_scores(const Tensor& similarity,
+                                                       const Tensor& row_valid,
                                                        const Tensor& candidate_valid,
                                                        const Tensor& threshold, int64_t group_size,
                                                        int64_t first_group) {

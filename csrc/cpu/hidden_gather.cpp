@@ -1,6 +1,7 @@
 // The hidden state at a token of each sequence, L2-normalised, and its gradient.
 //
-// Legend: R rows of all sequences, B sequences, H hidden size. Sequence b is searched in [begin[b], end[b]).
+// Legend: R rows of all sequences, B sequences, H hidden size. Sequence b is searched in [begin[b],
+// end[b]).
 
 #include <cmath>
 #include <tuple>
@@ -32,7 +33,8 @@ int64_t find(const int64_t* ids, int64_t begin, int64_t end, int64_t token_id, b
 
 // `Out` is what is computed in: float for bfloat16 and float32 rows, double for float64.
 template <typename In, typename Out>
-std::tuple<Tensor, Tensor, Tensor> gather(const Tensor& hidden, const Tensor& index, bool normalize) {
+std::tuple<Tensor, Tensor, Tensor> gather(const Tensor& hidden, const Tensor& index,
+                                          bool normalize) {
   const int64_t count = index.size(0), size = hidden.size(1), row_stride = hidden.stride(0);
   Tensor vectors = new_tensor(hidden, {count, size}, dtype_of<Out>());
   Tensor norm = new_tensor(hidden, {count}, dtype_of<Out>());
@@ -127,11 +129,13 @@ void scatter(Tensor& hidden_grad, const Tensor& grad, const Tensor& vectors, con
     if (normalize) {
       divisor = norm_data[b] < Out(kEpsilon) ? kEpsilon : static_cast<double>(norm_data[b]);
       if (!(norm_data[b] < Out(kEpsilon))) {
-        for (int64_t h = 0; h < size; ++h) along += static_cast<double>(v[h]) * static_cast<double>(g[h]);
+        for (int64_t h = 0; h < size; ++h)
+          along += static_cast<double>(v[h]) * static_cast<double>(g[h]);
       }
     }
     for (int64_t h = 0; h < size; ++h) {
-      const double value = (static_cast<double>(g[h]) - static_cast<double>(v[h]) * along) / divisor;
+      const double value =
+          (static_cast<double>(g[h]) - static_cast<double>(v[h]) * along) / divisor;
       row[h] = static_cast<In>(static_cast<Out>(row[h]) + static_cast<Out>(value));
     }
   }

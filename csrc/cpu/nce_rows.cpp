@@ -1,7 +1,8 @@
 // InfoNCE, one direction: the softmax over a row's negatives and its gradient, for a chunk of rows.
 //
-// Legend: N rows, C candidates. Logits come unscaled; z = scale * logit. A row's `excluded` entry (its positive, or
-// itself) is no negative; the caller adds the positive, which keeps losses near zero exact.
+// Legend: N rows, C candidates. Logits come unscaled; z = scale * logit. A row's `excluded` entry
+// (its positive, or itself) is no negative; the caller adds the positive, which keeps losses near
+// zero exact.
 
 #include <cmath>
 #include <limits>
@@ -22,7 +23,8 @@ typedef float Lanes __attribute__((vector_size(4 * kLanes)));
 typedef int32_t LaneMask __attribute__((vector_size(4 * kLanes)));
 typedef int64_t WideLanes __attribute__((vector_size(8 * kLanes)));
 
-// Over the candidates [begin, end) of a row: the largest z, the sum of exp(z - offset), and z -> softmax in place.
+// Over the candidates [begin, end) of a row: the largest z, the sum of exp(z - offset), and z ->
+// softmax in place.
 template <typename T>
 struct RowKernels {
   T (*maximum)(const T*, T, const int64_t*, int64_t, int64_t, int64_t, T);
@@ -72,8 +74,8 @@ double exp_sum(const double* logits, double scale, const int64_t* ids, int64_t i
   return sum;
 }
 
-void softmax(double* logits, double scale, const int64_t* ids, int64_t id, int64_t begin, int64_t end,
-             double lse, double coefficient) {
+void softmax(double* logits, double scale, const int64_t* ids, int64_t id, int64_t begin,
+             int64_t end, double lse, double coefficient) {
   for (int64_t j = begin; j < end; ++j) {
     logits[j] = masked(ids, j, id) ? 0.0 : coefficient * std::exp(logits[j] * scale - lse);
   }
@@ -141,21 +143,22 @@ std::tuple<Tensor, Tensor> pool(const Tensor& logits, const Tensor& scale, const
   T* maximum_data = maximum.mutable_data_ptr<T>();
   const int64_t candidates = rows.candidates;
 
-  torch::stable::parallel_for(0, rows.count, row_grain(candidates), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const T* row = data + i * candidates;
-      const int64_t id = row_id == nullptr ? 0 : row_id[i];
-      const int64_t hole = excluded[i];
-      T best = kernels.maximum(row, factor, ids, id, 0, hole, -kInfinity<T>);
-      best = kernels.maximum(row, factor, ids, id, hole + 1, candidates, best);
-      // no negative left: an offset of -inf would turn exp(-inf - -inf) into NaN
-      const T offset = best == -kInfinity<T> ? T(0) : best;
-      const T sum = kernels.exp_sum(row, factor, ids, id, 0, hole, offset) +
-                    kernels.exp_sum(row, factor, ids, id, hole + 1, candidates, offset);
-      maximum_data[i] = best;
-      lse_data[i] = offset + std::log(sum);
-    }
-  });
+  torch::stable::parallel_for(
+      0, rows.count, row_grain(candidates), [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          const T* row = data + i * candidates;
+          const int64_t id = row_id == nullptr ? 0 : row_id[i];
+          const int64_t hole = excluded[i];
+          T best = kernels.maximum(row, factor, ids, id, 0, hole, -kInfinity<T>);
+          best = kernels.maximum(row, factor, ids, id, hole + 1, candidates, best);
+          // no negative left: an offset of -inf would turn exp(-inf - -inf) into NaN
+          const T offset = best == -kInfinity<T> ? T(0) : best;
+          const T sum = kernels.exp_sum(row, factor, ids, id, 0, hole, offset) +
+                        kernels.exp_sum(row, factor, ids, id, hole + 1, candidates, offset);
+          maximum_data[i] = best;
+          lse_data[i] = offset + std::log(sum);
+        }
+      });
   return {lse, maximum};
 }
 
@@ -165,7 +168,8 @@ void gradient(Tensor& logits, const Tensor& scale, const Rows& rows, const Tenso
   const RowKernels<T> kernels = select_kernels<T>();
   const T factor = scalar_value<T>(scale, "scale", dtype_of<T>());
   const Tensor lse_vector = vector_of(lse, "lse", dtype_of<T>(), rows.count);
-  const Tensor coefficient_vector = vector_of(coefficient, "coefficient", dtype_of<T>(), rows.count);
+  const Tensor coefficient_vector =
+      vector_of(coefficient, "coefficient", dtype_of<T>(), rows.count);
   T* data = logits.mutable_data_ptr<T>();
   const int64_t* excluded = rows.excluded.const_data_ptr<int64_t>();
   const int64_t* row_id = int64_pointer(rows.row_id);
@@ -174,32 +178,34 @@ void gradient(Tensor& logits, const Tensor& scale, const Rows& rows, const Tenso
   const T* coefficients = coefficient_vector.const_data_ptr<T>();
   const int64_t candidates = rows.candidates;
 
-  torch::stable::parallel_for(0, rows.count, row_grain(candidates), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      T* row = data + i * candidates;
-      // nothing to compute for a row that does not count
-      if (coefficients[i] == T(0)) {
-        for (int64_t j = 0; j < candidates; ++j) row[j] = T(0);
-        continue;
-      }
-      const int64_t id = row_id == nullptr ? 0 : row_id[i];
-      const int64_t hole = excluded[i];
-      kernels.softmax(row, factor, ids, id, 0, hole, lse_data[i], coefficients[i]);
-      row[hole] = T(0);
-      kernels.softmax(row, factor, ids, id, hole + 1, candidates, lse_data[i], coefficients[i]);
-    }
-  });
+  torch::stable::parallel_for(
+      0, rows.count, row_grain(candidates), [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          T* row = data + i * candidates;
+          // nothing to compute for a row that does not count
+          if (coefficients[i] == T(0)) {
+            for (int64_t j = 0; j < candidates; ++j) row[j] = T(0);
+            continue;
+          }
+          const int64_t id = row_id == nullptr ? 0 : row_id[i];
+          const int64_t hole = excluded[i];
+          kernels.softmax(row, factor, ids, id, 0, hole, lse_data[i], coefficients[i]);
+          row[hole] = T(0);
+          kernels.softmax(row, factor, ids, id, hole + 1, candidates, lse_data[i], coefficients[i]);
+        }
+      });
 }
 
 void check_logits(const Tensor& logits) {
   STD_TORCH_CHECK(logits.dim() == 2, "logits has ", logits.dim(), " dimensions, not 2");
   STD_TORCH_CHECK(logits.is_contiguous(), "logits must be contiguous");
-  STD_TORCH_CHECK(logits.scalar_type() == ScalarType::Float || logits.scalar_type() == ScalarType::Double,
-                  "logits must be float32 or float64");
+  STD_TORCH_CHECK(
+      logits.scalar_type() == ScalarType::Float || logits.scalar_type() == ScalarType::Double,
+      "logits must be float32 or float64");
 }
 
-std::tuple<Tensor, Tensor> nce_row_pool(const Tensor& logits, const Tensor& scale, const Tensor& excluded,
-                                        const std::optional<Tensor>& row_id,
+std::tuple<Tensor, Tensor> nce_row_pool(const Tensor& logits, const Tensor& scale,
+                                        const Tensor& excluded, const std::optional<Tensor>& row_id,
                                         const std::optional<Tensor>& candidate_id) {
   check_logits(logits);
   const Rows rows(logits, excluded, row_id, candidate_id);
@@ -208,8 +214,9 @@ std::tuple<Tensor, Tensor> nce_row_pool(const Tensor& logits, const Tensor& scal
 }
 
 void nce_row_gradient_(Tensor logits, const Tensor& scale, const Tensor& excluded,
-                       const std::optional<Tensor>& row_id, const std::optional<Tensor>& candidate_id,
-                       const Tensor& lse, const Tensor& coefficient) {
+                       const std::optional<Tensor>& row_id,
+                       const std::optional<Tensor>& candidate_id, const Tensor& lse,
+                       const Tensor& coefficient) {
   check_logits(logits);
   const Rows rows(logits, excluded, row_id, candidate_id);
   if (logits.scalar_type() == ScalarType::Double) {

@@ -1,4 +1,4 @@
-"""Fused losses, rewards and gathers for embedding models. torch alone is enough to import this package.
+"""Fused losses, rewards and gathers for embedding models; imports with torch alone.
 
 from umer1_kernels import info_nce, linear_cross_entropy, explain
 loss = info_nce(query, target)                # any device; gradients as usual

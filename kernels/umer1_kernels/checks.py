@@ -44,7 +44,7 @@ def check_same(name: str, value: Tensor, other_name: str, other: Tensor, *, dtyp
 
 
 def check_range(name: str, value: Tensor, low: int, high: int) -> None:
-    """Entries lie in [low, high). Looked at on the CPU only: on a GPU it would wait for the device."""
+    """Entries lie in [low, high). On the CPU only: elsewhere looking would wait for the device."""
     if value.device.type != "cpu" or value.numel() == 0 or torch.compiler.is_compiling():
         return
     smallest, largest = (int(bound) for bound in value.aminmax())

@@ -1,10 +1,11 @@
 """The contrastive problem behind info_nce, in the form every backend takes.
 
-Legend: N rows (queries of this process), Q and M all queries and targets (of all processes), D dimension.
-Row i has one positive pair (query_i, positive_i). A direction adds negatives to its softmax:
+Legend: N rows (queries of this process), Q and M all queries and targets (of all processes), D
+dimension. Row i has one positive pair (query_i, positive_i). A direction adds negatives to its
+softmax:
 
-    q2t: query_i    against every target but its positive     t2t: positive_i against every other target
-    t2q: positive_i against every other query                 q2q: query_i    against every other query
+    q2t: query_i against all targets but positive_i    t2t: positive_i against all other targets
+    t2q: positive_i against all other queries          q2q: query_i against all other queries
 
 The positive enters each softmax exactly once, whichever directions share it.
 """
@@ -177,7 +178,7 @@ def _ids(ids: Tensor | None, group) -> Tensor | None:
 def _row_weight(
     query: Tensor, row_weight: Tensor | None, live: Tensor | None, reduction: str, group
 ) -> Tensor:
-    """[N]; for "mean" divided by its sum over all processes, so that the mean over processes is global."""
+    """[N]; for "mean" its sum over processes is their number: their mean loss is the global one."""
     dtype = checks.compute_dtype(query)
     weight = torch.ones(query.shape[0], dtype=dtype, device=query.device)
     if row_weight is not None:

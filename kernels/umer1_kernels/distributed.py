@@ -1,7 +1,7 @@
 """What the `group=` forms need: every process's rows, with gradients that flow back to their owner.
 
-Each process returns the loss of its own rows; the mean over processes is the global loss, so the averaging of
-gradients that DistributedDataParallel does gives the global gradient.
+Each process returns the loss of its own rows; the mean over processes is the global loss, so the
+averaging of gradients that DistributedDataParallel does gives the global gradient.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def rank_and_size(group) -> tuple[int, int]:
 
 
 def check_even(group, **tensors: Tensor) -> None:
-    """Every process must bring the same shapes: a gather of uneven rows would hang or mix them up."""
+    """Every process must bring the same shapes: a gather of uneven rows would hang."""
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     gathered: list = [None] * dist.get_world_size(group)
     dist.all_gather_object(gathered, shapes, group=group)
@@ -54,7 +54,7 @@ def sum_over(value: Tensor, group) -> Tensor:
 
 
 class _GatherRows(torch.autograd.Function):
-    """Forward: all-gather. Backward: each process gets the sum of what all processes hold for its rows."""
+    """Forward: all-gather. Backward: the sum of what all processes hold for this one's rows."""
 
     @staticmethod
     def forward(ctx, rows: Tensor, group) -> Tensor:

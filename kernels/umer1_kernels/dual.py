@@ -13,7 +13,7 @@ from umer1_kernels.contrastive import Rows
 
 
 class DualInfoNCE(NamedTuple):
-    """loss = gen + disc + align_weight * align. `metrics`: scalars on the device, without gradient."""
+    """loss = gen + disc + weight * align. `metrics`: device scalars without gradient."""
 
     loss: Tensor
     gen: Tensor
@@ -34,7 +34,7 @@ def dual(
     reduction="mean",
     **same,
 ) -> DualInfoNCE:
-    """`weighted_loss(rows, scale, directions, partition, reduction) -> (loss, hit [N])`: the backend's."""
+    """`weighted_loss(rows, scale, directions, partition, reduction) -> (loss, hit [N])`."""
 
     def loss_of(query: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Rows]:
         rows = contrastive.prepare(query, target, reduction=reduction, **_defaults(same))

@@ -1,4 +1,4 @@
-"""The compiled extension, `_C.abi3.so` beside this file: loaded once; a missing one is reported, not hidden."""
+"""The compiled extension, `_C.abi3.so` beside this file: loaded once; a missing one is reported."""
 
 from __future__ import annotations
 
@@ -29,9 +29,6 @@ def extension_status() -> ExtensionStatus:
     try:
         torch.ops.load_library(LIBRARY)
     except (OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        return ExtensionStatus(
-            False,
-            f"{LIBRARY.name} does not load with torch {torch.__version__}: {reason}; {HOW_TO_BUILD}",
-        )
-    return ExtensionStatus(True, f"{LIBRARY}")
+        reason = f"does not load with torch {torch.__version__}: {str(error).splitlines()[0]}"
+        return ExtensionStatus(False, f"{LIBRARY.name} {reason}; {HOW_TO_BUILD}")
+    return ExtensionStatus(True, str(LIBRARY))

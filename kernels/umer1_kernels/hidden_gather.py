@@ -1,4 +1,4 @@
-"""gather_hidden for training, GenerationGather for decoding: the hidden state of the step that reads a token."""
+"""The hidden state at a token: gather_hidden in training, GenerationGather in decoding."""
 
 from __future__ import annotations
 
@@ -28,18 +28,19 @@ def gather_hidden(
 
     Args:
         hidden, input_ids: padded [B, L, H] and [B, L], or with `cu_seqlens` packed [T, H] and [T].
-        lengths: [B] for padded input: tokens per sequence, on the left; the padding after them is never searched.
+        lengths: [B] for padded input: tokens per sequence, on the left; the padding after them is
+            never searched.
         cu_seqlens: [B + 1] for packed input: where each sequence begins, and T.
-        start: [B], first position searched in each sequence (default 0): with the prompt's length the prompt's own
-            `<gen_emb>` cannot be taken for the answer's.
+        start: [B], first position searched in each sequence (default 0): with the prompt's length
+            the prompt's own `<gen_emb>` cannot be taken for the answer's.
         occurrence: "last" or "first".
         normalize: divide by the L2 norm, in float32 at least.
         backend: "auto", "reference" or "cpu".
 
     Returns:
-        GatheredHidden: vectors [B, H], float32 (float64 for float64 input), differentiable; index int64 [B], the
-        row of packed `hidden` or the position in the padded row. Where the token is absent index is -1 and the
-        vector is zero, without gradient: no other position ever stands in.
+        GatheredHidden: vectors [B, H], float32 (float64 for float64 input), differentiable; index
+        int64 [B], the row of packed `hidden` or the position in the padded row. Where the token is
+        absent index is -1 and the vector is zero, without gradient: no other position stands in.
 
     Raises:
         ValueError, TypeError: an argument is wrong; the message names it.
@@ -61,7 +62,7 @@ def gather_hidden(
 
 
 class GenerationGather:
-    """Keeps the vector of each decoding slot: one call per decoding step, no host sync, no stored steps.
+    """The vector of each decoding slot: one call per step, no host sync, no stored steps.
 
     Attributes:
         vectors: float32 [slots, dim], zero until the slot's sequence has read the token.

@@ -28,37 +28,39 @@ def info_nce(
     group=None,
     backend: str = "auto",
 ) -> Tensor:
-    """InfoNCE over in-batch negatives; the defaults are UME-R1's symmetric loss at temperature 1/50.
+    """InfoNCE over in-batch negatives; the defaults are UME-R1's symmetric loss.
 
-    Row i's positive pair is query i and target y(i). With s = scale and per direction a set of negatives,
-    loss_i = -log( exp(s pos_i) / (exp(s pos_i) + sum over negatives exp(s neg)) ):
+    Row i's positive pair is query i and target y(i). With s = scale and per direction a set of
+    negatives, loss_i = -log( exp(s pos_i) / (exp(s pos_i) + sum over negatives exp(s neg)) ):
 
         q2t: query i  against the other targets       t2q: target y(i) against the other queries
         q2q: query i  against the other queries       t2t: target y(i) against the other targets
 
     Args:
-        query: [N, D]. target: [M, D] of the same dtype; M > N for hard negatives. Used as they are: normalise
-            them before. float64, float32, bfloat16 or float16.
+        query: [N, D]. target: [M, D] of the same dtype; M > N for hard negatives. Used as they are:
+            normalise them before. float64, float32, bfloat16 or float16.
         scale: 1 / temperature; a float, or a tensor of one element that may be learnable.
-        labels: int64 [N], y(i) before the offset; -100 leaves row i out (it stays a candidate for the others).
-            Without labels y(i) = i.
+        labels: int64 [N], y(i) before the offset; -100 leaves row i out (it stays a candidate for
+            the others). Without labels y(i) = i.
         label_offset: added to y(i): where your rows start in targets you gathered yourself.
-        query_ids, target_ids: int64 [N], [M]. Candidates with the row's id are no negatives (false negatives,
-            duplicates); a row's own positive always counts.
+        query_ids, target_ids: int64 [N], [M]. Candidates with the row's id are no negatives (false
+            negatives, duplicates); a row's own positive always counts.
         directions: any of "q2t", "t2q", "q2q", "t2t".
-        partition: "per_direction": one softmax per direction, the loss is their mean. "joint": one softmax over
-            the negatives of all directions. The positive is in every softmax exactly once.
+        partition: "per_direction": one softmax per direction, the loss is their mean. "joint": one
+            softmax over the negatives of all directions. The positive is in every softmax exactly
+            once.
         row_weight: [N], not differentiated.
-        reduction: "mean": sum of weighted row losses / sum of weights, 0 if no row counts. "sum". "none": the
-            weighted row losses [N].
-        group: a process group: queries and targets of all its processes are candidates, each process passes the
-            same N and M and gets the loss of its own rows. The mean over processes is the global loss, so
-            averaged gradients (DistributedDataParallel) are its gradient.
+        reduction: "mean": sum of weighted row losses / sum of weights, 0 if no row counts. "sum".
+            "none": the weighted row losses [N].
+        group: a process group: queries and targets of all its processes are candidates, each
+            process passes the same N and M and gets the loss of its own rows. The mean over
+            processes is the global loss, so averaged gradients (DistributedDataParallel) are its
+            gradient.
         backend: "auto", "reference" or "cpu".
 
     Returns:
-        A float32 scalar (float64 for float64 inputs), or [N] with reduction="none". Logits are made and kept in
-        at least float32, inside autocast too.
+        A float32 scalar (float64 for float64 inputs), or [N] with reduction="none". Logits are made
+        and kept in at least float32, inside autocast too.
 
     Raises:
         ValueError, TypeError: an argument is wrong; the message names it.
@@ -97,17 +99,19 @@ def dual_info_nce(
     group=None,
     backend: str = "auto",
 ) -> DualInfoNCE:
-    """The generative and the discriminative contrastive loss of one batch: gen + disc + align * cross terms.
+    """The generative and the discriminative contrastive loss of one batch, and their sum.
 
     Args:
-        gen, disc: (query, target) vectors of each kind; all keywords are info_nce's and hold for both.
+        gen, disc: (query, target) vectors of each kind; all keywords are info_nce's and hold for
+            both.
         align: weight of the cross terms, the mean of info_nce(gen query, disc target) and
-            info_nce(disc query, gen target), which make one space of the two. 0 (UME-R1): not computed.
+            info_nce(disc query, gen target), which make one space of the two. 0 (UME-R1): not
+            computed.
 
     Returns:
-        DualInfoNCE: loss, gen, disc, align, and `metrics`, device scalars without gradient over the rows of
-        this process: gen_hit, disc_hit (hit@1 in the first direction; a tie is a miss), gen_positive_cosine,
-        gen_negative_cosine, disc_positive_cosine, disc_negative_cosine.
+        DualInfoNCE: loss, gen, disc, align, and `metrics`, device scalars without gradient over the
+        rows of this process: gen_hit, disc_hit (hit@1 in the first direction; a tie is a miss),
+        gen_positive_cosine, gen_negative_cosine, disc_positive_cosine, disc_negative_cosine.
 
     Raises:
         ValueError, TypeError: an argument is wrong; the message names it.

@@ -1,4 +1,4 @@
-"""linear_cross_entropy, linear_logprob, grpo_loss: losses of `hidden @ weight.T` without its logits in memory.
+"""linear_cross_entropy, linear_logprob, grpo_loss: losses of the logits `hidden @ weight.T`.
 
 Legend: T tokens, H hidden size, V vocabulary.
 """
@@ -25,9 +25,10 @@ def linear_cross_entropy(
     """Cross-entropy of the logits `hidden @ weight.T` with `target`.
 
     Args:
-        hidden: [T, H]. weight: [V, H]. target: int64 [T] in [0, V), or `ignore_index`: rows that are left out
-            before the product.
-        reduction: "mean" over rows that count (0 if none does), "sum", or "none": [T], 0 where ignored.
+        hidden: [T, H]. weight: [V, H]. target: int64 [T] in [0, V), or `ignore_index`: rows that
+            are left out before the product.
+        reduction: "mean" over rows that count (0 if none does), "sum", or "none": [T], 0 where
+            ignored.
         backend: "auto" or "reference".
 
     Returns:
@@ -58,7 +59,8 @@ def linear_logprob(
 
     Args:
         hidden: [T, H]. weight: [V, H]. ids: int64 [T].
-        mask: [T]; rows where it is 0 or False are left out before the product and give 0; their ids may be anything.
+        mask: [T]; rows where it is 0 or False are left out before the product and give 0; their ids
+            may be anything.
         return_entropy: also return the entropy of each row's distribution, differentiable too.
         backend: "auto" or "reference".
 
@@ -95,8 +97,10 @@ def grpo_loss(
 ) -> GRPOLoss:
     """The clipped policy-gradient loss with a k3 KL penalty, straight from hidden states.
 
-        l_t  = -min(r_t A_t, clip(r_t, 1 - clip[0], 1 + clip[1]) A_t) + beta KL_t,   r_t = exp(logp_t - old_t)
-        KL_t = exp(ref_t - logp_t) - (ref_t - logp_t) - 1,        loss = sum over masked tokens of l_t / normalizer
+        r_t  = exp(logp_t - old_t)
+        KL_t = exp(ref_t - logp_t) - (ref_t - logp_t) - 1
+        l_t  = -min(r_t A_t, clip(r_t, 1 - clip[0], 1 + clip[1]) A_t) + beta KL_t
+        loss = sum over masked tokens of l_t / normalizer
 
     Args:
         hidden: [T, H]. weight: [V, H]. ids: int64 [T], the sampled tokens. advantage: [T].
@@ -107,7 +111,8 @@ def grpo_loss(
         backend: "auto" or "reference".
 
     Returns:
-        GRPOLoss: loss; kl, clip_fraction (tokens on the clipped branch) and entropy, means over masked tokens
+        GRPOLoss: loss; kl, clip_fraction (tokens on the clipped branch) and entropy, means over
+        masked tokens
         without gradient. float32 (float64 for float64 inputs).
 
     Raises:

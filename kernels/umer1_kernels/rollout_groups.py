@@ -21,7 +21,9 @@ STD_EPSILON = 1e-4  # added to the standard deviation of a group, as in the rele
 
 
 class GroupReward(NamedTuple):
-    """All float32 (float64 for float64 vectors). [N, G]: rewards, advantages. [2, N, G], query side first: rank, gap."""
+    """float32 (float64 for float64 vectors). Rewards and advantages [N, G]; rank and gap [2, N, G],
+    query side first.
+    """
 
     query_reward: Tensor
     target_reward: Tensor
@@ -96,7 +98,7 @@ def reward_of_kind(kind: str, rank: Tensor, gap: Tensor, share: Tensor) -> Tenso
 
 
 def advantage(reward: Tensor) -> Tensor:
-    """(r - mean) / (std + 1e-4) over the last dimension, unbiased std. A group of one has advantage 0."""
+    """(r - mean) / (std + 1e-4) over the last dimension, unbiased std; 0 in a group of one."""
     if reward.shape[-1] == 1:
         return torch.zeros_like(reward)
     centred = reward - reward.mean(-1, keepdim=True)
@@ -121,7 +123,7 @@ def check_arguments(query, target, query_valid, target_valid, kind) -> None:
 
 
 def _flat(vectors: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
-    """[N, G, d] -> [R, d] in the computing dtype. What an invalid rollout holds (NaN, too) is dropped."""
+    """[N, G, d] -> [R, d] in the computing dtype; what an invalid rollout holds is dropped."""
     pairs, size, dimension = vectors.shape
     rows = vectors.detach().reshape(pairs * size, dimension).to(checks.compute_dtype(vectors))
     if valid is None:
@@ -133,7 +135,7 @@ def _flat(vectors: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
 def _middle(
     query: Tensor, query_valid: Tensor, target: Tensor, target_valid: Tensor, size: int
 ) -> Tensor:
-    """Half way between the batch's mean positive and mean negative similarity, from sums of vectors alone."""
+    """Half way between the mean positive and mean negative similarity, from sums of vectors."""
     query_sum, target_sum = (rows.view(-1, size, rows.shape[1]).sum(1) for rows in (query, target))
     query_count, target_count = (
         valid.view(-1, size).sum(1) for valid in (query_valid, target_valid)

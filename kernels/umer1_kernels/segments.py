@@ -1,4 +1,4 @@
-"""Padded and packed hidden states in one form: rows back to back, and where each sequence is searched."""
+"""Padded and packed hidden states in one form: rows back to back, sequences as ranges."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class GatheredHidden(NamedTuple):
 
 
 class Segments(NamedTuple):
-    """rows [R, H] and ids [R]; sequence b is searched in [begin[b], end[b]); an index counts from origin[b]."""
+    """rows [R, H], ids [R]; sequence b is rows [begin[b], end[b]), counted from origin[b]."""
 
     rows: Tensor
     ids: Tensor

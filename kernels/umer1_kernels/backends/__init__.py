@@ -1,4 +1,4 @@
-"""Which backend runs a call, and why. Nothing falls back silently: a backend asked for by name runs or raises."""
+"""Which backend runs a call, and why. A backend asked for by name runs or raises."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CPU_DTYPES = (torch.float64, torch.float32, torch.bfloat16)
 PLANS = {
     "info_nce": {
         "reference": "all logits in memory, gradient by autograd",
-        "cpu": "row chunks, one product per direction; compiled row pass; gradient made in the forward",
+        "cpu": "row chunks, one product per direction, compiled row pass, gradient in the forward",
     },
     "linear_cross_entropy": {
         "reference": "ignored rows dropped, row chunks recomputed in the backward"
@@ -46,7 +46,7 @@ class Choice(NamedTuple):
 
 
 def choose(function: str, backend: str, *tensors: Tensor) -> Choice:
-    """The backend and plan for these inputs, or ValueError saying why the one asked for cannot run."""
+    """The backend and plan for these inputs; ValueError if the one asked for cannot run."""
     check_choice("backend", backend, BACKENDS)
     obstacle = _cpu_obstacle(function, tensors)
     if backend == "cpu" and obstacle:

@@ -1,4 +1,4 @@
-"""The kernel library in plain PyTorch: readable, differentiable, any dtype up to float64, any device.
+"""The kernel library in plain PyTorch: readable, any dtype up to float64, any device.
 
 These are the truth the other backends are tested against. They hold their logits in memory.
 """

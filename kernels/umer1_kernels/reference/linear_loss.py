@@ -1,8 +1,8 @@
 """Losses of a linear head over a large vocabulary: cross-entropy, log-probability, GRPO.
 
 Legend: T tokens, R tokens that count, H hidden size, V vocabulary.
-Tokens that do not count are dropped before the product; the others go in chunks that are recomputed in the backward,
-so no more than one chunk's [chunk, V] logits live at a time.
+Tokens that do not count are dropped before the product; the others go in chunks that are recomputed
+in the backward, so no more than one chunk's [chunk, V] logits live at a time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CHUNK_LOGITS = 2**26  # logits per chunk: 256 MiB of float32
 
 
 class GRPOLoss(NamedTuple):
-    """`loss` carries the gradient; kl, clip_fraction and entropy are means over the masked tokens, without one."""
+    """`loss` carries the gradient; the others are means over the masked tokens, without one."""
 
     loss: Tensor
     kl: Tensor
@@ -97,7 +97,7 @@ def grpo_loss(
 
 
 def k3_divergence(logprob: Tensor, ref_logprob: Tensor) -> Tensor:
-    """The estimator exp(d) - d - 1 of KL(policy || reference) with d = ref - policy; never negative."""
+    """exp(d) - d - 1 with d = ref - policy, which estimates KL(policy || ref); never negative."""
     difference = ref_logprob - logprob
     return torch.expm1(difference) - difference
 

@@ -46,7 +46,7 @@ def score_side(side: Side) -> Scores:
 
 
 def _positives_in_top(side: Side, row_group: Tensor, negative: Tensor, positives: Tensor) -> Tensor:
-    """[R]: how many of a row's K positives are among its K most similar candidates; ties go to the negatives."""
+    """[R]: how many of a row's K positives are among its K nearest; ties go to the negatives."""
     size = side.group_size
     own_columns = row_group[:, None] * size + torch.arange(size, device=row_group.device)  # [R, G]
     own_valid = side.candidate_valid[own_columns]

@@ -1,10 +1,12 @@
-"""info_nce on the CPU: products by aten on chunks of rows, everything between them by the compiled operators.
+"""info_nce on the CPU: products by aten on chunks of rows, the compiled operators between them.
 
-Legend: N rows, C candidates of one direction, D dimension. All logits are float32 (float64 for float64 inputs).
+Legend: N rows, C candidates of one direction, D dimension. All logits are float32 (float64 for
+float64 inputs).
 
-With z the logits of a row's negatives, lse their logsumexp and margin m = lse - z_positive, the row's loss is
-softplus(m): never negative and exact near zero. sigmoid(m) is the negatives' share of the softmax, so
-d loss / d z_j = sigmoid(m) exp(z_j - lse) and d loss / d z_positive = -sigmoid(m), both without cancellation.
+With z the logits of a row's negatives, lse their logsumexp and margin m = lse - z_positive, the
+row's loss is softplus(m): never negative and exact near zero. sigmoid(m) is the negatives' share of
+the softmax, so d loss / d z_j = sigmoid(m) exp(z_j - lse) and d loss / d z_positive = -sigmoid(m),
+both without cancellation.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ def weighted_loss(
 
 
 class _InfoNCE(torch.autograd.Function):
-    """With a scalar loss the gradient is made in the forward, where the logits are; "none" makes it later."""
+    """A scalar loss makes its gradient in the forward, where the logits are; "none" later."""
 
     @staticmethod
     def forward(
@@ -117,7 +119,7 @@ def value_and_grad(
     joint: bool,
     gradients: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Row losses [N], hit [N], and the gradients of sum(weight * loss) with respect to the first five arguments.
+    """Row losses [N], hit [N], and the gradients of sum(weight * loss) in the first five arguments.
 
     A gradient that is not asked for, or is of candidates no direction uses, comes back empty.
     """
@@ -261,7 +263,7 @@ class _Problem:
     def _add_products(
         self, logit_grad: Tensor, block: Block, name: str, chunk: slice, gradients: _Gradients
     ) -> None:
-        """The two products of one direction; the scale's gradient is free once the first is there."""
+        """One direction's two products; the first gives the scale's gradient for free."""
         by_rows = logit_grad @ block.candidates
         gradients.scale += (by_rows * block.rows[chunk]).sum()
         side = gradients.query if name[0] == "q" else gradients.positive

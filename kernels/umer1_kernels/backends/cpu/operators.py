@@ -1,4 +1,4 @@
-"""The compiled operators, with the shapes they return where tensors hold no data (meta, compile)."""
+"""The compiled operators, and the shapes they return for tensors without data (compile)."""
 
 from __future__ import annotations
 
