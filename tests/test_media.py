@@ -20,7 +20,7 @@ from umer1.media import (
     MediaLimits,
     PixelFormat,
     blank_image,
-    fetched,
+    fetched_image,
     image_patches,
     load_image,
     smart_resize,
@@ -283,12 +283,12 @@ def test_small_images_grow_in_proportion():
 
 
 @pytest.mark.parametrize("size", [*SIZES, (5, 60), (27, 27), (3000, 2000)])
-def test_fetched_is_that_of_qwen_vl_utils(size):
+def test_fetched_image_is_that_of_qwen_vl_utils(size):
     reference = pytest.importorskip("qwen_vl_utils").fetch_image
     image = noise(*size)
-    assert same(fetched(image, 28, 4 * 784, 16384 * 784), reference({"image": image}))
+    assert same(fetched_image(image, 28, 4 * 784, 16384 * 784), reference({"image": image}))
     limited = reference({"image": image, "min_pixels": 9 * 784, "max_pixels": 100 * 784})
-    assert same(fetched(image, 28, 9 * 784, 100 * 784), limited)
+    assert same(fetched_image(image, 28, 9 * 784, 100 * 784), limited)
 
 
 def test_limits_cannot_be_changed_behind_a_processor():

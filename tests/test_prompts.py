@@ -22,10 +22,10 @@ from umer1.prompts import (
 HEAD = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
 END = "<|im_end|>\n<|im_start|>assistant\n"
 # copied from eval_collator.py and from the README of the release
-EVALUATION = "Represent the above input text, images, videos, or any combination of the three as embeddings. First output the thinking process in <think> </think> tags and then summarize the entire input in a word or sentence. Finally, use the <gen_emb> tag to represent the entire input."  # noqa: E501
+EVALUATION = "Represent the above input text, images, videos, or any combination of the three as embeddings. First output the thinking process in <think> </think> tags and then summarize the entire input in a word or sentence. Finally, use the <gen_emb> tag to represent the entire input."
 README = """Represent the above input text, images, videos, or any combination of the three as embeddings. 
 First output the thinking process in <think> </think> tags and then summarize the entire input in a word or sentence. 
-Finally, use the <gen_emb> tag to represent the entire input."""  # noqa: E501, W291
+Finally, use the <gen_emb> tag to represent the entire input."""
 
 CAT, DOG = Medium("image", "cat.png"), Medium("image", "dog.png")
 CLIP = Medium("video", "clip.mp4")
@@ -159,7 +159,9 @@ TEXT = {"type": "text", "text": "Represent the given images."}
 
 
 def test_messages_of_the_readme():
-    messages = user({"type": "image", "image": "cat.png"}, {"type": "image", "image": "dog.png"}, TEXT)
+    messages = user(
+        {"type": "image", "image": "cat.png"}, {"type": "image", "image": "dog.png"}, TEXT
+    )
     assert parse_item(messages) == Item("Represent the given images.", (CAT, DOG))
     frames = ["file:///a.jpg", "file:///b.jpg"]
     assert parse_item(user({"type": "video", "video": frames}, TEXT)).media[0].source == frames
@@ -208,7 +210,11 @@ def test_messages_keep_their_order():
         ([{"role": "system", "content": "Be rude."}, *user(TEXT)], ValueError, "the system turn"),
         ([{"role": "user", "content": 3}], TypeError, "field 'content': wants a string or a list"),
         (user("a"), TypeError, "field 'content[0]': wants a dict"),
-        (user(TEXT, {"type": "audio", "audio": "a"}), ValueError, "field 'content[1]': 'type' wants"),
+        (
+            user(TEXT, {"type": "audio", "audio": "a"}),
+            ValueError,
+            "field 'content[1]': 'type' wants",
+        ),
         (user({"type": "text"}), TypeError, "'text' wants a string, got NoneType"),
         (user({"type": "image"}), ValueError, "wants one of image, image_url, url, path, got none"),
         (user({"type": "image", "image": "a", "dpi": 3}), ValueError, "unknown key 'dpi'"),

@@ -25,7 +25,7 @@ from umer1.media import (
     MediaLimits,
     PixelFormat,
     blank_image,
-    fetched,
+    fetched_image,
     has_separate_frames,
     image_patches,
     load_image,
@@ -241,12 +241,12 @@ class Processor:
         high = max(low, min(high, max(share, int(low * 1.05))))
         if self.limits.fetch_sizes and has_separate_frames(medium.source):
             frames = [self._fetched(frame, medium) for frame in frames]
-        return video_patches(frames, self.pixel_format, low, high)
+        return video_patches(frames, self.pixel_format, low, high, self.limits.fetch_sizes)
 
     def _fetched(self, image: Any, medium: Medium) -> Any:
         unit = self.pixel_format.factor**2
         low, high = _narrowed(medium, _FETCH_TOKENS[0] * unit, _FETCH_TOKENS[1] * unit)
-        return fetched(image, self.pixel_format.factor, low, high)
+        return fetched_image(image, self.pixel_format.factor, low, high)
 
 
 def _narrowed(medium: Medium, low: int, high: int) -> tuple[int, int]:

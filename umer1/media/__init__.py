@@ -7,7 +7,13 @@ bytes. Every failure is a `MediaError` that begins with `where`.
 
 from umer1.media.images import load_image
 from umer1.media.limits import EVALUATION_LIMITS, SFT_LIMITS, MediaLimits, blank_image
-from umer1.media.pixels import PixelFormat, fetched, image_patches, smart_resize, video_patches
+from umer1.media.pixels import (
+    PixelFormat,
+    fetched_image,
+    image_patches,
+    smart_resize,
+    video_patches,
+)
 from umer1.media.sources import MediaError
 from umer1.media.videos import has_separate_frames, load_video
 
@@ -18,7 +24,7 @@ __all__ = [
     "MediaLimits",
     "PixelFormat",
     "blank_image",
-    "fetched",
+    "fetched_image",
     "has_separate_frames",
     "image_patches",
     "load_image",
