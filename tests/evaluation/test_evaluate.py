@@ -224,7 +224,7 @@ def test_generations_without_gen_emb_are_counted(fake_embedder_class, benchmark_
 
     report = run(Rambles(), benchmark_dir, tmp_path, names=["digit"])
     assert report.tasks["digit"]["without_gen_emb"] == {"qry": 1, "tgt": 1}
-    assert "digit: 1 of 4 queries ended without <gen_emb>" in report.notes
+    assert "queries whose generation ended without <gen_emb>: digit 1/4" in report.notes
 
 
 def test_collapsed_vectors_are_reported_as_ties(fake_embedder_class, benchmark_dir, tmp_path):
@@ -236,7 +236,7 @@ def test_collapsed_vectors_are_reported_as_ties(fake_embedder_class, benchmark_d
 
     report = run(Collapsed(), benchmark_dir, tmp_path, names=["digit"], modes="disc")
     assert report.tasks["digit"]["main"]["disc"] == 1.0
-    assert "digit, disc: 4 of 4 right candidates tie with a wrong one" in report.notes
+    assert "queries whose right candidate ties with a wrong one: digit disc 4/4" in report.notes
 
 
 def test_vectors_that_are_not_finite_are_an_error(fake_embedder_class, benchmark_dir, tmp_path):

@@ -38,12 +38,16 @@ def test_local_ranking_uses_only_the_querys_own_candidates():
 
 
 def test_stable_ties_keep_the_order_of_the_candidates():
-    candidates = np.tile(unit(np.random.default_rng(2), 1), (300, 1))
-    order, scores = rank_global(candidates[:1], candidates)[0]
-    assert len(set(scores)) == 1
-    assert order.tolist() == list(range(300))
-    rows = [np.array([7, 3, 5])]
-    assert orders(rank_local(candidates[:1], candidates, rows)) == [[7, 3, 5]]
+    random = np.random.default_rng(2)
+    axes = np.eye(8, dtype=np.float32)
+    candidates = axes[random.integers(0, 8, 1000)]
+    query = np.linspace(0.1, 0.8, 8, dtype=np.float32)[None]
+    order, scores = rank_global(query, candidates)[0]
+    assert len(set(scores)) == 8
+    for score in set(scores):
+        assert np.all(np.diff(order[scores == score]) > 0)
+    rows = [np.flatnonzero(candidates[:, 3])[[2, 0, 1]]]
+    assert orders(rank_local(query, candidates, rows)) == [rows[0].tolist()]
 
 
 def test_upstream_ties_are_numpys_default_sort():

@@ -13,6 +13,8 @@ DeviceOption = Annotated[
     str | None, typer.Option(help="cpu or cuda; the GPU where there is one, by default.")
 ]
 
+# what besides the weights changes a vector
+SETTINGS = ("config.json", "tokenizer.json", "preprocessor_config.json", "umer1.json")
 # larger weight files are identified by samples spread over them
 WHOLE_FILE = 1 << 28
 SAMPLES, SAMPLE_BYTES = 64, 1 << 16
@@ -35,7 +37,7 @@ def model_identity(model: str) -> str:
         return model
     digest = hashlib.sha256()
     for path in sorted(directory.glob("*")):
-        if path.suffix in (".safetensors", ".json"):
+        if path.suffix == ".safetensors" or path.name in SETTINGS:
             digest.update(f"{path.name} {path.stat().st_size}\n".encode())
             _add_content(digest, path)
     return f"{directory.name}@{digest.hexdigest()[:16]}"

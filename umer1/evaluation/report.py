@@ -40,8 +40,8 @@ class Report:
         notes = list(incomplete(self.groups))
         if any(entry.get("pass_at_k") for entry in self.tasks.values()):
             notes.append(f"{PASS_AT_K_NOTE} (n={self.settings.get('samples')})")
-        for name, entry in self.tasks.items():
-            notes += _task_notes(name, entry)
+        for about in (_missing_gen_emb, _ties, _pairings):
+            notes += about(self.tasks)
         return notes
 
     def to_dict(self) -> dict:
@@ -89,21 +89,33 @@ class Report:
         save_plot(self, Path(path))
 
 
-def _task_notes(name, entry):
-    for side, count in (entry.get("without_gen_emb") or {}).items():
-        if count:
-            what = "queries" if side == "qry" else "candidates"
-            total = entry["queries" if side == "qry" else "candidates"]
-            yield f"{name}: {count} of {total} {what} ended without <gen_emb>"
-    for column, count in entry["tied_labels"].items():
-        if count:
-            yield f"{name}, {column}: {count} of {entry['queries']} right candidates tie with a wrong one"
-    for column, scores in (entry.get("scores_upstream_pairing") or {}).items():
-        metric, right = entry["main_metric"], entry["scores"][column]
-        yield (
-            f"{name}, {column}: {metric} {100 * right[metric]:.2f}, "
-            f"{100 * scores[metric]:.2f} with upstream's pairing of grades"
-        )
+def _missing_gen_emb(tasks):
+    for side, what in (("qry", "queries"), ("tgt", "candidates")):
+        counts = {
+            name: (entry.get("without_gen_emb") or {}).get(side) for name, entry in tasks.items()
+        }
+        listed = [f"{name} {count}/{tasks[name][what]}" for name, count in counts.items() if count]
+        if listed:
+            yield f"{what} whose generation ended without <gen_emb>: {', '.join(listed)}"
+
+
+def _ties(tasks):
+    listed = [
+        f"{name} {column} {count}/{entry['queries']}"
+        for name, entry in tasks.items()
+        for column, count in entry["tied_labels"].items()
+        if count
+    ]
+    if listed:
+        yield f"queries whose right candidate ties with a wrong one: {', '.join(listed)}"
+
+
+def _pairings(tasks):
+    for name, entry in tasks.items():
+        for column, scores in (entry.get("scores_upstream_pairing") or {}).items():
+            metric = entry["main_metric"]
+            right, upstream = (100 * values[metric] for values in (entry["scores"][column], scores))
+            yield f"{name}, {column}: {metric} {right:.2f}; {upstream:.2f} with upstream's pairing of grades"
 
 
 def group_title(group: str) -> str:
