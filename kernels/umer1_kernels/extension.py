@@ -1,8 +1,7 @@
-"""The compiled extension, `_C.abi3.so` beside this file: loaded once; a missing one is reported."""
+"""The compiled extension, `_C.abi3.so` beside this file. A missing one is reported, not hidden."""
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,14 +20,22 @@ class ExtensionStatus(NamedTuple):
     detail: str
 
 
-@cache
-def extension_status() -> ExtensionStatus:
-    """Load the extension on the first call and say how that went."""
-    if not LIBRARY.exists():
-        return ExtensionStatus(False, f"{LIBRARY.name} is not there; {HOW_TO_BUILD}")
+def load(library: Path) -> ExtensionStatus:
+    """Load the operators of this library and say how that went."""
+    if not library.exists():
+        return ExtensionStatus(False, f"{library.name} is not there; {HOW_TO_BUILD}")
     try:
-        torch.ops.load_library(LIBRARY)
+        torch.ops.load_library(library)
     except (OSError, RuntimeError) as error:
         reason = f"does not load with torch {torch.__version__}: {str(error).splitlines()[0]}"
-        return ExtensionStatus(False, f"{LIBRARY.name} {reason}; {HOW_TO_BUILD}")
-    return ExtensionStatus(True, str(LIBRARY))
+        return ExtensionStatus(False, f"{library.name} {reason}; {HOW_TO_BUILD}")
+    return ExtensionStatus(True, str(library))
+
+
+# once, at import: torch.compile cannot trace the loading
+_status = load(LIBRARY)
+
+
+def extension_status() -> ExtensionStatus:
+    """Whether the compiled extension is loaded, and from where or why not."""
+    return _status

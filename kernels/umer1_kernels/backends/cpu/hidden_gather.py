@@ -37,6 +37,8 @@ def _save(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, grad: Tensor, *_):
+    if torch.is_grad_enabled():
+        raise RuntimeError('gather_hidden has no second derivative here; use backend="reference"')
     vectors, index, norm = ctx.saved_tensors
     hidden_grad = torch.zeros(ctx.shape, dtype=ctx.dtype, device=grad.device)
     operators.gather_hidden_backward_(hidden_grad, grad, vectors, index, norm, ctx.normalize)

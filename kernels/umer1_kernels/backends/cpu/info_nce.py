@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
 from umer1_kernels import checks, contrastive
@@ -26,13 +25,19 @@ CHUNK_LOGITS = 2**24  # logits of one direction that live at a time: 64 MiB of f
 
 
 def weighted_loss(
-    rows: Rows, scale: float | Tensor, directions: tuple[str, ...], partition: str, reduction: str
+    rows: Rows,
+    scale: float | Tensor,
+    directions: tuple[str, ...],
+    partition: str,
+    reduction: str,
 ) -> tuple[Tensor, Tensor]:
     """The loss, and hit [N] bool: the positive beats every negative of the first direction."""
     if not isinstance(scale, Tensor):
         scale = torch.tensor(scale, dtype=rows.weight.dtype)
-    plan = (",".join(directions), partition == "joint", reduction)
-    fixed = (
+    inputs = (rows.query, rows.positive, rows.all_query, rows.all_target, scale)
+    differentiable = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
+    loss, hit, *_ = info_nce_loss(
+        *inputs,
         rows.self_index,
         rows.label,
         rows.query_id,
@@ -40,69 +45,17 @@ def weighted_loss(
         rows.all_query_id,
         rows.all_target_id,
         rows.weight,
-    )
-    loss, hit = _InfoNCE.apply(
-        rows.query, rows.positive, rows.all_query, rows.all_target, scale, *fixed, *plan
+        ",".join(directions),
+        partition == "joint",
+        reduction,
+        # a scalar loss makes its gradient in the forward, where the logits are; "none" in the backward
+        differentiable and reduction != "none",
     )
     return loss, hit
 
 
-class _InfoNCE(torch.autograd.Function):
-    """A scalar loss makes its gradient in the forward, where the logits are; "none" later."""
-
-    @staticmethod
-    def forward(
-        ctx,
-        query,
-        positive,
-        all_query,
-        all_target,
-        scale,
-        self_index,
-        label,
-        query_id,
-        positive_id,
-        all_query_id,
-        all_target_id,
-        weight,
-        directions,
-        joint,
-        reduction,
-    ):
-        differentiable = (query, positive, all_query, all_target, scale)
-        fixed = (self_index, label, query_id, positive_id, all_query_id, all_target_id)
-        ctx.per_row = reduction == "none"
-        now = any(ctx.needs_input_grad) and not ctx.per_row
-        loss, hit, *gradients = value_and_grad(
-            *differentiable, *fixed, weight, directions, joint, now
-        )
-        ctx.mark_non_differentiable(hit)
-        ctx.shapes = [(tensor.shape, tensor.dtype) for tensor in differentiable]
-        if ctx.per_row:
-            ctx.save_for_backward(*differentiable, *fixed, weight)
-            ctx.plan = (directions, joint)
-        else:
-            ctx.save_for_backward(*gradients)
-        return contrastive.reduce(loss, weight, reduction), hit
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad, _):
-        if ctx.per_row:
-            *inputs, weight = ctx.saved_tensors
-            row_weight = weight * grad.to(weight.dtype)
-            _, _, *gradients = value_and_grad(*inputs, row_weight, *ctx.plan, True)
-        else:
-            gradients = [gradient * grad for gradient in ctx.saved_tensors]
-        results = [
-            gradient.to(dtype).reshape(shape) if needed and gradient.numel() else None
-            for gradient, needed, (shape, dtype) in zip(gradients, ctx.needs_input_grad, ctx.shapes)
-        ]
-        return *results, *(None,) * 10
-
-
-@torch.library.custom_op("umer1_kernels::info_nce_value_and_grad", mutates_args=())
-def value_and_grad(
+@torch.library.custom_op("umer1_kernels::info_nce_loss", mutates_args=())
+def info_nce_loss(
     query: Tensor,
     positive: Tensor,
     all_query: Tensor,
@@ -117,69 +70,69 @@ def value_and_grad(
     weight: Tensor,
     directions: str,
     joint: bool,
+    reduction: str,
     gradients: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Row losses [N], hit [N], and the gradients of sum(weight * loss) in the first five arguments.
+    """The loss, hit [N], and the gradients of the summed loss in the first five arguments.
 
     A gradient that is not asked for, or is of candidates no direction uses, comes back empty.
     """
     dtype = checks.compute_dtype(query)
     with checks.full_precision(query):
-        query, positive = query.to(dtype), positive.to(dtype)
-        all_query, all_target = all_query.to(dtype), all_target.to(dtype)
-        rows = Rows(
-            query,
-            positive,
-            all_query,
-            all_target,
-            self_index,
-            label,
-            query_id,
-            positive_id,
-            all_query_id,
-            all_target_id,
-            weight.to(dtype),
-        )
-        names = tuple(directions.split(","))
-        problem = _Problem(rows, names, scale.detach().to(dtype).reshape(()), joint)
-        return problem.solve(gradients)
+        vectors = (tensor.to(dtype) for tensor in (query, positive, all_query, all_target))
+        ids = (query_id, positive_id, all_query_id, all_target_id)
+        rows = Rows(*vectors, self_index, label, *ids, weight.to(dtype))
+        problem = _Problem(rows, tuple(directions.split(",")), scale.to(dtype).reshape(()), joint)
+        loss, *rest = problem.solve(gradients)
+        return contrastive.reduce(loss, rows.weight, reduction), *rest
 
 
-@value_and_grad.register_fake
-def _(
-    query,
-    positive,
-    all_query,
-    all_target,
-    scale,
-    self_index,
-    label,
-    query_id,
-    positive_id,
-    all_query_id,
-    all_target_id,
-    weight,
-    directions,
-    joint,
-    gradients,
-):
+@info_nce_loss.register_fake
+def _(query, positive, all_query, all_target, scale, *rest):
+    *_, directions, _, reduction, gradients = rest
     dtype = checks.compute_dtype(query)
-    count = query.shape[0]
-    loss, hit = query.new_empty(count, dtype=dtype), query.new_empty(count, dtype=torch.bool)
+    used = {name[2] for name in directions.split(",")}
 
     def like(tensor: Tensor, used: bool = True) -> Tensor:
         return tensor.new_empty(tensor.shape if used and gradients else (0,), dtype=dtype)
 
-    used = {name[2] for name in directions.split(",")}
     return (
-        loss,
-        hit,
+        query.new_empty(query.shape[:1] if reduction == "none" else (), dtype=dtype),
+        query.new_empty(query.shape[:1], dtype=torch.bool),
         like(query),
         like(positive),
         like(all_query, "q" in used),
         like(all_target, "t" in used),
         scale.new_empty(() if gradients else (0,), dtype=dtype),
     )
+
+
+def _save(ctx, inputs, output) -> None:
+    tensors, (directions, joint, reduction, _) = inputs[:12], inputs[12:]
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.shapes = [(tensor.shape, tensor.dtype) for tensor in tensors[:5]]
+    ctx.plan = (directions, joint)
+    ctx.per_row = reduction == "none"
+    ctx.save_for_backward(*(tensors if ctx.per_row else output[2:]))
+
+
+def _backward(ctx, grad: Tensor, *_):
+    if torch.is_grad_enabled():
+        raise RuntimeError('info_nce has no second derivative here; use backend="reference"')
+    if ctx.per_row:
+        *inputs, weight = ctx.saved_tensors
+        weight = weight * grad.to(weight.dtype)
+        _, _, *gradients = info_nce_loss(*inputs, weight, *ctx.plan, "sum", True)
+    else:
+        gradients = [gradient * grad for gradient in ctx.saved_tensors]
+    results = [
+        gradient.to(dtype).reshape(shape) if gradient.numel() else None
+        for gradient, (shape, dtype) in zip(gradients, ctx.shapes, strict=True)
+    ]
+    return *results, *(None,) * 11
+
+
+info_nce_loss.register_autograd(_backward, setup_context=_save)
 
 
 @dataclass(slots=True)
