@@ -8,12 +8,15 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
 from umer1.model.qwen2_vl import Qwen2VL
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 GEN_TOKEN = "<gen_emb>"
 DISC_TOKEN = "<disc_emb>"
