@@ -45,6 +45,16 @@ def test_spare_rows_are_used_and_the_table_keeps_its_size():
     assert torch.equal(table[others], before[others])
 
 
+def test_an_untied_head_keeps_its_spare_rows():
+    """As the release does: only the input table is written."""
+    model, tokenizer = build(288, tied=False)
+    before = model.head_weight.detach().clone()
+    gen, _ = add_embedding_tokens(model, tokenizer)
+    source = tokenizer.convert_tokens_to_ids("<|object_ref_end|>")
+    assert torch.equal(model.head_weight, before)
+    assert torch.equal(model.decoder.embed.weight[gen], model.decoder.embed.weight[source])
+
+
 def test_tokens_are_ordinary():
     model, tokenizer = build(288)
     gen, disc = add_embedding_tokens(model, tokenizer)
@@ -98,7 +108,10 @@ def test_the_table_grows_when_it_must(tied, room):
     for table, before in ((model.decoder.embed.weight, old), (model.head_weight, old_head)):
         assert table.shape == (272, 32) and table.requires_grad
         assert torch.equal(table[:270], before[:270])
-        assert torch.equal(table[[gen, disc]], before[source])
+        assert torch.equal(table[disc], before[source[1]])
+    assert torch.equal(model.decoder.embed.weight[gen], old[source[0]])
+    expected = old_head[source[0]] if tied or not room else old_head[gen]
+    assert torch.equal(model.head_weight[gen], expected)
     assert model.config.vocab_size == model.decoder.embed.num_embeddings == 272
     assert (model.head is None) == tied
 

@@ -2,7 +2,8 @@
 
 `<gen_emb>` is added first, then `<disc_emb>`, as ordinary (not special) tokens: ids 151657 and
 151658 on Qwen2-VL. Their rows start as copies of those of `<|object_ref_end|>` and
-`<|object_ref_start|>`.
+`<|object_ref_start|>`. As in the release, an untied head keeps its spare rows as they are; rows
+that it gains are copied likewise.
 """
 
 from __future__ import annotations
@@ -38,13 +39,14 @@ def add_embedding_tokens(model: Qwen2VL, tokenizer: PreTrainedTokenizerBase) -> 
     tokenizer.add_tokens(added)
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in _SOURCES}
     rows = max(*ids.values(), len(tokenizer) - 1) + 1
-    grown = rows > model.config.vocab_size
-    if grown:
+    old_rows = model.config.vocab_size
+    if rows > old_rows:
         _grow(model, rows)
     for token in added:
-        source = vocabulary[_SOURCES[token]]
-        for table in {model.decoder.embed.weight, model.head_weight}:
-            table[ids[token]] = table[source]
+        source, row = vocabulary[_SOURCES[token]], ids[token]
+        model.decoder.embed.weight[row] = model.decoder.embed.weight[source]
+        if model.head is not None and row >= old_rows:
+            model.head.weight[row] = model.head.weight[source]
     return ids[GEN_TOKEN], ids[DISC_TOKEN]
 
 
