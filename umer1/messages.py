@@ -1,4 +1,7 @@
-"""Qwen chat messages as items: `[{"role": "user", "content": [{"type": "image", "image": …}, {"type": "text", …}]}]`."""
+"""Qwen chat messages as items.
+
+[{"role": "user", "content": [{"type": "image", "image": …}, {"type": "text", "text": …}]}]
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ from typing import Any
 
 from umer1.prompts import DIALECTS, SYSTEM_MESSAGE, Item, Medium, prompt_tail
 
-# where each kind of part keeps its source: Qwen's name first, then those of transformers and of OpenAI's API
+# where each kind of part keeps its source: Qwen's name first, then those of transformers and of
+# OpenAI's API
 SOURCE_KEYS = {
     "image": ("image", "image_url", "url", "path"),
     "video": ("video", "video_url", "url", "path"),
@@ -25,14 +29,16 @@ SETTING_KEYS = {
 def item_from_messages(messages: Sequence[Mapping], where: str) -> Item:
     """One user turn, after at most the default system turn, as an `Item`.
 
-    A text that already ends with `<disc_emb>` and the instruction, as in the README of UME-R1, loses that ending:
-    `render_prompt` writes it. Raises ValueError or TypeError naming `where` and the place in the messages.
+    A text that already ends with `<disc_emb>` and the instruction, as in the README of UME-R1,
+    loses that ending: `render_prompt` writes it. Raises ValueError or TypeError naming `where` and
+    the place in the messages.
     """
     turns = list(messages)
     if turns and turns[0].get("role") == "system":
         if _system_text(turns[0].get("content")) != SYSTEM_MESSAGE:
             raise ValueError(
-                f"{where}: the system turn wants {SYSTEM_MESSAGE!r}, with which the models were trained"
+                f"{where}: the system turn wants {SYSTEM_MESSAGE!r}, "
+                "with which the models were trained"
             )
         turns = turns[1:]
     if len(turns) != 1 or turns[0].get("role") != "user":
@@ -44,7 +50,8 @@ def item_from_messages(messages: Sequence[Mapping], where: str) -> Item:
         content = [{"type": "text", "text": content}]
     if not isinstance(content, (list, tuple)):
         raise TypeError(
-            f"{where}, field 'content': wants a string or a list of parts, got {type(content).__name__}"
+            f"{where}, field 'content': wants a string or a list of parts, "
+            f"got {type(content).__name__}"
         )
     parts = [
         _part(part, f"{where}, field 'content[{place}]'") for place, part in enumerate(content)
@@ -84,7 +91,8 @@ def _part(part: Any, where: str) -> str | Medium:
     unknown = set(part) - {"type", *SOURCE_KEYS[kind], *SETTING_KEYS}
     if unknown:
         raise ValueError(
-            f"{where}: unknown key {min(unknown, key=str)!r}, wants any of {', '.join(SETTING_KEYS)}"
+            f"{where}: unknown key {min(unknown, key=str)!r}, "
+            f"wants any of {', '.join(SETTING_KEYS)}"
         )
     source = part[sources[0]]
     if sources[0].endswith("_url") and isinstance(source, Mapping):

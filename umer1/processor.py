@@ -3,15 +3,16 @@
     processor = Processor.load("zhibinlan/UME-R1-2B")
     sequence = processor.encode({"text": "What is in the image?", "image": "cat.jpg"}, mode="gen")
 
-Ids and pixel values equal those of transformers' Qwen2VLProcessor and chat template for the same messages. Text from
-users and data never becomes a control token or a medium; `<gen_emb>` and `<disc_emb>`, which are ordinary added
-tokens, do become theirs, as in the release.
+Ids and pixel values equal those of transformers' Qwen2VLProcessor and chat template for the same
+messages. Text from users and data never becomes a control token or a medium; `<gen_emb>` and
+`<disc_emb>`, which are ordinary added tokens, do become theirs, as in the release.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,10 @@ from torch import Tensor
 from umer1.media import (
     EVALUATION_LIMITS,
     SFT_LIMITS,
-    MediaError,
     MediaLimits,
     PixelFormat,
     blank_image,
-    fetched_image,
-    has_separate_frames,
-    image_patches,
-    load_image,
-    load_video,
-    video_patches,
+    medium_patches,
 )
 from umer1.model.sequence import Sequence
 from umer1.processor_files import read_files, write_files
@@ -50,8 +45,7 @@ __all__ = ["EVALUATION_LIMITS", "SFT_LIMITS", "MediaLimits", "Processor"]
 
 QWEN2_VL = PixelFormat()
 IGNORED = -100  # label of a position that is not supervised
-# visual tokens in qwen-vl-utils: of one image, least and most; of all frames of a video, most
-_FETCH_TOKENS, _VIDEO_TOKENS = (4, 16384), 128_000 * 0.9
+_NO_MEDIA = torch.zeros(0, 3, dtype=torch.int64)
 _RECORD_PLACEHOLDER = re.compile("(<image>|<video>)")
 
 
@@ -59,8 +53,9 @@ class Processor:
     """Tokenizer, media limits and pixel format of one model.
 
     Attributes:
-        gen_id, disc_id, eos_id (`<|im_end|>`), pad_id, image_pad_id, video_pad_id: ids from the tokenizer.
-        limits: `MediaLimits`; may be replaced at any time.
+        gen_id, disc_id, eos_id, pad_id, image_pad_id, video_pad_id: from the tokenizer; eos is
+            `<|im_end|>`.
+        limits: may be replaced at any time.
     """
 
     def __init__(self, tokenizer: Any, limits: MediaLimits, pixel_format: PixelFormat):
@@ -70,7 +65,8 @@ class Processor:
         self.eos_id, self.image_pad_id, self.video_pad_id = map(
             self.text.id, ("<|im_end|>", "<|image_pad|>", "<|video_pad|>")
         )
-        self._vision = self.text.id("<|vision_start|>"), self.text.id("<|vision_end|>")
+        self._vision_start = self.text.id("<|vision_start|>")
+        self._vision_end = self.text.id("<|vision_end|>")
         pad = tokenizer.pad_token_id
         self.pad_id = self.text.id("<|endoftext|>") if pad is None else pad
 
@@ -81,14 +77,15 @@ class Processor:
         limits: MediaLimits = EVALUATION_LIMITS,
         pixel_format: PixelFormat = QWEN2_VL,
     ) -> Processor:
-        """From a transformers fast tokenizer that has the Qwen2-VL tokens, `<gen_emb>` and `<disc_emb>`."""
+        """From a transformers fast tokenizer with Qwen2-VL's, `<gen_emb>` and `<disc_emb>`."""
         return cls(tokenizer, limits, pixel_format)
 
     @classmethod
     def load(cls, path_or_hub_id: str | Path, *, tokenizer: Any = None) -> Processor:
-        """From a Hugging Face directory or hub id. Without an `umer1.json` the released evaluation's limits hold.
+        """From a Hugging Face directory or hub id.
 
-        `tokenizer` replaces the checkpoint's, for example one that has just been given the two embedding tokens.
+        Without an `umer1.json` there, the released evaluation's limits hold. `tokenizer` replaces
+        the checkpoint's, for example by one that has just been given the two embedding tokens.
         """
         files = read_files(path_or_hub_id, tokenizer)
         limits = EVALUATION_LIMITS if files.limits is None else MediaLimits.from_dict(files.limits)
@@ -103,8 +100,9 @@ class Processor:
     ) -> Sequence:
         """The prompt of an `Item` (or of whatever `parse_item` takes).
 
-        mode "gen" ends with the opened assistant's turn; "disc" ends at `<disc_emb>`, or with readout "after" at the
-        token that follows it in gen mode; "plain" is the bare user turn and the opened assistant's turn.
+        mode "gen" ends with the opened assistant's turn; "disc" ends at `<disc_emb>`, or with
+        readout "after" at the token that follows it in gen mode; "plain" is the bare user turn and
+        the opened assistant's turn.
         """
         if readout not in ("at", "after"):
             raise ValueError(f"readout: got {readout!r}, wants 'at' or 'after'")
@@ -114,20 +112,21 @@ class Processor:
         if mode != "disc":
             return sequence
         end = self.disc_position(sequence) + (1 if readout == "at" else 2)
-        sequence.input_ids, sequence.media_mask = (
-            sequence.input_ids[:end],
-            sequence.media_mask[:end],
+        return replace(
+            sequence,
+            input_ids=sequence.input_ids[:end],
+            media_mask=sequence.media_mask[:end],
         )
-        return sequence
 
     def encode_turns(
         self, human: str, response: str, media: Iterable[Medium] = ()
     ) -> tuple[Sequence, Tensor]:
         """One side of an SFT record: the sequence of T tokens and its labels int64 [T].
 
-        `human` is the human turn as stored, with one `<image>` or `<video>` for each medium, in order. Labels are
-        -100 on the system turn, the human turn and the header of the assistant's turn; the response, its
-        `<|im_end|>` and the newline after it are supervised. A record without media gets the limits' blank image.
+        `human` is the human turn as stored, with one `<image>` or `<video>` for each medium, in
+        order. Labels are -100 on the system turn, the human turn and the header of the assistant's
+        turn; the response, its `<|im_end|>` and the newline after it are supervised. A record
+        without media gets the limits' blank image.
         """
         media = tuple(media)
         pieces = [prompt_head(), *_record_pieces(human, media)]
@@ -140,7 +139,7 @@ class Processor:
         return sequence, labels
 
     def disc_position(self, sequence: Sequence) -> int:
-        """Position of the prompt's `<disc_emb>`: the last one, since the item's text may contain more."""
+        """Position of the prompt's `<disc_emb>`: the last, for the item's text may hold more."""
         places = (sequence.input_ids == self.disc_id).nonzero()
         if len(places) == 0:
             raise ValueError(f"sequence: has no {DISC_TOKEN}")
@@ -161,98 +160,49 @@ class Processor:
         return item if blank is None else Item(item.text, (blank,))
 
     def _response_start(self, sequence: Sequence) -> int:
-        # the assistant's header is <|im_start|> and the tokens of "assistant\n", which may merge with the response
+        # the assistant's header is <|im_start|> and the tokens of "assistant\n", which may merge
+        # with the response
         opening = (sequence.input_ids == self.text.id("<|im_start|>")).nonzero()[-1]
         return int(opening) + 1 + len(self.text.encode("assistant\n"))
 
     def _sequence(self, pieces: list[str | Medium]) -> Sequence:
         ids: list[int] = []
-        spans, pixels, grids = [], [], []
+        media: list[tuple[int, Tensor, Tensor]] = []  # first placeholder, patches, grid
         run = ""  # text up to the next control token or medium: one stretch for the tokenizer
-        for piece in pieces:
-            if isinstance(piece, Medium):
-                ids += self.text.encode(run)
-                run = ""
-                patches, grid = self._patches(piece)
-                count = len(patches) // self.pixel_format.merge_size**2
-                pad = self.image_pad_id if piece.kind == "image" else self.video_pad_id
-                ids.append(self._vision[0])
-                spans.append((len(ids), len(ids) + count))
-                ids += [pad] * count
-                ids.append(self._vision[1])
-                pixels.append(patches)
-                grids.append(grid)
-            elif isinstance(piece, Template):
-                for part in self.text.split(piece):
-                    if isinstance(part, int):
-                        ids += self.text.encode(run)
-                        run = ""
-                        ids.append(part)
-                    else:
-                        run += part
-            else:
-                run += piece
+        for part in self._parts(pieces):
+            if isinstance(part, str):
+                run += part
+                continue
+            ids += self.text.encode(run)
+            run = ""
+            if isinstance(part, int):
+                ids.append(part)
+                continue
+            patches, grid = medium_patches(part, self.limits, self.pixel_format)
+            pad = self.image_pad_id if part.kind == "image" else self.video_pad_id
+            media.append((len(ids) + 1, patches, grid))
+            ids += [self._vision_start, *[pad] * self._tokens(patches), self._vision_end]
         ids += self.text.encode(run)
         mask = torch.zeros(len(ids), dtype=torch.bool)
-        for start, end in spans:
-            mask[start:end] = True
+        for start, patches, _ in media:
+            mask[start : start + self._tokens(patches)] = True
         return Sequence(
             input_ids=torch.tensor(ids, dtype=torch.int64),
             media_mask=mask,
-            pixel_values=None
-            if not pixels
-            else pixels[0]
-            if len(pixels) == 1
-            else torch.cat(pixels),
-            grid_thw=torch.stack(grids) if grids else torch.zeros(0, 3, dtype=torch.int64),
+            pixel_values=torch.cat([patches for _, patches, _ in media]) if media else None,
+            grid_thw=torch.stack([grid for *_, grid in media]) if media else _NO_MEDIA,
         )
 
-    def _patches(self, medium: Medium) -> tuple[Tensor, Tensor]:
-        """Load a medium: patches float32 [P, patch_dim] and grid int64 [3]."""
-        where = medium.where or f"the {medium.kind}"
-        if medium.kind == "image":
-            image = load_image(medium.source, where)
-        else:
-            count = medium.num_frames or self.limits.num_frames
-            frames = load_video(medium.source, where, count, medium.fps)
-        try:
-            return (
-                self._image(image, medium)
-                if medium.kind == "image"
-                else self._video(frames, medium)
-            )
-        except MediaError as error:
-            raise MediaError(f"{where}: {error}") from None
+    def _parts(self, pieces: list[str | Medium]) -> Iterator[str | int | Medium]:
+        """The pieces, with control tokens of our own text as ids."""
+        for piece in pieces:
+            if isinstance(piece, Template):
+                yield from self.text.split(piece)
+            else:
+                yield piece
 
-    def _image(self, image: Any, medium: Medium) -> tuple[Tensor, Tensor]:
-        low, high = self.limits.image_min_pixels, self.limits.image_max_pixels
-        if self.limits.fetch_sizes:
-            # the medium's own limits are fetch_image's; the model's come after it
-            image = self._fetched(image, medium)
-        else:
-            low, high = _narrowed(medium, low, high)
-        return image_patches(image, self.pixel_format, low, high)
-
-    def _video(self, frames: list, medium: Medium) -> tuple[Tensor, Tensor]:
-        low, high = _narrowed(medium, self.limits.video_min_pixels, self.limits.video_max_pixels)
-        # as in fetch_video, frames share a budget; the default one tells above 300 frames only
-        budget = medium.total_pixels or _VIDEO_TOKENS * self.pixel_format.factor**2
-        share = int(budget / len(frames) * self.pixel_format.temporal_patch_size)
-        high = max(low, min(high, max(share, int(low * 1.05))))
-        if self.limits.fetch_sizes and has_separate_frames(medium.source):
-            frames = [self._fetched(frame, medium) for frame in frames]
-        return video_patches(frames, self.pixel_format, low, high, self.limits.fetch_sizes)
-
-    def _fetched(self, image: Any, medium: Medium) -> Any:
-        unit = self.pixel_format.factor**2
-        low, high = _narrowed(medium, _FETCH_TOKENS[0] * unit, _FETCH_TOKENS[1] * unit)
-        return fetched_image(image, self.pixel_format.factor, low, high)
-
-
-def _narrowed(medium: Medium, low: int, high: int) -> tuple[int, int]:
-    """The limits with the medium's own in their place, which may lower both but not raise `high`."""
-    high = min(high, medium.max_pixels or high)
-    return min(medium.min_pixels or low, high), high
+    def _tokens(self, patches: Tensor) -> int:
+        return patches.shape[0] // self.pixel_format.merge_size**2
 
 
 def _record_pieces(human: str, media: tuple[Medium, ...]) -> list[str | Medium]:

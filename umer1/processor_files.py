@@ -1,7 +1,7 @@
 """A processor on disk: the tokenizer's files, transformers' preprocessor configs, and `umer1.json`.
 
-`umer1.json` holds, under "limits", the `MediaLimits` that this project obeys. The pixel limits in the preprocessor
-configs are copies for other programs.
+`umer1.json` holds, under "limits", the `MediaLimits` that this project obeys. The pixel limits in
+the preprocessor configs are copies for other programs.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Files:
 
 
 def read_files(path_or_hub_id: str | Path, tokenizer: Any = None) -> Files:
-    """Read a directory or a hub repository. Without a preprocessor config Qwen2-VL's own values hold."""
+    """Read a directory or hub repository; no preprocessor config there means Qwen2-VL's values."""
     source = str(path_or_hub_id)
     if not Path(source).is_dir() and (
         Path(source).is_absolute() or source.count("/") != 1 or source[0] == "."

@@ -3,8 +3,9 @@
     item = parse_item({"text": "a red bicycle", "image": "bicycle.jpg"})
     pieces = render_prompt(item, mode="gen")        # text and media in order, as ChatML
 
-The strings are data of the released models; a changed space changes every vector. Sources: `eval_collator.py`,
-`data_qwen.py`, `qwen_module.py` and the README of https://github.com/XMUDeepLIT/UME-R1.
+The strings are data of the released models; a changed space changes every vector. Sources:
+`eval_collator.py`, `data_qwen.py`, `qwen_module.py` and the README of
+https://github.com/XMUDeepLIT/UME-R1.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ SYSTEM_MESSAGE = "You are a helpful assistant."
 
 # evaluation, SFT records and RL
 GENERATION_INSTRUCTION = (
-    "Represent the above input text, images, videos, or any combination of the three as embeddings. "
-    "First output the thinking process in <think> </think> tags and then summarize the entire input in a word or "
-    "sentence. Finally, use the <gen_emb> tag to represent the entire input."
+    "Represent the above input text, images, videos, or any combination of the three as "
+    "embeddings. First output the thinking process in <think> </think> tags and then summarize "
+    "the entire input in a word or sentence. Finally, use the <gen_emb> tag to represent the "
+    "entire input."
 )
 # the README's example breaks the line after the first two sentences, and keeps their spaces
 README_INSTRUCTION = GENERATION_INSTRUCTION.replace(". F", ". \nF")
@@ -30,7 +32,8 @@ README_INSTRUCTION = GENERATION_INSTRUCTION.replace(". F", ". \nF")
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How one part of the release writes the user turn: media, text, `before_disc`, `<disc_emb>`, newline, instruction."""
+    """How one part of the release writes the user turn: media, text, `before_disc`, `<disc_emb>`,
+    newline, instruction."""
 
     instruction: str = GENERATION_INSTRUCTION
     before_disc: str = "\n"
@@ -75,7 +78,8 @@ class Medium:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One thing to embed: text and media. All media stand before the text unless `layout` gives another order."""
+    """One thing to embed: text and media. All media stand before the text unless `layout` gives
+    another order."""
 
     text: str = ""
     media: tuple[Medium, ...] = ()
@@ -83,8 +87,8 @@ class Item:
 
 
 class Template(str):
-    """Text of ours: control tokens in it (`<|im_start|>` and so on) count. In a plain `str`, which comes from users
-    and data, they are letters."""
+    """Text of ours: control tokens in it (`<|im_start|>` and so on) count. In a plain `str`, which
+    comes from users and data, they are letters."""
 
     __slots__ = ()
 
@@ -92,10 +96,11 @@ class Template(str):
 def render_prompt(
     item: Item, *, mode: str = "gen", dialect: str = "evaluation"
 ) -> list[str | Medium]:
-    """The ChatML prompt as pieces: `Template` for our text, `str` for the item's, `Medium` where a medium stands.
+    """The ChatML prompt in pieces: `Template` is our text, `str` the item's, and its media.
 
-    mode "gen" asks for reasoning and a summary and opens the assistant's turn; "disc" ends at `<disc_emb>` and its
-    newline; "plain" has neither token, only the user turn and the opened assistant's turn.
+    mode "gen" asks for reasoning and a summary and opens the assistant's turn; "disc" ends at
+    `<disc_emb>` and its newline; "plain" has neither token, only the user turn and the opened
+    assistant's turn.
     """
     if mode not in MODES:
         raise ValueError(f"mode: got {mode!r}, wants one of {', '.join(map(repr, MODES))}")
@@ -133,16 +138,17 @@ def _media_first(item: Item, style: Dialect) -> list[str | Medium]:
     return [*pieces, text]
 
 
-# --- what users pass in ---------------------------------------------------------------------------------------------
+# What users pass in.
 
 ITEM_KEYS = ("text", "image", "images", "video", "instruction")
 
 
 def parse_item(obj: Any, where: str = "item 0") -> Item:
-    """An `Item` from a string, a PIL image, a dict with any of `ITEM_KEYS`, or a list of Qwen chat messages.
+    """An `Item` from a string, a PIL image, a dict with any of `ITEM_KEYS`, or a list of Qwen chat
+    messages.
 
-    `instruction` goes before the text, with one space. A dict holds images or a video, not both; messages may mix
-    them, in the order given. Media are named here and opened later.
+    `instruction` goes before the text, with one space. A dict holds images or a video, not both;
+    messages may mix them, in the order given. Media are named here and opened later.
 
     Raises ValueError or TypeError that starts with `where` and names the field.
     """
@@ -164,8 +170,8 @@ def parse_item(obj: Any, where: str = "item 0") -> Item:
         item = item_from_messages([obj] if isinstance(obj, Mapping) else obj, where)
     else:
         raise TypeError(
-            f"{where}: wants a string, a PIL image, a dict with any of {', '.join(ITEM_KEYS)}, or a list of chat "
-            f"messages, got {type(obj).__name__}"
+            f"{where}: wants a string, a PIL image, a dict with any of {', '.join(ITEM_KEYS)}, "
+            f"or a list of chat messages, got {type(obj).__name__}"
         )
     try:
         item.text.encode()
@@ -217,16 +223,16 @@ def _media(given: Mapping, where: str) -> tuple[Medium, ...]:
     )
 
 
-# --- the answer: <think>reasoning</think><answer>summary\n<gen_emb>, where <answer> is opened and never closed --------
+# The answer: <think>reasoning</think><answer>summary\n<gen_emb>; <answer> is never closed.
 
 _TURN_END = re.compile(r"<\|im_end\|>|<\|endoftext\|>")
 
 
 def format_ok(text: str) -> bool:
-    """Whether `<think>.*?</think>.*?\\s*<answer>.*?\\s*<gen_emb>` is found (DOTALL): the format reward.
+    """The format reward: is `<think>.*?</think>.*?\\s*<answer>.*?\\s*<gen_emb>` found (DOTALL)?
 
-    Walking from tag to tag finds exactly what that expression finds, in linear time; the expression itself is
-    far slower than linear on some texts.
+    Walking from tag to tag finds exactly what that expression finds, in linear time; the expression
+    itself is far slower than linear on some texts.
     """
     place = 0
     for tag in ("<think>", "</think>", "<answer>", GEN_TOKEN):
@@ -240,8 +246,8 @@ def format_ok(text: str) -> bool:
 def parse_response(text: str) -> tuple[str, str]:
     """(reasoning, summary) of a generated text, stripped; what is missing is "".
 
-    Lenient: no tag is required, a closing `</answer>` is dropped, nothing after the end of the turn counts. Text
-    without any tag is summary; text cut off inside `<think>` is reasoning.
+    Lenient: no tag is required, a closing `</answer>` is dropped, nothing after the end of the turn
+    counts. Text without any tag is summary; text cut off inside `<think>` is reasoning.
     """
     text = _TURN_END.split(text, maxsplit=1)[0]
     if "</think>" in text:

@@ -27,8 +27,8 @@ _CACHED_LENGTH, _CACHED_TEXTS = 512, 4096
 class TextEncoder:
     """A private copy of a fast tokenizer's backend in which `<|…|>` strings are letters.
 
-    `split` takes our own text apart at control tokens; `encode` gets the stretches between them. Control tokens are
-    split points of the tokenizer too, so this gives the ids of the whole string.
+    `split` takes our own text apart at control tokens; `encode` gets the stretches between them.
+    Control tokens are split points of the tokenizer too, so this gives the ids of the whole string.
     """
 
     def __init__(self, tokenizer: Any):
@@ -65,7 +65,7 @@ class TextEncoder:
         """Ids of one stretch of text, in which no control token counts."""
         if not text:
             return []
-        # the instruction, which starts at <disc_emb>, is the same every time: it comes from the cache
+        # the instruction, from <disc_emb> on, is the same every time: it comes from the cache
         cut = text.rfind(DISC_TOKEN) if self._splits_at_disc else 0
         parts = (text[:cut], text[cut:]) if cut > 0 else (text,)
         ids: list[int] = []
@@ -90,7 +90,7 @@ class TextEncoder:
 def _private_copy(backend: Tokenizer) -> tuple[Tokenizer, bool]:
     """The copy, and whether `<disc_emb>` is a split point whatever stands around it."""
     description = json.loads(backend.to_str())
-    # a length limit or padding that a caller has left in the shared tokenizer must not reach our ids
+    # a caller may have left a length limit or padding in the shared tokenizer
     description["truncation"] = description["padding"] = None
     splits = True
     for token in description["added_tokens"]:

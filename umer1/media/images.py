@@ -25,7 +25,7 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 
 
 def load_image(source: Any, where: str = "image") -> Image.Image:
-    """`source` as a decoded RGB image. Transparency of RGBA images becomes white, as in qwen-vl-utils.
+    """`source` as a decoded RGB image. RGBA images get a white ground, as in qwen-vl-utils.
 
     Raises MediaError for whatever is missing, unreadable, cut short or larger than
     PIL.Image.MAX_IMAGE_PIXELS.

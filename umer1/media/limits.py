@@ -19,8 +19,8 @@ class MediaLimits:
         blank_image: what a text-only input gets. "evaluation": a white image of 4 visual tokens, as
             the released evaluation; "sft": one of 1 token, as the training data; "none": nothing.
         fetch_sizes: images, and videos that are lists of images, first go through the size rule and
-            the resize of `qwen_vl_utils.fetch_image`, which all of the released inference does. That
-            changes the grid of every fourth picture above `image_max_pixels`.
+            the resize of `qwen_vl_utils.fetch_image`, which all of the released inference does.
+            That changes the grid of every fourth picture above `image_max_pixels`.
     """
 
     image_min_pixels: int = 784

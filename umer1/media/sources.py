@@ -32,7 +32,7 @@ DECODER_ERRORS = (
 
 
 class MediaError(ValueError):
-    """An image or video that cannot be used. The message names the item, the field and the reason."""
+    """An image or video that cannot be used. The message names item, field and reason."""
 
 
 def local_path(source: str | os.PathLike, where: str) -> Path | None:
@@ -46,7 +46,8 @@ def local_path(source: str | os.PathLike, where: str) -> Path | None:
             text = urllib.request.url2pathname(urllib.parse.urlsplit(text).path)
         elif text.startswith(f"{scheme}://"):
             raise MediaError(
-                f"{where}: cannot open {shorten(text)}: wants a path or a file, http, https or data URI"
+                f"{where}: cannot open {shorten(text)}: "
+                "wants a path or a file, http, https or data URI"
             )
     if not text:
         raise MediaError(f"{where}: is an empty string, wants a path or a URI")
@@ -78,7 +79,8 @@ def _data(uri: str, where: str, limit: int) -> bytes:
         raise MediaError(f"{where}: data URI without a comma: {shorten(uri)}")
     if len(payload) > limit * 4 // 3 + 4:
         raise MediaError(
-            f"{where}: data URI of {len(payload)} characters, wants at most {limit // MIB} MiB of data"
+            f"{where}: data URI of {len(payload)} characters, "
+            f"wants at most {limit // MIB} MiB of data"
         )
     if not header.endswith(";base64"):
         return urllib.parse.unquote_to_bytes(payload)
