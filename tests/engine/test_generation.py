@@ -19,8 +19,16 @@ VOCAB, EOS, NEVER = 40, 39, 10_000
 def model():
     vision = VisionConfig(depth=1, embed_dim=16, hidden_size=32, num_heads=2)
     config = ModelConfig(
-        vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, vision=vision, mrope_section=(1, 1, 2), tie_word_embeddings=True, initializer_range=0.5,
+        vocab_size=VOCAB,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vision=vision,
+        mrope_section=(1, 1, 2),
+        tie_word_embeddings=True,
+        initializer_range=0.5,
     )
     torch.manual_seed(0)
     return Qwen2VL(config).reset_parameters().eval()
@@ -32,7 +40,11 @@ def _prompts(count, seed=0):
     for number in range(count):
         length = chance.randint(3, 17)
         ids = torch.tensor([chance.randrange(VOCAB - 1) for _ in range(length)])
-        mask, pixels, grid = torch.zeros(length, dtype=torch.bool), None, torch.zeros(0, 3, dtype=torch.int64)
+        mask, pixels, grid = (
+            torch.zeros(length, dtype=torch.bool),
+            None,
+            torch.zeros(0, 3, dtype=torch.int64),
+        )
         if number % 3 == 1:  # one picture of one visual token
             mask[1] = True
             pixels = torch.randn(4, 1176, generator=torch.Generator().manual_seed(number))
@@ -82,7 +94,9 @@ def test_tokens_and_vectors_equal_the_naive_loop(model, slots, stop):
     prompts, limit = _prompts(9), 12
     gen_id = _common_token(model, prompts, limit)
     eos_id = next(token for token in range(VOCAB) if token != gen_id)
-    results = generate(model, prompts, Sampling(limit, stop=stop), gen_id=gen_id, eos_id=eos_id, slots=slots)
+    results = generate(
+        model, prompts, Sampling(limit, stop=stop), gen_id=gen_id, eos_id=eos_id, slots=slots
+    )
     finishes = set()
     for prompt, result in zip(prompts, results):
         tokens, vector, hit, finish = _naive(model, prompt, gen_id, eos_id, limit, stop)
@@ -112,7 +126,11 @@ def test_gen_token_as_the_last_allowed_token_still_gets_its_step(model):
     """Hazard H24: the release runs past the end or silently takes the token before."""
     prompt = _prompts(1)[0]
     tokens, *_ = _naive(model, prompt, NEVER, NEVER, 6)
-    limit = next(place for place, token in enumerate(tokens, 1) if tokens.index(token) == place - 1 and place > 1)
+    limit = next(
+        place
+        for place, token in enumerate(tokens, 1)
+        if tokens.index(token) == place - 1 and place > 1
+    )
     gen_id = tokens[limit - 1]
     rollout = generate(model, [prompt], Sampling(limit), gen_id=gen_id, eos_id=NEVER)[0].rollouts[0]
     assert (rollout.tokens, rollout.hit, rollout.finish) == (tokens[:limit], True, "gen_emb")
@@ -124,10 +142,14 @@ def test_a_miss_is_its_own_last_input_whatever_its_batch_mates(model):
     """Hazard H25: the release takes the whole batch's last step, a state of padding for a row that ended early."""
     prompts = _prompts(6, seed=4)
     together = generate(model, prompts, Sampling(9), gen_id=NEVER, eos_id=NEVER, slots=6)
-    alone = [generate(model, [prompt], Sampling(9), gen_id=NEVER, eos_id=NEVER)[0] for prompt in prompts]
+    alone = [
+        generate(model, [prompt], Sampling(9), gen_id=NEVER, eos_id=NEVER)[0] for prompt in prompts
+    ]
     for one, other in zip(together, alone):
         assert not one.rollouts[0].hit
-        torch.testing.assert_close(one.rollouts[0].vector, other.rollouts[0].vector, atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            one.rollouts[0].vector, other.rollouts[0].vector, atol=1e-5, rtol=0
+        )
 
 
 def test_samples_of_a_prompt_fork_differ_and_do_not_depend_on_the_batch(model):
@@ -144,7 +166,9 @@ def test_samples_of_a_prompt_fork_differ_and_do_not_depend_on_the_batch(model):
 
 def test_log_probabilities_are_the_trainers(model):
     prompt = _prompts(2)[1]
-    rollout = generate(model, [prompt], Sampling(6, temperature=0.7, top_k=5), gen_id=NEVER, eos_id=NEVER)[0].rollouts[0]
+    rollout = generate(
+        model, [prompt], Sampling(6, temperature=0.7, top_k=5), gen_id=NEVER, eos_id=NEVER
+    )[0].rollouts[0]
     start = len(prompt.sequence.input_ids)
     hidden = model(pack([prompt.sequence.extend(rollout.tokens)]))
     logprobs = (model.logits(hidden[start - 1 : -1]) / 0.7).log_softmax(-1)
@@ -162,10 +186,20 @@ def test_prefill_is_cut_into_pieces_that_fit(model, monkeypatch):
 
 def test_progress_counts_every_row_and_token(model):
     seen = []
-    results = generate(model, _prompts(5), Sampling(4, temperature=1.0), gen_id=NEVER, eos_id=EOS, samples=2,
-                       slots=4, progress=lambda rows, tokens: seen.append((rows, tokens)))
+    results = generate(
+        model,
+        _prompts(5),
+        Sampling(4, temperature=1.0),
+        gen_id=NEVER,
+        eos_id=EOS,
+        samples=2,
+        slots=4,
+        progress=lambda rows, tokens: seen.append((rows, tokens)),
+    )
     assert sum(rows for rows, _ in seen) == 10
-    assert sum(tokens for _, tokens in seen) == sum(len(r.tokens) for result in results for r in result.rollouts)
+    assert sum(tokens for _, tokens in seen) == sum(
+        len(r.tokens) for result in results for r in result.rollouts
+    )
 
 
 def test_nothing_to_do_and_bad_samples(model):

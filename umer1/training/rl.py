@@ -141,8 +141,8 @@ def _learn(
             temperature=config.temperature,
         )
         accelerator.backward(loss.loss / accumulation)
-        numbers["loss"] += float(loss.loss)
-        numbers["kl"] += float(loss.kl) * len(positions) / tokens
+        numbers["loss"] += float(loss.loss.detach())
+        numbers["kl"] += float(loss.kl.detach()) * len(positions) / tokens
     return numbers
 
 

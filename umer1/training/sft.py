@@ -82,7 +82,7 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
                     "disc_hit",
                 ):
                     numbers[name] = (
-                        numbers.get(name, 0.0) + float(getattr(loss, name)) / accumulation
+                        numbers.get(name, 0.0) + float(getattr(loss, name).detach()) / accumulation
                     )
             norm = accelerator.clip_grad_norm_(model.parameters(), config.optimizer.clip_grad_norm)
             optimizer.step()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -53,32 +54,25 @@ def from_scratch(config: RunConfig, pairs: list[Pair]) -> tuple[Qwen2VL, Process
     settings = dict(config.tiny)
     limits = MediaLimits(**settings.pop("limits", {}))
     torch.manual_seed(config.seed)
-    texts = [
-        text
-        for pair in pairs
-        for side in (pair.query, pair.target)
-        for text in (side.text, side.response or "")
-    ]
-    tokenizer = build_tokenizer(
-        texts, settings.pop("vocab_size", 1024), phrases=fixed_phrases(texts)
-    )
+    sides = [side for pair in pairs for side in (pair.query, pair.target)]
+    phrases = fixed_phrases(side.text for side in sides)
+    corpus = (text for side in sides for text in (side.text, side.response or ""))
+    tokenizer = build_tokenizer(corpus, settings.pop("vocab_size", 1024), phrases)
     model = Qwen2VL(tiny_config(len(tokenizer), tokenizer, **settings))
     model.reset_parameters()
     return model, Processor.from_parts(tokenizer, limits)
 
 
-def fixed_phrases(texts: Iterable[str]) -> list[str]:
-    """Sentences that never vary (the chat template's, the generation instruction's and the tasks' own): as single
-    tokens they cost a small model nothing to read."""
-    counts = Counter(
-        line for text in texts for line in text.split("\n") if len(line) >= PHRASE_CHARACTERS
-    )
+def fixed_phrases(human_turns: Iterable[str]) -> list[str]:
+    """Text that never varies: the chat template's, the generation instruction's, the tasks' own sentences (up to a
+    colon) and the answer's tags. As single tokens they cost a small model nothing to read or write."""
+    heads = (re.match("[^:]*:?", line)[0] for turn in human_turns for line in turn.split("\n"))
+    counts = Counter(head for head in heads if len(head) >= PHRASE_CHARACTERS)
     lines = [line for line, count in counts.items() if count >= PHRASE_RECORDS]
-    lines += [GENERATION_INSTRUCTION, f"system\n{SYSTEM_MESSAGE}"]
-    pieces = (piece for line in lines for piece in _between_tags(line))
-    return sorted(
-        {piece for piece in pieces if len(piece) >= PHRASE_CHARACTERS or piece.startswith("system")}
-    )
+    pieces = {piece for line in [*lines, GENERATION_INSTRUCTION] for piece in _between_tags(line)}
+    pieces = {piece for piece in pieces if len(piece) >= PHRASE_CHARACTERS}
+    fixed = (f"system\n{SYSTEM_MESSAGE}", "user\n", "assistant\n", "<think>", "</think><answer>")
+    return sorted(pieces.union(fixed))
 
 
 def _between_tags(line: str) -> list[str]:
