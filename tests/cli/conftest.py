@@ -1,4 +1,6 @@
-"""An embedder that hashes, and a way to run the command line as a user does, stdout and stderr apart."""
+"""An embedder that hashes, and a way to run the command line as a user does, stdout and stderr
+apart.
+"""
 
 import hashlib
 import json

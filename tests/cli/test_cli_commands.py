@@ -1,4 +1,6 @@
-"""Help, doctor, train, eval and data: what reaches the library, what reaches the two streams, exit status."""
+"""Help, doctor, train, eval and data: what reaches the library, what reaches the two streams, exit
+status.
+"""
 
 import json
 import subprocess

@@ -22,7 +22,9 @@ class FakeEmbeddings:
 
 
 class FakeEmbedder:
-    """Vectors depend on the item, the mode, the read-out and (sampling) the seed; `calls` records what was asked."""
+    """Vectors depend on the item, the mode, the read-out and (sampling) the seed; `calls` records
+    what was asked.
+    """
 
     def __init__(self):
         self.calls = []
@@ -83,7 +85,7 @@ def benchmark_dir(tmp_path):
 
 
 def write_benchmark(root: Path) -> Path:
-    """image.yaml, video.yaml, visdoc.yaml with their data below `root`, and tasks.json beside it."""
+    """image.yaml, video.yaml, visdoc.yaml with data below `root`, tasks.json beside it."""
     _write_image(root)
     _write_video(root)
     _write_visdoc(root)

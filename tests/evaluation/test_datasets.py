@@ -1,4 +1,6 @@
-"""Loaders: the items and names that each parser family makes of its rows, and what they say about bad ones."""
+"""Loaders: the items and names that each parser family makes of its rows, and what they say about
+bad ones.
+"""
 
 import json
 

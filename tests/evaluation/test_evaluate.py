@@ -228,7 +228,9 @@ def test_generations_without_gen_emb_are_counted(fake_embedder_class, benchmark_
 
 
 def test_collapsed_vectors_are_reported_as_ties(fake_embedder_class, benchmark_dir, tmp_path):
-    """With the label at candidate 0 and a stable sort, equal vectors would look like a perfect score."""
+    """With the label at candidate 0 and a stable sort, equal vectors would look like a perfect
+    score.
+    """
 
     class Collapsed(fake_embedder_class):
         def vector(self, item, kind, variant):

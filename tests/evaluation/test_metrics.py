@@ -46,7 +46,9 @@ def naive_scores(ranking, labels, grades=None):
 
 
 def random_query(random, number):
-    """2-30 documents, 1-8 labels, ids of both types, a label outside the documents in 20 % of cases."""
+    """2-30 documents, 1-8 labels, ids of both types, a label outside the documents in 20 % of
+    cases.
+    """
     strings = number % 2 == 0
     documents = int(random.integers(2, 31))
     names = random.permutation(1000)[: documents + 1].tolist()

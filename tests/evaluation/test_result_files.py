@@ -1,4 +1,6 @@
-"""Files in upstream's form: scored end to end by a separate scorer, exchanged, and refused when unsafe."""
+"""Files in upstream's form: scored end to end by a separate scorer, exchanged, and refused when
+unsafe.
+"""
 
 import json
 import pickle
@@ -12,7 +14,9 @@ from umer1.evaluation.scoring import score_files
 
 
 def write_dataset(folder, number):
-    """60 queries x 200 unit vectors of dimension 64; every third set has ties, local and global alternate."""
+    """60 queries x 200 unit vectors of dimension 64; every third set has ties, local and global
+    alternate.
+    """
     random = np.random.default_rng(number)
     queries, candidates = (random.standard_normal((rows, 64)) for rows in (60, 200))
     if number % 3 == 0:

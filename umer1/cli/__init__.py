@@ -3,17 +3,18 @@
 import os
 import sys
 
-# errors of input and environment: one line for the user. Others are defects and keep their traceback
+# errors of input and environment: one line for the user; others are defects and keep a traceback
 EXPECTED = (ValueError, TypeError, OSError, ModuleNotFoundError)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line and return its exit status: 0, 1 (failed), 2 (wrong usage), 130 (interrupted).
+    """Run the command line and return its exit status: 0, 1 (failed), 2 (wrong usage), 130
+    (interrupted).
 
     UMER1_DEBUG=1 shows the traceback of expected errors too.
     """
-    from .app import app
-    from .output import error
+    from umer1.cli.app import app
+    from umer1.cli.output import error
 
     try:
         status = app(args=arguments, prog_name="umer1", standalone_mode=True)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from . import data, doctor, embed, evaluate, search, train
+from umer1.cli import data, doctor, embed, evaluate, search, train
 
 app = typer.Typer(
     no_args_is_help=True,

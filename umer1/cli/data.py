@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .output import JsonOption
+from umer1.cli.output import JsonOption
 
 app = typer.Typer(no_args_is_help=True, help="Make and check benchmark data.")
 
@@ -29,9 +29,8 @@ def mini(
       umer1 data mini --out data/mini
       umer1 data mini --out data/small --scale 0.3 --seed 1
     """
+    from umer1.cli.output import print_json, stdout_to_stderr
     from umer1.data.mini import build
-
-    from .output import print_json, stdout_to_stderr
 
     with stdout_to_stderr(json):
         made = build(out, seed=seed, scale=scale, progress=not quiet)
@@ -64,10 +63,9 @@ def check(
       umer1 data check data/mini
       umer1 data check image.yaml --data-basedir MMEB-V2 --json
     """
+    from umer1.cli.output import print_json
     from umer1.evaluation import load_tasks
     from umer1.evaluation.datasets.media import missing_media
-
-    from .output import print_json
 
     rows = []
     for task in load_tasks(benchmark, data_basedir=data_basedir):

@@ -117,16 +117,24 @@ def _driver():
 
 def _kernels(problems):
     try:
+        import torch
         import umer1_kernels
-        from umer1_kernels.backends import PLANS, backend_status, choose
+        from umer1_kernels.backends import PLANS, choose
     except ImportError as error:
         problems.append(f"umer1_kernels cannot be imported: {error}")
         return {}
-    found = {"version": umer1_kernels.__version__}
-    found |= {f"backend {name}": state for name, state in backend_status().items()}
-    for function in PLANS:
-        choice = choose(function, "auto")
-        found[function] = f"{choice.backend}: {choice.plan} ({choice.reason})"
+    extension = umer1_kernels.extension_status()
+    found = {
+        "version": umer1_kernels.__version__,
+        "compiled extension": extension.detail,
+        **{f"backend {name}": state for name, state in umer1_kernels.backend_status().items()},
+    }
+    for device in ["cpu"] + ["cuda"] * torch.cuda.is_available():
+        for function in PLANS:
+            choice = choose(function, "auto", torch.empty(0, device=device))
+            # a reason only where something is missing
+            why = "" if choice.backend != "reference" else f" ({choice.reason})"
+            found[f"{function} on {device}"] = f"{choice.backend}: {choice.plan}{why}"
     return found
 
 

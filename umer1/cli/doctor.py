@@ -2,22 +2,22 @@
 
 import typer
 
-from .output import JsonOption
+from umer1.cli.output import JsonOption
 
 
 def doctor(json: JsonOption = False) -> None:
     """Show what works on this machine, and why the rest does not.
 
-    Versions, devices, CPU features, kernel backends, the compiled extension, optional packages, the bundled model.
-    Ends with status 1 when something that umer1 cannot do without is broken.
+    Versions, devices, CPU features, kernel backends, the compiled extension, optional packages, the
+    bundled model. Ends with status 1 when something that umer1 cannot do without is broken.
 
     \b
     Examples:
       umer1 doctor
       umer1 doctor --json > machine.json
     """
-    from .diagnosis import diagnose
-    from .output import print_json
+    from umer1.cli.diagnosis import diagnose
+    from umer1.cli.output import print_json
 
     found = diagnose()
     if json:

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from .models import DeviceOption, ModelOption
-from .output import JsonOption
+from umer1.cli.models import DeviceOption, ModelOption
+from umer1.cli.output import JsonOption
 
 
 def embed(
@@ -70,10 +70,10 @@ def embed(
     .npz holds the arrays ids, disc, gen (a row per item, or samples x d) and the
     texts; .jsonl holds one object per item.
     """
-    from .items import read_items
-    from .models import load_embedder, model_identity
-    from .output import note, print_json, stdout_to_stderr
-    from .vectors import check_output, save, to_rows
+    from umer1.cli.items import read_items
+    from umer1.cli.models import load_embedder, model_identity
+    from umer1.cli.output import note, print_json, stdout_to_stderr
+    from umer1.cli.vectors import check_output, save, to_rows
 
     if output is not None:
         check_output(output)
@@ -115,8 +115,8 @@ def _show(rows, result):
             _listed(row.get(key)) for key in ("reasoning", "summary", "finish")
         )
         for thought, word, ending in zip(reasoning, summary, finish, strict=True):
-            typer.echo(f"  reasoning  {thought}")
-            typer.echo(f"  summary    {word}")
+            typer.echo(f"  reasoning  {_one_line(thought)}")
+            typer.echo(f"  summary    {_one_line(word)}")
             if ending != "gen_emb":
                 typer.echo(
                     f"  no <gen_emb> was written (stopped by {ending}): the gen vector says little"
@@ -130,3 +130,7 @@ def _listed(value):
     if value is None:
         return []
     return value if isinstance(value, list) else [value]
+
+
+def _one_line(text):
+    return " ".join(text.split())

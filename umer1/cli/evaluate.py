@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from .models import DeviceOption, ModelOption
-from .output import JsonOption
+from umer1.cli.models import DeviceOption, ModelOption
+from umer1.cli.output import JsonOption
 
 app = typer.Typer(
     no_args_is_help=True, help="Evaluate a model on a benchmark, and read the results."
@@ -76,10 +76,9 @@ def mmeb(
       umer1 eval mmeb data/mini --tasks digit_sum,page_total --modes gen
       umer1 eval mmeb image.yaml --data-basedir MMEB-V2 -m zhibinlan/UME-R1-2B
     """
+    from umer1.cli.models import load_embedder, model_identity
+    from umer1.cli.output import print_json, stdout_to_stderr
     from umer1.evaluation import evaluate, load_tasks, require_media
-
-    from .models import load_embedder, model_identity
-    from .output import print_json, stdout_to_stderr
 
     names = tasks.split(",") if tasks else None
     loaded = load_tasks(benchmark, data_basedir=data_basedir, names=names, prompts=prompts)
@@ -125,9 +124,8 @@ def report(
       umer1 eval report runs/eval --plot plot.svg
       umer1 eval report runs/eval --json | jq .groups.overall.main
     """
+    from umer1.cli.output import print_json
     from umer1.evaluation import Report
-
-    from .output import print_json
 
     path = run / "report.json" if run.is_dir() else run
     if not path.is_file():
@@ -143,7 +141,7 @@ def report(
 
 
 def _say_where(output, plot):
-    from .output import note
+    from umer1.cli.output import note
 
     if output is not None:
         note(f"results are in {output}")

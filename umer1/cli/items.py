@@ -1,4 +1,6 @@
-"""What to embed, from the command line: texts, pictures, videos, directories of pictures, JSON lines."""
+"""What to embed, from the command line: texts, pictures, videos, directories of pictures, JSON
+lines.
+"""
 
 import json
 import sys
@@ -20,10 +22,11 @@ def read_items(
 ) -> tuple[list[str], list[dict]]:
     """Ids and items of a command line, in the order: arguments, texts, images, videos.
 
-    An argument is, by this order: "-" (JSON lines from stdin), a .jsonl file, a picture or video by its ending, a
-    directory (every picture in it), else a text. texts, images and videos are taken as what they are called; a video
-    may be a directory of frames. instruction goes before the text of every item that has none of its own.
-    An id is the `id` of a JSON line, else the path or the text; ids have to differ.
+    An argument is, by this order: "-" (JSON lines from stdin), a .jsonl file, a picture or video by
+    its ending, a directory (every picture in it), else a text. texts, images and videos are taken
+    as what they are called; a video may be a directory of frames. instruction goes before the text
+    of every item that has none of its own. An id is the `id` of a JSON line, else the path or the
+    text; ids have to differ.
     """
     pairs = [pair for argument in arguments for pair in _of_argument(argument)]
     pairs += [(text, {"text": text}) for text in texts]

@@ -30,7 +30,8 @@ def load_embedder(model: str, device: str | None = None):
 def model_identity(model: str) -> str:
     """A name for exactly these weights: directory name and digest, or the id of a model on the hub.
 
-    Vectors, indexes and results are tied to it, so that those of an older checkpoint in the same place are noticed.
+    Vectors, indexes and results are tied to it, so that those of an older checkpoint in the same
+    place are noticed.
     """
     directory = _directory(model)
     if directory is None:

@@ -1,4 +1,6 @@
-"""Where output goes: results to stdout, everything else to stderr, and with --json one JSON document on stdout."""
+"""Where output goes: results to stdout, everything else to stderr, and with --json one JSON
+document on stdout.
+"""
 
 import contextlib
 import json

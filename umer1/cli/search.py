@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from .models import DeviceOption, ModelOption
-from .output import JsonOption
+from umer1.cli.models import DeviceOption, ModelOption
+from umer1.cli.output import JsonOption
 
 
 def search(
@@ -58,11 +58,10 @@ def search(
       umer1 search query.jpg "at night" --index photos.index -k 3
       umer1 search "seven" --index digits.index --mode disc --json
     """
+    from umer1.cli.items import read_items
+    from umer1.cli.models import load_embedder, model_identity
+    from umer1.cli.output import note, print_json, stdout_to_stderr
     from umer1.retrieval import Index
-
-    from .items import read_items
-    from .models import load_embedder, model_identity
-    from .output import note, print_json, stdout_to_stderr
 
     if mode not in ("disc", "gen"):
         raise typer.BadParameter("need disc or gen", param_hint="--mode")
@@ -117,7 +116,8 @@ def _check_origin(found, path, identity, mode, readout):
         )
     if mode == "disc" and found.readout != readout:
         raise ValueError(
-            f"{path} holds disc vectors read {found.readout!r} their token, --readout is {readout!r}"
+            f"{path} holds disc vectors read {found.readout!r} their token, "
+            f"--readout is {readout!r}"
         )
 
 
@@ -139,7 +139,11 @@ def _search(found, embedder, ids, items, k, options):
 
 def _show(results):
     for row in results:
-        typer.echo(row["query"] + (f"  ({row['summary']})" if row.get("summary") else ""))
+        typer.echo(row["query"] + _in_brackets(row))
         for place, hit in enumerate(row["results"], start=1):
-            summary = f"  ({hit['summary']})" if hit.get("summary") else ""
-            typer.echo(f"  {place}  {hit['score']:.4f}  {hit['id']}{summary}")
+            typer.echo(f"  {place}  {hit['score']:.4f}  {hit['id']}{_in_brackets(hit)}")
+
+
+def _in_brackets(row):
+    summary = " ".join((row.get("summary") or "").split())
+    return f"  ({summary})" if summary else ""

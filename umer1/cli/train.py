@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .output import JsonOption
+from umer1.cli.output import JsonOption
 
 app = typer.Typer(no_args_is_help=True, help="Train a model: sft, then rl.")
 
@@ -69,9 +69,8 @@ def rl(
 def _train(stage, config, assignments, quiet, as_json):
     from importlib import import_module
 
+    from umer1.cli.output import note, print_json, stdout_to_stderr
     from umer1.training.config import RLConfig, SFTConfig, load_config
-
-    from .output import note, print_json, stdout_to_stderr
 
     kind = {"sft": SFTConfig, "rl": RLConfig}[stage]
     path = find_config(config)

@@ -1,12 +1,12 @@
 """MMEB-V2 evaluation: upstream's files, exact metrics, oracle, pass@k, reports."""
 
-from .datasets import EvalQuery, EvalTask, MissingMedia, load_tasks, require_media
-from .evaluate import evaluate
-from .metrics import score_queries, score_query
-from .oracle import oracle
-from .pass_at_k import pass_at_k
-from .report import Report
-from .scoring import score_files, score_task
+from umer1.evaluation.datasets import EvalQuery, EvalTask, MissingMedia, load_tasks, require_media
+from umer1.evaluation.evaluate import evaluate
+from umer1.evaluation.metrics import score_queries, score_query
+from umer1.evaluation.oracle import oracle
+from umer1.evaluation.pass_at_k import pass_at_k
+from umer1.evaluation.report import Report
+from umer1.evaluation.scoring import score_files, score_task
 
 __all__ = [
     "EvalQuery",

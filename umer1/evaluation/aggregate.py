@@ -1,6 +1,7 @@
 """Means over tasks: per modality, per kind and overall, each an unweighted mean over its tasks.
 
-A mean says how many tasks it covers and which are missing; it is never taken over a part in silence.
+A mean says how many tasks it covers and which are missing; it is never taken over a part in
+silence.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,7 +20,8 @@ def aggregate(tasks: Mapping[str, dict]) -> dict[str, dict]:
     """Group -> {"tasks": names, "main": {column: mean entry}, "pass_at_k": {k: mean entry}}.
 
     tasks: task name -> its report entry (`modality`, `kind`, `main`, `pass_at_k`). A mean entry is
-    {"mean": float, "tasks": how many it covers, "missing": names of the group's tasks without that value}.
+    {"mean": float, "tasks": how many it covers, "missing": names of the group's tasks without that
+    value}.
     """
     members = {group: [] for group in GROUP_TITLES}
     for name, entry in tasks.items():

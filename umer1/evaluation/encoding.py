@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import files
-from .datasets import EvalTask
-from .files import ResultFiles
+from umer1.evaluation import files
+from umer1.evaluation.datasets import EvalTask
+from umer1.evaluation.files import ResultFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +26,15 @@ class EncodeOptions:
     batch_size: int = 32
 
 
-# items per call of the embedder: often enough for a progress bar; independent of the batch size, so that sampled
-# results are too
+# items per call of the embedder: often enough for a progress bar; independent of the batch size, so
+# that sampled results are too
 CHUNK = 512
 
 
 class Encoder:
-    """Encodes items in chunks, so that progress is seen and results arrive, and checks what comes back."""
+    """Encodes items in chunks, so that progress is seen and results arrive, and checks what comes
+    back.
+    """
 
     def __init__(self, embedder, options: EncodeOptions, advance: Callable[[int], None]):
         self.embedder, self.options, self.advance = embedder, options, advance
@@ -76,7 +78,8 @@ class Encoder:
             sampled = files.load_array(result.samples())
             if sampled.shape[:2] != shape:
                 raise ValueError(
-                    f"{result.samples()}: holds {list(sampled.shape[:2])} samples, the task needs {list(shape)}"
+                    f"{result.samples()}: holds {list(sampled.shape[:2])} samples, "
+                    f"the task needs {list(shape)}"
                 )
             self.advance(shape[0] * shape[1])
             return sampled
@@ -96,7 +99,7 @@ class Encoder:
         names, vectors = files.load_candidates(path)
         if names == list(task.candidates):
             return vectors
-        # another machine's file names candidates by absolute paths: the last two components identify them
+        # another machine's file names candidates by absolute paths: compare the last two components
         row_of = {_short(name): row for row, name in enumerate(names)}
         rows = [row_of.get(_short(name)) for name in task.candidates]
         if None in rows or len(row_of) != len(names):
@@ -132,7 +135,9 @@ class Encoder:
 
 
 def count_missing(texts: list[dict]) -> int:
-    """How many generations ended without <gen_emb>; their vectors are stand-ins and are reported as such."""
+    """How many generations ended without <gen_emb>; their vectors are stand-ins and are reported as
+    such.
+    """
     endings = [finish for row in texts for finish in _as_list(row["finish"])]
     return sum(finish != "gen_emb" for finish in endings)
 
@@ -142,7 +147,8 @@ def _vectors(encoded, kind, rows, count):
     vectors = np.asarray(vectors.cpu() if hasattr(vectors, "cpu") else vectors, dtype=np.float32)
     if vectors.shape[0] != rows or vectors.ndim != (3 if kind == "gen" and count > 1 else 2):
         raise ValueError(
-            f"the embedder returned {kind} of shape {list(vectors.shape)} for {rows} items, n={count}"
+            f"the embedder returned {kind} of shape {list(vectors.shape)} "
+            f"for {rows} items, n={count}"
         )
     return vectors
 

@@ -5,7 +5,8 @@
     report = evaluate(Embedder.load("tiny"), "data/mini", output_dir="runs/eval", samples=16)
     report.print()
 
-Everything is written under upstream's file names as it is computed, so a killed run continues where it stopped.
+Everything is written under upstream's file names as it is computed, so a killed run continues where
+it stopped.
 """
 
 import hashlib
@@ -15,18 +16,17 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+from umer1.evaluation import files
+from umer1.evaluation.datasets import EvalTask, load_tasks, require_media
+from umer1.evaluation.encoding import EncodeOptions, Encoder, count_missing
+from umer1.evaluation.files import ResultFiles
+from umer1.evaluation.modes import mode_name, parse_modes
+from umer1.evaluation.oracle import oracle
+from umer1.evaluation.pass_at_k import pass_at_k
+from umer1.evaluation.ranking import SORTS
+from umer1.evaluation.report import Report
+from umer1.evaluation.scoring import score_task, top_is_right
 from umer1.progress import progress_bar
-
-from . import files
-from .datasets import EvalTask, load_tasks, require_media
-from .encoding import EncodeOptions, Encoder, count_missing
-from .files import ResultFiles
-from .modes import mode_name, parse_modes
-from .oracle import oracle
-from .pass_at_k import pass_at_k
-from .ranking import SORTS
-from .report import Report
-from .scoring import score_task, top_is_right
 
 SAME = [("disc", "disc"), ("gen", "gen")]
 
@@ -52,18 +52,28 @@ def evaluate(
 ) -> Report:
     """Score `embedder` and return the report, which is also written to `output_dir` (report.json).
 
-    benchmark: a YAML file, a directory with image/video/visdoc.yaml, or tasks. names: only these tasks.
-    modes: any of "disc", "gen", "gen-disc", "disc-gen" (query side first). The oracle comes with disc and gen both.
-    samples: k > 1 adds pass@1..k from k sampled query generations at `temperature`; candidates stay greedy.
-    readout: "at", or "after" to read disc vectors where the released evaluation reads them.
-    ties: "stable" (candidate order), or "upstream" for numpy's default argsort.
-    model_id: what identifies the weights. A directory with results of other settings, data or weights is refused.
-    Raises MissingMedia before any model work when pictures or frames are not on disk; ValueError for bad input.
+    Args:
+        benchmark: a YAML file, a directory with image/video/visdoc.yaml, or tasks.
+        data_basedir: what paths in the YAML are below; its own directory by default.
+        names: only these tasks.
+        modes: any of "disc", "gen", "gen-disc", "disc-gen" (query side first). The oracle comes
+            with disc and gen both.
+        samples: k > 1 adds pass@1..k from k sampled query generations at `temperature`; candidates
+            and all other scores stay greedy.
+        readout: "at", or "after" to read disc vectors where the released evaluation reads them.
+        ties: "stable" (candidate order), or "upstream" for numpy's default argsort.
+        prompts: "ume-r1" or "vlm2vec", where their instructions differ.
+        model_id: what identifies the weights; stored with the vectors.
+
+    Raises:
+        MissingMedia: pictures or frames are not on disk; no model work was done.
+        ValueError: bad input, or `output_dir` holds results of other settings, data or weights.
     """
     pairs = parse_modes(modes)
     if samples < 1 or (samples > 1 and ("gen", "gen") not in pairs):
         raise ValueError(
-            f"samples: got {samples} with modes {modes!r}; pass@k needs samples >= 1 and the mode gen"
+            f"samples: got {samples} with modes {modes!r}; "
+            "pass@k needs samples >= 1 and the mode gen"
         )
     if samples > 1 and not temperature > 0:
         raise ValueError(f"temperature: got {temperature}; samples of a query differ only above 0")
@@ -166,7 +176,9 @@ def _portable(item):
 
 
 def _claim(output, tasks, options, model_id):
-    """Record what the vectors in `output` depend on; refuse a directory that holds those of another run."""
+    """Record what the vectors in `output` depend on; refuse a directory that holds those of another
+    run.
+    """
     path = output / "run.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"tasks": {}}
     claim = {
@@ -182,7 +194,8 @@ def _claim(output, tasks, options, model_id):
         # sampling may be added to a run that had none
         if key in known and known[key] != value and not (key == "sampling" and known[key] is None):
             raise ValueError(
-                f"{output} holds results with {key}={known[key]!r}, now {value!r}: use another directory"
+                f"{output} holds results with {key}={known[key]!r}, now {value!r}: "
+                "use another directory"
             )
     digests = {task.name: task_digest(task) for task in tasks}
     for name, digest in digests.items():

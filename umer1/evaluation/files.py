@@ -1,4 +1,5 @@
-"""Result files under upstream's names, so that scores and vectors can be exchanged with VLM2Vec and UME-R1.
+"""Result files under upstream's names, so that scores and vectors can be exchanged with VLM2Vec and
+UME-R1.
 
     {name}_{mode}_qry              pickle of float32 [N, D]
     {name}_{mode}_tgt              pickle of dict candidate name -> float32 [D], in candidate order
@@ -6,9 +7,10 @@
     {name}_{qry}_{tgt}_score.json  means of all metrics
     {name}_{qry}_{tgt}_pred.jsonl  per query: ranked names, label, rel_scores
 
-and two of our own: {name}_{mode}_{qry|tgt}_text.jsonl (what the model wrote), {name}_gen_qry_samples.npy [N, k, D].
-Pickles are read by an unpickler that can build numpy arrays, dicts and strings and nothing else. Every file is
-written beside its place and renamed, so a killed run leaves no half file to resume from.
+and two of our own: {name}_{mode}_{qry|tgt}_text.jsonl (what the model wrote),
+{name}_gen_qry_samples.npy [N, k, D]. Pickles are read by an unpickler that can build numpy arrays,
+dicts and strings and nothing else. Every file is written beside its place and renamed, so a killed
+run leaves no half file to resume from.
 """
 
 import io
@@ -104,7 +106,9 @@ def load_jsonl(path: Path) -> list[dict]:
 
 
 def load_restricted(path: Path):
-    """Unpickle a file that may hold numpy arrays, dicts, lists, strings and numbers; anything else is refused."""
+    """Unpickle a file that may hold numpy arrays, dicts, lists, strings and numbers; anything else
+    is refused.
+    """
     try:
         return _Restricted(io.BytesIO(path.read_bytes())).load()
     except (

@@ -1,9 +1,10 @@
 """Ranking metrics of MMEB-V2, per query and averaged.
 
-Eight metrics at three cut-offs, defined for one query with `n` distinct labels of which `found` are in the top k:
+Eight metrics at three cut-offs, defined for one query with `n` distinct labels of which `found` are
+in the top k:
 
     hit@k                1 if found > 0
-    ndcg_linear@k        gain = grade,          discount log2(rank + 1), ideal over all grades, cut at k
+    ndcg_linear@k        gain = grade, discount log2(rank + 1), ideal over all grades, cut at k
     ndcg_exponential@k   gain = 2^grade - 1,    the same otherwise
     precision@k          found / k              (k even when fewer candidates exist)
     recall@k             found / n              (1.0 when the query has no labels)
@@ -11,8 +12,9 @@ Eight metrics at three cut-offs, defined for one query with `n` distinct labels 
     map@k                sum over hit positions of the precision there, / min(n, k)
     mrr@k                1 / rank of the first hit within k
 
-A repeated candidate name counts once for hit, precision, recall and F1, and once per position for AP and DCG.
-These are the rules of VLM2Vec's evaluation, on purpose to the last edge case, so that scores compare one by one.
+A repeated candidate name counts once for hit, precision, recall and F1, and once per position for
+AP and DCG. These are the rules of VLM2Vec's evaluation, on purpose to the last edge case, so that
+scores compare one by one.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -37,11 +39,12 @@ def score_query(
 ) -> dict[str, float]:
     """All metrics of one query, keyed `metric@k` in the order of upstream's score files.
 
-    ranking: candidate names, best first. labels: one name, or several. grades: relevance of each label, in the
-    order of `labels`; every label has grade 1 without them.
-    upstream_pairing: pair grades with labels as VLM2Vec does, after a trip of the labels through a set. It is wrong
-    when grades differ, and for string names it changes with PYTHONHASHSEED; it exists to explain published numbers.
-    Raises ValueError when grades and labels differ in number, or when a graded label is listed twice.
+    ranking: candidate names, best first. labels: one name, or several. grades: relevance of each
+    label, in the order of `labels`; every label has grade 1 without them.
+    upstream_pairing: pair grades with labels as VLM2Vec does, after a trip of the labels through a
+    set. It is wrong when grades differ, and for string names it changes with PYTHONHASHSEED; it
+    exists to explain published numbers. Raises ValueError when grades and labels differ in number,
+    or when a graded label is listed twice.
     """
     distinct, grade_of = _pair(labels, grades, upstream_pairing)
     gains = {
@@ -62,13 +65,17 @@ class QueryScores:
     num_data: int
 
     def mean(self) -> dict[str, float]:
-        """Content of upstream's `_score.json`: plain means over the queries, then num_pred and num_data."""
+        """Content of upstream's `_score.json`: plain means over the queries, then num_pred and
+        num_data.
+        """
         means = {name: float(np.mean(value)) for name, value in self.values.items()}
         return {**means, "num_pred": self.num_pred, "num_data": self.num_data}
 
 
 def score_queries(predictions: Sequence[Mapping], *, upstream_pairing: bool = False) -> QueryScores:
-    """Score rows of upstream's `_pred.jsonl`: {"prediction": [...], "label": ..., "rel_scores": [...] | None}."""
+    """Score rows of upstream's `_pred.jsonl`: {"prediction": [...], "label": ..., "rel_scores":
+    [...] | None}.
+    """
     if not predictions:
         raise ValueError("predictions: got no queries, nothing can be averaged")
     rows = []

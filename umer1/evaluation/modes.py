@@ -6,7 +6,9 @@ MODES = ("disc", "gen")
 
 
 def parse_modes(modes: str | Iterable[str | tuple[str, str]]) -> list[tuple[str, str]]:
-    """(query mode, candidate mode) pairs from "disc", "gen", "gen-disc" or ("gen", "disc"), without repeats."""
+    """(query mode, candidate mode) pairs from "disc", "gen", "gen-disc" or ("gen", "disc"), without
+    repeats.
+    """
     listed = modes.split(",") if isinstance(modes, str) else list(modes)
     pairs = []
     for mode in listed:

@@ -1,8 +1,9 @@
 """pass@k: a query passes when any of k sampled generations retrieves a right candidate first.
 
-Only the query is sampled; candidates are encoded once, greedily. From n samples with c right ones the estimate is
-1 - C(n - c, k) / C(n, k), the probability that k of the n drawn without replacement hold a right one: unbiased,
-and of lower variance than looking at the first k. At k = n it is simply "any of the n".
+Only the query is sampled; candidates are encoded once, greedily. From n samples with c right ones
+the estimate is 1 - C(n - c, k) / C(n, k), the probability that k of the n drawn without replacement
+hold a right one: unbiased, and of lower variance than looking at the first k. At k = n it is simply
+"any of the n".
 """
 
 from math import comb
@@ -29,6 +30,7 @@ def estimate(samples: int, right: int, k: int) -> float:
     """Unbiased pass@k of one query with `right` right ones among `samples`."""
     if not 1 <= k <= samples or not 0 <= right <= samples:
         raise ValueError(
-            f"need 1 <= k <= samples and 0 <= right <= samples, got k={k} samples={samples} right={right}"
+            "need 1 <= k <= samples and 0 <= right <= samples, "
+            f"got k={k} samples={samples} right={right}"
         )
     return 1.0 - comb(samples - right, k) / comb(samples, k)

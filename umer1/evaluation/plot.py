@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from .report import Report, group_title
-from .table import report_columns, shown_k
+from umer1.evaluation.report import Report, group_title
+from umer1.evaluation.table import report_columns, shown_k
 
 COLORS = {"disc": "#9aa7b5", "gen": "#2f6db5", "oracle": "#e0a030"}
 OTHER_COLORS = ("#5aa06a", "#a35fa8")
@@ -12,7 +12,7 @@ CURVES = {"overall": "#222222", "multi_step": "#2f6db5", "one_look": "#9aa7b5"}
 
 def save_plot(report: Report, path: Path) -> None:
     """Draw `report` to `path` (format by suffix: .png, .svg, .pdf)."""
-    # an own figure with an own canvas: no pyplot state, no display, nothing left open in the caller's process
+    # a figure of its own: no pyplot state, no display, nothing left open in the caller's process
     from matplotlib.figure import Figure
 
     curve = bool(shown_k(report))

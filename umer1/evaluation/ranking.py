@@ -1,8 +1,9 @@
-"""From vectors to ranked candidates, as MMEB-V2 does it: float32 dot products, then argsort of the negated scores.
+"""From vectors to ranked candidates, as MMEB-V2 does it: float32 dot products, then argsort of the
+negated scores.
 
-Ties are real (duplicate captions, identical videos). numpy's default argsort orders them by SIMD path, so it can
-differ between machines; `ties="stable"` keeps candidate order and is reproducible, `ties="upstream"` is numpy's
-default, what published scores used.
+Ties are real (duplicate captions, identical videos). numpy's default argsort orders them by SIMD
+path, so it can differ between machines; `ties="stable"` keeps candidate order and is reproducible,
+`ties="upstream"` is numpy's default, what published scores used.
 Shapes: N queries, C candidates, D dimension.
 """
 
@@ -30,7 +31,9 @@ def rank_global(
 def rank_local(
     queries: np.ndarray, candidates: np.ndarray, rows: Sequence[np.ndarray], *, ties: str = "stable"
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Rank each query's own candidates: rows[i] are int64 indices into `candidates`. Returns as rank_global."""
+    """Rank each query's own candidates: rows[i] are int64 indices into `candidates`. Returns as
+    rank_global.
+    """
     kind = _kind(ties)
     _check(queries, candidates)
     if len(rows) != len(queries):
@@ -44,10 +47,12 @@ def rank_local(
 
 
 def label_tied(names: Sequence, scores: np.ndarray, labels: Collection) -> bool:
-    """Whether a wrong candidate scores exactly as high as the best right one: the rank then hangs on their order.
+    """Whether a wrong candidate scores exactly as high as the best right one: the rank then hangs
+    on their order.
 
-    names: ranked candidates; scores float32 [C]. Collapsed vectors tie everything, and where the label is
-    candidate 0 a stable sort would turn that into a perfect score: a report must be able to show it.
+    names: ranked candidates; scores float32 [C]. Collapsed vectors tie everything, and where the
+    label is candidate 0 a stable sort would turn that into a perfect score: a report must be able
+    to show it.
     """
     best = next((score for name, score in zip(names, scores, strict=True) if name in labels), None)
     if best is None:

@@ -1,11 +1,11 @@
-"""The result of an evaluation: scores per task, means per group, as a table, as JSON and as a plot."""
+"""The result of an evaluation: scores per task, means per group, as table, JSON and plot."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from .aggregate import GROUP_TITLES, aggregate, incomplete
-from .files import save_json
+from umer1.evaluation.aggregate import GROUP_TITLES, aggregate, incomplete
+from umer1.evaluation.files import save_json
 
 VERSION = 1
 PASS_AT_K_NOTE = "pass@k is the unbiased estimate from n sampled queries: hit@1, candidates greedy"
@@ -15,8 +15,9 @@ PASS_AT_K_NOTE = "pass@k is the unbiased estimate from n sampled queries: hit@1,
 class Report:
     """settings: how the run was made. tasks: task name -> its entry, as written by `evaluate`.
 
-    Of an entry, `main` is the task's main metric per column (disc, gen, oracle, mixed modes), `pass_at_k` its
-    pass@k by k (a string), `scores` every metric per mode. Scores are fractions of 1.
+    Of an entry, `main` is the task's main metric per column (disc, gen, oracle, mixed modes),
+    `pass_at_k` its pass@k by k (a string), `scores` every metric per mode. Scores are fractions of
+    1.
     """
 
     settings: dict
@@ -28,7 +29,9 @@ class Report:
         return aggregate(self.tasks)
 
     def mean(self, group: str, column: str) -> float:
-        """Mean of a column over a group ("overall", "image", "multi_step", ...), the group being complete."""
+        """Mean of a column over a group ("overall", "image", "multi_step", ...), the group being
+        complete.
+        """
         entry = self.groups[group]["main"][column]
         if entry["missing"]:
             raise ValueError(f"{group}, {column}: no value for {', '.join(entry['missing'])}")
@@ -69,7 +72,7 @@ class Report:
 
     def table(self):
         """A rich Table: a row per task, then the means. Scores in percent."""
-        from .table import build_table
+        from umer1.evaluation.table import build_table
 
         return build_table(self)
 
@@ -83,8 +86,10 @@ class Report:
             console.print(f"[dim]{note}[/dim]")
 
     def plot(self, path: str | Path) -> None:
-        """Save the plot (matplotlib): main scores per task, and the pass@k curve where there is one."""
-        from .plot import save_plot
+        """Save the plot (matplotlib): main scores per task, and the pass@k curve where there is
+        one.
+        """
+        from umer1.evaluation.plot import save_plot
 
         save_plot(self, Path(path))
 
@@ -115,7 +120,8 @@ def _pairings(tasks):
         for column, scores in (entry.get("scores_upstream_pairing") or {}).items():
             metric = entry["main_metric"]
             right, upstream = (100 * values[metric] for values in (entry["scores"][column], scores))
-            yield f"{name}, {column}: {metric} {right:.2f}; {upstream:.2f} with upstream's pairing of grades"
+            both = f"{metric} {right:.2f}; {upstream:.2f} with upstream's pairing of grades"
+            yield f"{name}, {column}: {both}"
 
 
 def group_title(group: str) -> str:

@@ -5,16 +5,17 @@ from pathlib import Path
 
 import numpy as np
 
-from . import files
-from .datasets import EvalTask
-from .metrics import QueryScores, has_unequal_grades, score_queries
-from .ranking import label_tied, rank_global, rank_local
+from umer1.evaluation import files
+from umer1.evaluation.datasets import EvalTask
+from umer1.evaluation.metrics import QueryScores, has_unequal_grades, score_queries
+from umer1.evaluation.ranking import label_tied, rank_global, rank_local
 
 
 @dataclass(slots=True)
 class Scored:
-    """One pair of modes, scored. predictions: rows of `_pred.jsonl`. upstream: the same under upstream's pairing of
-    grades, only where that can differ. tied: queries whose right candidate ties with a wrong one at the same score."""
+    """One pair of modes, scored. predictions: rows of `_pred.jsonl`. upstream: the same under
+    upstream's pairing of grades, only where that can differ. tied: queries whose right candidate
+    ties with a wrong one at the same score."""
 
     scores: QueryScores
     predictions: list[dict]
@@ -25,7 +26,9 @@ class Scored:
 def score_task(
     task: EvalTask, queries: np.ndarray, candidates: np.ndarray, *, ties: str = "stable"
 ) -> Scored:
-    """Rank and score: queries float32 [N, D] in task order, candidates float32 [C, D] in task.candidates' order."""
+    """Rank and score: queries float32 [N, D] in task order, candidates float32 [C, D] in
+    task.candidates' order.
+    """
     infos = [query.info() for query in task.queries]
     return score_vectors(
         infos, list(task.candidates), queries, candidates, task.eval_type, ties=ties
@@ -51,7 +54,9 @@ def score_vectors(
     *,
     ties: str = "stable",
 ) -> Scored:
-    """Score from `_info.jsonl` rows (cand_names, label_name, rel_scores) and vectors; names label the candidates."""
+    """Score from `_info.jsonl` rows (cand_names, label_name, rel_scores) and vectors; names label
+    the candidates.
+    """
     if eval_type not in ("local", "global"):
         raise ValueError(f"eval_type: got {eval_type!r}, need local or global")
     if len(infos) != len(queries):
@@ -97,7 +102,9 @@ def label_list(info: dict) -> list:
 def top_is_right(
     task: EvalTask, samples: np.ndarray, candidates: np.ndarray, *, ties: str
 ) -> np.ndarray:
-    """For sampled queries float32 [N, k, D]: whether the first-ranked candidate is right, bool [N, k]."""
+    """For sampled queries float32 [N, k, D]: whether the first-ranked candidate is right, bool [N,
+    k].
+    """
     infos, names = [query.info() for query in task.queries], list(task.candidates)
     labels = [set(label_list(info)) for info in infos]
     right = np.zeros(samples.shape[:2], dtype=bool)

@@ -3,14 +3,15 @@
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from .report import Report, group_title
+from umer1.evaluation.report import Report, group_title
 
 SHOWN_K = (1, 4, 16, 64, 128)
 KINDS = {"one_look": "one", "multi_step": "many"}
 
 
 def build_table(report: Report) -> Table:
-    """One row per task, then one per group mean; scores in percent, an asterisk on means that miss tasks.
+    """One row per task, then one per group mean; scores in percent, an asterisk on means that miss
+    tasks.
 
     It fits 80 columns with three modes and pass@1, 4, 16.
     """

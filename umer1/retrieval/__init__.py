@@ -1,5 +1,5 @@
 """Exact search over stored vectors."""
 
-from .index import Index
+from umer1.retrieval.index import Index
 
 __all__ = ["Index"]

@@ -4,7 +4,8 @@
     index.save("photos.index")
     ids, scores = Index.load("photos.index").search(query_vectors, k=5, mode="gen")
 
-Search is one matrix product and an exact top k. Files are vectors.npz and index.json; nothing in them can run.
+Search is one matrix product and an exact top k. Files are vectors.npz and index.json; nothing in
+them can run.
 """
 
 import json
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .top_k import top_k
+from umer1.retrieval.top_k import top_k
 
 VERSION = 1
 MODES = ("disc", "gen")
@@ -27,8 +28,10 @@ MODES = ("disc", "gen")
 class Index:
     """ids [n], vectors: mode -> float32 [n, d], L2-normalised rows (the score is a dot product).
 
-    model: what made the vectors; a query must come from the same. readout: where disc vectors were read.
-    entries: per id, anything JSON can hold that a result should show (text, summary); empty without.
+    model: what made the vectors; a query must come from the same. readout: where disc vectors were
+    read.
+    entries: per id, anything JSON can hold that a result should show (text, summary); empty
+    without.
     """
 
     ids: list[str]
@@ -47,7 +50,9 @@ class Index:
         readout: str = "at",
         entries: Sequence[dict] = (),
     ) -> "Index":
-        """Check and take copies. ids must be distinct; vectors [n, d] per mode, finite, one d for all."""
+        """Check and take copies. ids must be distinct; vectors [n, d] per mode, finite, one d for
+        all.
+        """
         arrays = {mode: np.array(array, dtype=np.float32) for mode, array in vectors.items()}
         index = cls(list(map(str, ids)), arrays, model, readout, list(entries))
         index._check("index")
@@ -63,10 +68,11 @@ class Index:
     def search(
         self, queries: np.ndarray, k: int = 10, *, mode: str | None = None
     ) -> tuple[list[list[str]], np.ndarray]:
-        """The k best ids per query, best first, and their scores float32 [m, k]; equal scores in index order.
+        """The k best ids per query, best first, and their scores float32 [m, k]; equal scores in
+        index order.
 
-        queries: float32 [m, d]. mode: which vectors of the index; may be left out where it holds one mode only.
-        k above the number of vectors gives all of them.
+        queries: float32 [m, d]. mode: which vectors of the index; may be left out where it holds
+        one mode only. k above the number of vectors gives all of them.
         """
         rows, scores = top_k(self._queries(queries), self.vectors[self._mode(mode)], k)
         return [[self.ids[row] for row in found] for found in rows], scores
@@ -120,7 +126,8 @@ class Index:
             )
         if not self.ids or len(set(self.ids)) != len(self.ids):
             raise ValueError(
-                f"{where}: got {len(self.ids)} ids, {len(set(self.ids))} distinct; need distinct ones"
+                f"{where}: got {len(self.ids)} ids, {len(set(self.ids))} distinct; "
+                "need distinct ones"
             )
         if self.entries and len(self.entries) != len(self.ids):
             raise ValueError(f"{where}: got {len(self.entries)} entries for {len(self.ids)} ids")

@@ -29,7 +29,7 @@ def top_k(queries: np.ndarray, vectors: np.ndarray, k: int) -> tuple[np.ndarray,
 
 
 def _best(scores, k):
-    # everything at least as good as the k-th score, then a stable sort: ties at the edge are resolved by row
+    # all scores at least as good as the k-th, then a stable sort: ties at the edge go by row
     threshold = np.partition(scores, len(scores) - k)[len(scores) - k]
     candidates = np.flatnonzero(scores >= threshold)
     return candidates[np.argsort(-scores[candidates], kind="stable")][:k]

@@ -15,7 +15,8 @@ FRAME_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 class TaskConfig:
     """A YAML entry. `fields` are its keys as written; relative paths are below `basedir`.
 
-    prompts: whose instructions a loader uses where the two evaluations differ, "ume-r1" or "vlm2vec".
+    prompts: whose instructions a loader uses where the two evaluations differ, "ume-r1" or
+    "vlm2vec".
     """
 
     name: str
@@ -51,7 +52,7 @@ class TaskConfig:
         return self._limit(read_jsonl(path))
 
     def table(self, name: str) -> list[dict]:
-        """One table of a BEIR-style directory: `data_path`/<name>.jsonl (queries, qrels, corpus)."""
+        """A table of a BEIR-style directory, `data_path`/<name>.jsonl (queries, qrels, corpus)."""
         path = self._data_path() / f"{name}.jsonl"
         if not path.is_file():
             raise ValueError(
@@ -61,9 +62,11 @@ class TaskConfig:
         return self._limit(rows) if name == "queries" else rows
 
     def frames(self, directory: Path) -> list[str] | str:
-        """Frames of a video directory as upstream samples them: natural order, `num_frames` evenly spaced.
+        """Frames of a video directory as upstream samples them: natural order, `num_frames` evenly
+        spaced.
 
-        A directory that is missing or has no pictures comes back as its path, for the missing-media count to find.
+        A directory that is missing or has no pictures comes back as its path, for the missing-media
+        count to find.
         """
         return self._sample(self.all_frames(directory)) or str(directory)
 

@@ -1,14 +1,14 @@
 """Image tasks of MMEB: classification, question answering, retrieval both ways, visual grounding.
 
-One row per query: qry_inst, qry_text, qry_img_path, tgt_inst, tgt_text[list], tgt_img_path[list]; the label is
-candidate 0. Texts are built as upstream builds them (spaces and newlines count), without the media placeholders,
-which the prompt writer sets.
+One row per query: qry_inst, qry_text, qry_img_path, tgt_inst, tgt_text[list], tgt_img_path[list];
+the label is candidate 0. Texts are built as upstream builds them (spaces and newlines count),
+without the media placeholders, which the prompt writer sets.
 """
 
-from .config import TaskConfig, column, join
-from .tasks import EvalQuery, EvalTask
+from umer1.evaluation.datasets.config import TaskConfig, column, join
+from umer1.evaluation.datasets.tasks import EvalQuery, EvalTask
 
-# the row's marker for "the picture goes here"; the picture is always first, so it leaves no trace in the text
+# the row's marker for "the picture goes here"; it is always first and leaves no trace in the text
 MARKER = "<|image_1|>"
 
 
@@ -18,12 +18,16 @@ def load_image_classification(config: TaskConfig) -> EvalTask:
 
 
 def load_image_question(config: TaskConfig) -> EvalTask:
-    """image_qa: a picture and a question against answers; the instruction starts on a line of its own."""
+    """image_qa: a picture and a question against answers; the instruction starts on a line of its
+    own.
+    """
     return _text_candidates(config, query_text=lambda inst, text: join("\n" + inst.strip(), text))
 
 
 def load_text_to_image(config: TaskConfig) -> EvalTask:
-    """image_t2i: a text against pictures, with captions where the first candidate has one. Names are the paths."""
+    """image_t2i: a text against pictures, with captions where the first candidate has one. Names
+    are the paths.
+    """
     task = EvalTask(config.name, "image", config.eval_type)
     ending = "\n\n" if config.dataset_name == "VisDial" else "\n"
     for number, row in enumerate(config.rows()):
@@ -74,8 +78,8 @@ def _pairs(config, row, number):
     captions = row.get("tgt_text") or [""] * len(paths)
     if not paths or len(paths) != len(captions):
         raise ValueError(
-            f"{_where(config, number)}: got {len(paths)} tgt_img_path and {len(captions)} tgt_text, "
-            "need the same number and at least one"
+            f"{_where(config, number)}: got {len(paths)} tgt_img_path and {len(captions)} "
+            "tgt_text, need the same number and at least one"
         )
     return list(zip(paths, captions, strict=True))
 

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import yaml
 
-from .config import PROMPT_SETS, TaskConfig
-from .image import (
+from umer1.evaluation.datasets.config import PROMPT_SETS, TaskConfig
+from umer1.evaluation.datasets.image import (
     load_image_classification,
     load_image_question,
     load_image_to_image,
     load_text_to_image,
 )
-from .tasks import EvalTask
-from .video import load_momentseeker, load_msrvtt, load_ssv2
-from .visdoc import load_vidore
+from umer1.evaluation.datasets.tasks import EvalTask
+from umer1.evaluation.datasets.video import load_momentseeker, load_msrvtt, load_ssv2
+from umer1.evaluation.datasets.visdoc import load_vidore
 
 PARSERS = {
     "image_cls": load_image_classification,
@@ -40,11 +40,18 @@ def load_tasks(
 ) -> list[EvalTask]:
     """Load a benchmark.
 
-    source: a YAML file, or a directory that holds image.yaml, video.yaml, visdoc.yaml (directly or in eval/).
-    data_basedir: what relative paths in the YAML are below; the YAML's own directory by default.
-    names: only these tasks. prompts: "ume-r1" or "vlm2vec", for loaders whose instructions the two set differently.
     Kinds of tasks (one_look, multi_step) come from a tasks.json beside the data or one directory up.
-    Raises ValueError for unknown parsers, missing tables and malformed rows; media are not looked at here.
+
+    Args:
+        source: a YAML file, or a directory that holds image.yaml, video.yaml, visdoc.yaml (directly
+            or in eval/).
+        data_basedir: what relative paths in the YAML are below; its own directory by default.
+        names: only these tasks.
+        prompts: "ume-r1" or "vlm2vec", for loaders whose instructions the two set differently.
+
+    Raises:
+        ValueError, TypeError: an unknown parser, a missing table, a malformed row. Media are not
+            looked at here.
     """
     if prompts not in PROMPT_SETS:
         raise ValueError(f"prompts: got {prompts!r}, need one of {', '.join(PROMPT_SETS)}")

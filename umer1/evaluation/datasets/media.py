@@ -3,11 +3,13 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from .tasks import EvalTask
+from umer1.evaluation.datasets.tasks import EvalTask
 
 
 class MissingMedia(ValueError):
-    """Media that tasks need and that are not there: `.counts` task -> (missing, all), `.examples` task -> path."""
+    """Media that tasks need and that are not there: `.counts` task -> (missing, all), `.examples`
+    task -> path.
+    """
 
     def __init__(self, counts, examples):
         self.counts, self.examples = counts, examples
@@ -19,7 +21,9 @@ class MissingMedia(ValueError):
 
 
 def require_media(tasks: Iterable[EvalTask]) -> None:
-    """Raise MissingMedia, with counts per task, unless every picture and every video of the tasks exists."""
+    """Raise MissingMedia, with counts per task, unless every picture and every video of the tasks
+    exists.
+    """
     counts, examples = {}, {}
     for task in tasks:
         gone, total = missing_media(task)

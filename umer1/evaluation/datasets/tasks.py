@@ -9,7 +9,8 @@ MAIN_METRIC = {"image": "hit@1", "video": "hit@1", "visdoc": "ndcg_linear@5"}
 class EvalQuery:
     """One query: what is embedded, what it is ranked against, what is right.
 
-    item: the embedder's input (`text`, `image`, `video`). candidates: names, in the order of the source.
+    item: the embedder's input (`text`, `image`, `video`). candidates: names, in the order of the
+    source.
     label: one name or several. grades: relevance per label, 1 each when None.
     """
 
@@ -33,7 +34,8 @@ class EvalTask:
     """A task: queries, and every candidate once, in the order in which the source names them first.
 
     eval_type "local": a query is ranked against its own candidates; "global": against all of them.
-    kind: "one_look" or "multi_step" where the benchmark says so (tasks.json of the miniature benchmark).
+    kind: "one_look" or "multi_step" where the benchmark says so (tasks.json of the miniature
+    benchmark).
     """
 
     name: str
@@ -54,6 +56,8 @@ class EvalTask:
         self.main_metric = self.main_metric or MAIN_METRIC[self.modality]
 
     def add_candidate(self, name: str, item: dict) -> str:
-        """Add a candidate unless its name is there: the first occurrence wins, as upstream defines its tasks."""
+        """Add a candidate unless its name is there: the first occurrence wins, as upstream defines
+        its tasks.
+        """
         self.candidates.setdefault(name, item)
         return name

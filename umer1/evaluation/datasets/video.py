@@ -1,10 +1,11 @@
-"""Video tasks: answers about a video (ssv2), caption to video (msrvtt), moment of a video (momentseeker).
+"""Video tasks: answers about a video (ssv2), caption to video (msrvtt), moment of a video
+(momentseeker).
 
 A video is a directory of frames below `frame_root`.
 """
 
-from .config import TaskConfig, column, join
-from .tasks import EvalQuery, EvalTask
+from umer1.evaluation.datasets.config import TaskConfig, column, join
+from umer1.evaluation.datasets.tasks import EvalQuery, EvalTask
 
 SSV2_QUERY = "What actions or object interactions are being performed by the person in the video?"
 MSRVTT_QUERY = "Find a video that contains the following visual content:"
@@ -48,10 +49,12 @@ def load_msrvtt(config: TaskConfig) -> EvalTask:
 
 
 def load_momentseeker(config: TaskConfig) -> EvalTask:
-    """Rows: query, input_frames (.jpg, .mp4 or ""), positive_frames and negative_frames: [{"output_path": ...}].
+    """Rows: query, input_frames (.jpg, .mp4 or ""), positive_frames and negative_frames:
+    [{"output_path": ...}].
 
-    The frames of a/b.mp4 are in frame_root/video_frames/a_b, all of them used, and the picture x.jpg is
-    frame_root/query_x.jpg. Names are the paths of the rows, so that result files move between machines.
+    The frames of a/b.mp4 are in frame_root/video_frames/a_b, all of them used, and the picture
+    x.jpg is frame_root/query_x.jpg. Names are the paths of the rows, so that result files move
+    between machines.
     """
     task = EvalTask(config.name, "video", config.eval_type)
     target = config.instruction("target", MOMENT_TARGET)

@@ -1,18 +1,22 @@
-"""Visual documents: a text query against page images, in BEIR-style tables (queries, qrels, corpus)."""
+"""Visual documents: a text query against page images, in BEIR-style tables (queries, qrels,
+corpus).
+"""
 
 from collections import defaultdict
 
-from .config import TaskConfig, column, join
-from .tasks import EvalQuery, EvalTask
+from umer1.evaluation.datasets.config import TaskConfig, column, join
+from umer1.evaluation.datasets.tasks import EvalQuery, EvalTask
 
 VLM2VEC_QUERY = "Find a document image that matches the given query:"
 VLM2VEC_TARGET = "Understand the content of the provided document image."
 
 
 def load_vidore(config: TaskConfig) -> EvalTask:
-    """Pages are `image_root`/<corpus-id>.png. Relevant pages come first among the candidates, then the corpus.
+    """Pages are `image_root`/<corpus-id>.png. Relevant pages come first among the candidates, then
+    the corpus.
 
-    UME-R1 evaluates ViDoRe with empty instructions, VLM2Vec with a sentence on each side (`config.prompts`).
+    UME-R1 evaluates ViDoRe with empty instructions, VLM2Vec with a sentence on each side
+    (`config.prompts`).
     """
     task = EvalTask(config.name, "visdoc", config.eval_type)
     stock = (VLM2VEC_QUERY, VLM2VEC_TARGET) if config.prompts == "vlm2vec" else ("", "")
@@ -41,7 +45,7 @@ def load_vidore(config: TaskConfig) -> EvalTask:
 
 
 def _relevant(config):
-    """query-id -> {corpus-id: grade}; only positive grades count, the highest of a repeated pair."""
+    """query-id -> {corpus-id: grade}; grades above 0 only, the highest of a repeated pair."""
     grades = defaultdict(dict)
     for number, row in enumerate(config.table("qrels")):
         where = f"{config.name}, qrels row {number}"
