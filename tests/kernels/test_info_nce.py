@@ -6,7 +6,6 @@ import torch.nn.functional as F
 from contrastive_truth import row_losses
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from umer1_kernels import dual_info_nce, info_nce
 
 ALL_DIRECTIONS = [
@@ -96,9 +95,10 @@ def test_released_loss(backend, dtype, shape):
         assert error < TOLERANCE[dtype] * max(1.0, expected.abs().max().item())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_backends_agree_on_ragged_shapes(data):
+    torch.manual_seed(data.draw(st.integers(0, 1000)))
     rows = data.draw(st.integers(1, 40))
     targets = rows + data.draw(st.integers(0, 30))
     dimension = data.draw(st.integers(1, 20))
@@ -123,7 +123,9 @@ def test_backends_agree_on_ragged_shapes(data):
     truth = value_and_grad(loss, *exact)
     for cpu, reference, expected in zip(*results, truth):
         own_error = (reference - expected).abs().max()
-        assert (cpu - expected).abs().max() <= 2 * own_error + 1e-5 * (1 + scale / 20)
+        # a float32 logit of size `scale` is off by up to 6e-8 * scale, a gradient by that share
+        rounding = 4e-7 * scale * max(1.0, expected.abs().max().item())
+        assert (cpu - expected).abs().max() <= 2 * own_error + rounding
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
