@@ -40,7 +40,7 @@ def load_tasks(
 ) -> list[EvalTask]:
     """Load a benchmark.
 
-    Kinds of tasks (one_look, multi_step) come from a tasks.json beside the data or one directory up.
+    Kinds of tasks (one_look, multi_step) come from tasks.json beside the data or one directory up.
 
     Args:
         source: a YAML file, or a directory that holds image.yaml, video.yaml, visdoc.yaml (directly
