@@ -113,7 +113,7 @@ def test_descriptions_follow_from_the_stored_pictures(mini):
             path, subject = target["image"], ""
         elif name == "clip_moment":
             path = target["video"][3]
-            subject = path.split("/")[-2].split("_")[0]
+            subject = path.split("/")[-1].split("_")[0]
         else:
             continue
         with Image.open(mini.root / "train" / path) as picture:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from umer1.data.mini.sources import Digit, package_file
 
@@ -72,32 +72,31 @@ def resize_to_cells(image: Image.Image, longest: int) -> Image.Image:
 class Recolouring:
     """One change of colours, applied alike to both sides of a pair so that they still match."""
 
-    channels: tuple[int, int, int]
-    gains: tuple[float, float, float]
-    gamma: float
+    channels: tuple[int, int, int]  # where red, green and blue come from
+    tables: tuple[list[int], ...]  # 256 new values for each
     mirror: bool
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        values = np.asarray(image, dtype=np.float32)[..., list(self.channels)] / 255
-        values = values**self.gamma * np.asarray(self.gains, dtype=np.float32)
-        if self.mirror:
-            values = values[:, ::-1]
-        return Image.fromarray((values.clip(0, 1) * 255).round().astype(np.uint8))
+        bands = image.split()
+        bands = [
+            bands[channel].point(table)
+            for channel, table in zip(self.channels, self.tables, strict=True)
+        ]
+        recoloured = Image.merge("RGB", bands)
+        return ImageOps.mirror(recoloured) if self.mirror else recoloured
 
 
-UNCHANGED = Recolouring((0, 1, 2), (1.0, 1.0, 1.0), 1.0, False)
+UNCHANGED = Recolouring((0, 1, 2), (list(range(256)),) * 3, False)
 
 
 def draw_recolouring(rng: np.random.Generator) -> Recolouring:
     """Mostly new colours, one time in four none, so that natural pictures are seen as well."""
     if rng.random() < 0.25:
         return UNCHANGED
-    return Recolouring(
-        tuple(rng.permutation(3).tolist()),
-        tuple(rng.uniform(0.55, 1.2, 3).tolist()),
-        float(rng.uniform(0.65, 1.5)),
-        bool(rng.random() < 0.5),
-    )
+    values = 255 * (np.arange(256) / 255) ** rng.uniform(0.65, 1.5)
+    tables = np.rint(values * rng.uniform(0.55, 1.2, (3, 1))).clip(0, 255).astype(np.int64)
+    channels = tuple(rng.permutation(3).tolist())
+    return Recolouring(channels, tuple(tables.tolist()), bool(rng.random() < 0.5))
 
 
 def _digit_mask(digit: Digit, rng: np.random.Generator) -> Image.Image:

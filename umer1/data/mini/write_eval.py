@@ -79,7 +79,7 @@ def _write_video(root: Path, task: Task, examples: list[Example]) -> dict:
 
 def _ssv2_row(media: MediaFolder, index: int, example: Example) -> dict:
     video_id = f"{index:04d}"
-    media.frames(example.query, video_id, repeat=True)
+    media.directory(example.query.frames, video_id)
     # upstream's lists have the right answer anywhere, and first place would win every tie
     answers = sorted([example.target.text, *(part.text for part in example.wrong)])
     return {"video_id": video_id, "pos_text": example.target.text, "neg_text": answers}
@@ -87,13 +87,13 @@ def _ssv2_row(media: MediaFolder, index: int, example: Example) -> dict:
 
 def _msrvtt_row(media: MediaFolder, index: int, example: Example) -> dict:
     video_id = f"{index:04d}"
-    media.frames(example.target, video_id, repeat=True)
+    media.directory(example.target.frames, video_id)
     return {"video_id": video_id, "caption": example.query.text}
 
 
 def _moment_row(media: MediaFolder, index: int, example: Example) -> dict:
     def stored(part: Part) -> dict:
-        media.frames(part, f"video_frames/{part.name}", repeat=True)
+        media.directory(part.frames, f"video_frames/{part.name}")
         return {"output_path": f"{part.name}.mp4"}
 
     # upstream's names: `0001.jpg` is in `query_0001.jpg`, the frames of `a.mp4` in `video_frames/a`

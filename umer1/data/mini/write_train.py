@@ -58,7 +58,7 @@ class TrainingSet:
         if part.image is not None:
             return {"image": self.media.image(part.image, name + _suffix(part))}
         if part.frames:
-            return {"video": self.media.frames(part, name, repeat=False)}
+            return {"video": self.media.frame_list(part.frames, name)}
         return {}
 
 
