@@ -113,7 +113,7 @@ def test_prefill_and_decode_equal_the_whole(slots, make_model, make_sequence, sh
 
 
 @torch.no_grad()
-def test_forked_and_moved_slots_continue_alike(make_model, make_sequence):
+def test_forked_slots_continue_alike(make_model, make_sequence):
     """Beside a longer row, so that their padding takes part; the memory was full of NaN."""
     model = make_model()
     prompt, longer = make_sequence(3, (1, 4, 4), 5), make_sequence(19, seed=1)
@@ -123,8 +123,8 @@ def test_forked_and_moved_slots_continue_alike(make_model, make_sequence):
     cache.value.fill_(float("nan"))
     model(packed, PrefillAttention(packed.lengths, packed.cu_seqlens, cache, [1, 4]))
     cache.copy(1, [0, 3], length=len(prompt))
-    cache.move([4], [5], length=len(longer))
-    cache.move([3, 1], [2, 3], length=len(prompt))
+    cache.copy(4, [5], length=len(longer))
+    cache.copy(3, [2], length=len(prompt))
     ids = torch.tensor([11, 12, 13, 14])
     lengths = torch.tensor([len(prompt)] * 3 + [len(longer)])
     positions = packed.next_position[[0, 0, 0, 1]]

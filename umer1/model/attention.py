@@ -19,7 +19,7 @@ __all__ = ["DecodeAttention", "KVCache", "PackedAttention", "PrefillAttention"]
 
 # Sequences at least this part of the longest one are padded to it: measured on the CPU, forward
 # and backward, 100 sequences of 40 to 120 tokens.
-_SHORTEST_IN_GROUP = 0.85
+_SHORTEST_IN_GROUP = 0.9
 
 
 class PackedAttention:

@@ -44,11 +44,3 @@ class KVCache:
         for store in (self.key, self.value):
             store[:, targets, :, :length] = store[:, source, :, :length].unsqueeze(1)
             store[:, targets, :, length:] = 0
-
-    def move(self, sources: list[int] | Tensor, targets: list[int] | Tensor, length: int) -> None:
-        """Copies the first `length` tokens of each slot of `sources` to its slot of `targets`."""
-        sources = torch.as_tensor(sources, dtype=torch.int64, device=self.key.device)
-        targets = torch.as_tensor(targets, dtype=torch.int64, device=self.key.device)
-        for store in (self.key, self.value):
-            store[:, targets, :, :length] = store[:, sources, :, :length]
-            store[:, targets, :, length:] = 0
