@@ -1,4 +1,4 @@
-"""Shared by all tests: fixed seeds, few threads, and memory that shows when it is read before it is written."""
+"""Shared by all tests: fixed seeds, few threads, memory that shows when it is read too early."""
 
 import os
 
@@ -13,9 +13,6 @@ import torch
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
-ALLOCATORS = ("empty", "empty_like", "empty_strided")
-TENSOR_ALLOCATORS = ("new_empty", "new_empty_strided")
-
 
 @pytest.fixture(autouse=True)
 def _seeds():
@@ -25,26 +22,9 @@ def _seeds():
 
 
 @pytest.fixture
-def poisoned_memory(monkeypatch):
-    """torch.empty and its relatives return NaN (integers: the smallest value) instead of whatever was there."""
-
-    def poisoning(allocate):
-        def poisoned(*args, **keywords):
-            return _poison(allocate(*args, **keywords))
-
-        return poisoned
-
-    for name in ALLOCATORS:
-        monkeypatch.setattr(torch, name, poisoning(getattr(torch, name)))
-    for name in TENSOR_ALLOCATORS:
-        monkeypatch.setattr(torch.Tensor, name, poisoning(getattr(torch.Tensor, name)))
-
-
-def _poison(tensor):
-    if tensor.device.type == "meta" or tensor.numel() == 0:
-        return tensor
-    if tensor.dtype.is_floating_point or tensor.dtype.is_complex:
-        return tensor.fill_(float("nan"))
-    if tensor.dtype == torch.bool:
-        return tensor.fill_(True)
-    return tensor.fill_(torch.iinfo(tensor.dtype).min)
+def poisoned_memory():
+    """Fresh memory holds NaN (integers: the largest value), in compiled code too."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(False)
