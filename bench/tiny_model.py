@@ -1,0 +1,159 @@
+"""Train the bundled model: `make tiny-model`, or `python -m bench.tiny_model --seeds 0 1 2`.
+
+For each seed: SFT from scratch on the miniature benchmark, evaluation, RL, evaluation. The first seed's final model
+becomes `umer1/assets/tiny`; `umer1/assets/tiny/results.json` holds every score of every seed, their means and spreads.
+A stage that is already finished under --work is kept; a killed one resumes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+from bench.environment import environment
+from umer1 import Embedder
+from umer1.cli.models import model_identity
+from umer1.data.mini import build
+from umer1.evaluation import Report, evaluate
+from umer1.model.checkpoint import save_model
+from umer1.training import rl, sft
+from umer1.training.config import RLConfig, SFTConfig, load_config
+
+ROOT = Path(__file__).resolve().parent.parent
+RECIPES, TINY = ROOT / "umer1" / "recipes", ROOT / "umer1" / "assets" / "tiny"
+SAMPLES = 16
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "tiny-model")
+    arguments = parser.parse_args()
+    data = build(arguments.work / "mini", seed=0)
+    runs = {seed: train(seed, data, arguments.work / f"seed-{seed}") for seed in arguments.seeds}
+    results = {
+        "command": "python -m bench.tiny_model --seeds " + " ".join(map(str, arguments.seeds)),
+        "environment": environment(),
+        "summary": summary(runs),
+        "seeds": {str(seed): run for seed, run in runs.items()},
+    }
+    bundle(arguments.work / f"seed-{arguments.seeds[0]}" / "rl" / "model")
+    (TINY / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    print(json.dumps(results["summary"], indent=1))
+
+
+def train(seed: int, data: Path, work: Path) -> dict:
+    """Both stages and their evaluations; each is skipped if it is finished."""
+    done = {}
+    for stage, module, kind in (("sft", sft, SFTConfig), ("rl", rl, RLConfig)):
+        model, seconds = work / stage / "model", work / stage / "seconds.json"
+        if not seconds.exists():
+            overrides = {
+                "data": str(next((data / "train").glob(f"{stage}.[yj]*"))),
+                "output": str(work / stage),
+            }
+            if stage == "rl":
+                overrides |= {
+                    "model": str(work / "sft" / "model"),
+                    "data_path": str(data / "train"),
+                }
+            config = load_config(RECIPES / f"mini-{stage}.yaml", kind, {**overrides, "seed": seed})
+            began = time.monotonic()
+            module.run(config)
+            seconds.write_text(json.dumps(time.monotonic() - began))
+        report = score(model, data, work / f"{stage}-eval")
+        done[stage] = {"training_seconds": json.loads(seconds.read_text()), **scores(report)}
+    return done
+
+
+def score(model: Path, data: Path, output: Path) -> Report:
+    """Every held-out task: disc, gen, oracle, pass@1..16."""
+    embedder = Embedder.load(model, device="cpu")
+    report = evaluate(
+        embedder,
+        data,
+        output_dir=output,
+        samples=SAMPLES,
+        max_new_tokens=64,
+        batch_size=256,
+        model_id=model_identity(str(model)),
+    )
+    report.plot(output / "report.png")
+    report.print()
+    return report
+
+
+def scores(report: Report) -> dict:
+    content = report.to_dict()
+    tasks = {
+        name: {"kind": task["kind"], **task["main"], "pass_at_k": task.get("pass_at_k")}
+        for name, task in content["tasks"].items()
+    }
+    groups = {
+        name: {column: entry["mean"] for column, entry in group["main"].items()}
+        | {f"pass@{k}": entry["mean"] for k, entry in group["pass_at_k"].items()}
+        for name, group in content["groups"].items()
+    }
+    return {"groups": groups, "tasks": tasks}
+
+
+def summary(runs: dict[int, dict]) -> dict:
+    """What the bundled model is to show, in points (percent): mean, and lowest and highest of the seeds."""
+
+    def points(read) -> dict:
+        values = [100 * read(run) for run in runs.values()]
+        return {
+            "mean": round(statistics.mean(values), 1),
+            "low": round(min(values), 1),
+            "high": round(max(values), 1),
+        }
+
+    def group(run, column, name="overall", stage="rl"):
+        return run[stage]["groups"][name][column]
+
+    multi = [
+        name
+        for name, task in next(iter(runs.values()))["rl"]["tasks"].items()
+        if task["kind"] == "multi_step"
+    ]
+    return {
+        "gen": points(lambda run: group(run, "gen")),
+        "disc": points(lambda run: group(run, "disc")),
+        "gen_above_disc": points(lambda run: group(run, "gen") - group(run, "disc")),
+        "gen_above_disc_on": {
+            name: points(
+                lambda run, name=name: (
+                    run["rl"]["tasks"][name]["gen"] - run["rl"]["tasks"][name]["disc"]
+                )
+            )
+            for name in multi
+        },
+        "oracle_above_both": points(
+            lambda run: group(run, "oracle") - max(group(run, "gen"), group(run, "disc"))
+        ),
+        "rl_above_sft_gen": points(lambda run: group(run, "gen") - group(run, "gen", stage="sft")),
+        "pass@16_above_pass@1": points(lambda run: group(run, "pass@16") - group(run, "pass@1")),
+        "disc_on_one_look": points(lambda run: group(run, "disc", "one_look")),
+    }
+
+
+def bundle(model: Path) -> None:
+    """Copy a finished model into the package, weights in bfloat16."""
+    keep = TINY / "README.md"
+    text = keep.read_text() if keep.exists() else None
+    shutil.rmtree(TINY, ignore_errors=True)
+    embedder = Embedder.load(model, device="cpu", dtype=torch.bfloat16)
+    save_model(embedder.model, TINY)
+    embedder.processor.save(TINY)
+    if text is not None:
+        keep.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
