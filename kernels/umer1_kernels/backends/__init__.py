@@ -98,3 +98,8 @@ def _cpu_obstacle(function: str, tensors: tuple[Tensor, ...]) -> str | None:
             return f"it takes float64, float32 and bfloat16, not {tensor.dtype}"
     status = extension_status()
     return None if status.loaded else f"the compiled extension is missing: {status.detail}"
+
+
+if extension_status().loaded:
+    # the operators get their shapes and gradients before anything calls or traces them
+    from umer1_kernels.backends import cpu  # noqa: F401

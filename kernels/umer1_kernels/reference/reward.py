@@ -37,7 +37,7 @@ def score_side(side: Side) -> Scores:
     positives, negatives = positive.sum(1), negative.sum(1)
 
     in_top = _positives_in_top(side, row_group, negative, positives)
-    rank = in_top / positives.clamp_min(1)
+    rank = in_top.to(torch.float64) / positives.clamp_min(1)
     gap = _mean(similarity, positive) - _mean(similarity, negative)
     above = similarity >= side.threshold
     share = (_mean(above, positive) + _mean(~above, negative)) / 2
