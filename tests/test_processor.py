@@ -4,6 +4,7 @@ import copy
 import json
 import pickle
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -450,6 +451,13 @@ def test_records_whose_placeholders_do_not_fit(processor, human, media, message)
         processor.encode_turns(human, "a", given)
 
 
+def test_records_with_broken_text(processor):
+    with pytest.raises(ValueError, match="^human turn: not valid Unicode"):
+        processor.encode_turns("a\ud800", "b")
+    with pytest.raises(ValueError, match="^response: not valid Unicode"):
+        processor.encode_turns("a", "b\ud800")
+
+
 # --- files ---
 
 
@@ -518,10 +526,29 @@ def test_bad_files(processor, tmp_path, name, content, message):
         Processor.load(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["/missing/model", "./model", "model", "a/b/c"])
+@pytest.mark.parametrize("name", ["/missing/model", "a/b/c", "a b"])
 def test_loading_what_is_not_there(name):
-    with pytest.raises(ValueError, match=f"no such directory, and not a hub id .*: {name}"):
+    with pytest.raises(ValueError, match=f"^{name}: no such directory, and not a hub id"):
         Processor.load(name)
+
+
+def test_a_directory_without_a_tokenizer(tmp_path):
+    with pytest.raises(ValueError, match=f"^{tmp_path}: its tokenizer cannot be loaded"):
+        Processor.load(tmp_path)
+
+
+def test_hub_ids(saved, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    snapshot = tmp_path / "models--owner--name" / "snapshots" / ("0" * 40)
+    shutil.copytree(saved, snapshot)
+    (tmp_path / "models--owner--name" / "refs").mkdir()
+    (tmp_path / "models--owner--name" / "refs" / "main").write_text("0" * 40)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert Processor.load("owner/name").limits == LIMITS
+    with pytest.raises(ValueError, match="owner/other: no such directory, and the hub does not"):
+        Processor.load("owner/other")
 
 
 def test_another_tokenizer_may_take_the_checkpoints_place(saved):

@@ -35,6 +35,7 @@ from umer1.prompts import (
     Item,
     Medium,
     Template,
+    check_text,
     parse_item,
     prompt_head,
     render_prompt,
@@ -128,6 +129,8 @@ class Processor:
         turn; the response, its `<|im_end|>` and the newline after it are supervised. A record
         without media gets the limits' blank image.
         """
+        check_text(human, "human turn")
+        check_text(response, "response")
         media = tuple(media)
         pieces = [prompt_head(), *_record_pieces(human, media)]
         if not media and (blank := self._blank()) is not None:

@@ -16,6 +16,7 @@ from umer1.media import MediaLimits, PixelFormat
 OURS, IMAGES, VIDEOS = "umer1.json", "preprocessor_config.json", "video_preprocessor_config.json"
 UNIFIED = "processor_config.json"  # transformers 5 keeps the image processor's config in here
 TEMPLATE = "chat_template.jinja"
+_SMALL_FILES = ["*.json", "*.txt", "*.jinja", "*.model"]
 
 # ChatML as Qwen2-VL's template writes it, for tokenizers that come without one
 CHAT_TEMPLATE = (
@@ -49,24 +50,18 @@ class Files:
 
 def read_files(path_or_hub_id: str | Path, tokenizer: Any = None) -> Files:
     """Read a directory or hub repository; no preprocessor config there means Qwen2-VL's values."""
-    source = str(path_or_hub_id)
-    if not Path(source).is_dir() and (
-        Path(source).is_absolute() or source.count("/") != 1 or source[0] == "."
-    ):
-        raise ValueError(
-            f"path_or_hub_id: no such directory, and not a hub id (owner/name): {source}"
-        )
+    directory = _resolve(path_or_hub_id)
     if tokenizer is None:
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    ours = _read_json(source, OURS) or {}
-    config = (
-        (_read_json(source, UNIFIED) or {}).get("image_processor")
-        or _read_json(source, IMAGES)
-        or {}
-    )
-    return Files(tokenizer, _pixel_format(config, source), ours.get("limits"))
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(directory)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path_or_hub_id}: its tokenizer cannot be loaded: {error}") from None
+    ours = _read_json(directory / OURS) or {}
+    unified = _read_json(directory / UNIFIED) or {}
+    config = unified.get("image_processor") or _read_json(directory / IMAGES) or {}
+    return Files(tokenizer, _pixel_format(config, str(path_or_hub_id)), ours.get("limits"))
 
 
 def write_files(
@@ -128,14 +123,28 @@ def _pixel_format(config: dict, source: str) -> PixelFormat:
     return PixelFormat(**found)
 
 
-def _read_json(source: str, name: str) -> dict | None:
-    from transformers.utils import cached_file
+def _resolve(path_or_hub_id: str | Path) -> Path:
+    """The directory, or where the hub repository's small files are cached."""
+    if Path(path_or_hub_id).is_dir():
+        return Path(path_or_hub_id)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
 
-    path = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
-    if path is None:
+    try:
+        return Path(snapshot_download(str(path_or_hub_id), allow_patterns=_SMALL_FILES))
+    except HFValidationError:
+        raise ValueError(f"{path_or_hub_id}: no such directory, and not a hub id") from None
+    except OSError as error:  # the hub's own errors among them
+        raise ValueError(
+            f"{path_or_hub_id}: no such directory, and the hub does not give it: {error}"
+        ) from None
+
+
+def _read_json(path: Path) -> dict | None:
+    if not path.is_file():
         return None
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: not valid JSON: {error}") from None
 

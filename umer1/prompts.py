@@ -173,13 +173,18 @@ def parse_item(obj: Any, where: str = "item 0") -> Item:
             f"{where}: wants a string, a PIL image, a dict with any of {', '.join(ITEM_KEYS)}, "
             f"or a list of chat messages, got {type(obj).__name__}"
         )
-    try:
-        item.text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{where}, field 'text': not valid Unicode: {error}") from None
+    check_text(item.text, f"{where}, field 'text'")
     if not item.media and not item.text.strip():
         raise ValueError(f"{where}: is empty, wants text, an image or a video")
     return item
+
+
+def check_text(text: str, where: str) -> None:
+    """Raises ValueError if `text` has lone surrogates, as JSON escapes can make them."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{where}: not valid Unicode: {error}") from None
 
 
 def _from_dict(obj: Mapping, where: str) -> Item:
