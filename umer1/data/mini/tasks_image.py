@@ -63,7 +63,7 @@ def number_caption(draw: Draw) -> Example:
 def digit_sum(draw: Draw) -> Example:
     digits = digits_with_last_digit(draw, 4)
     answer = str(sum(digits) % 10)
-    query = digits_part(digits, draw, response(f"{spaced(digits)}. {running_sum(digits)}.", answer))
+    query = digits_part(digits, draw, response(f"{running_sum(digits)}.", answer))
     return Example(query, number_part(answer), answer, other_digits(draw.rng, answer))
 
 
@@ -72,7 +72,7 @@ def number_compare(draw: Draw) -> Example:
     smaller = int(draw.rng.integers(SMALLEST, LARGEST - difference + 1))
     larger = smaller + difference
     first, second = (larger, smaller) if draw.rng.random() < 0.5 else (smaller, larger)
-    reasoning = f"{first}, {second}. {larger} is larger. {subtraction(larger, smaller)}."
+    reasoning = f"{first}, {second}. {subtraction(larger, smaller)}."
     query = digits_part(
         [*_digits(first), None, *_digits(second)], draw, response(reasoning, str(difference))
     )

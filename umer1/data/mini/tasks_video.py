@@ -42,7 +42,7 @@ def digit_video(draw: Draw) -> Example:
 def frame_total(draw: Draw) -> Example:
     digits = digits_with_last_digit(draw, 4)
     answer = str(sum(digits) % 10)
-    words = response(f"{spaced(digits)}. {running_sum(digits)}.", answer)
+    words = response(f"{running_sum(digits)}.", answer)
     return Example(
         _digits_video(digits, draw, words),
         number_part(answer),
@@ -58,7 +58,7 @@ def frame_order(draw: Draw) -> Example:
     largest = digits.index(max(digits))
     digits[place], digits[largest] = digits[largest], digits[place]
     answer = str(digits[place + 1])
-    words = response(f"{spaced(digits)}. Largest {digits[place]}, next {answer}.", answer)
+    words = response(f"{''.join(map(str, digits))}. Largest {digits[place]}, next {answer}.", answer)
     return Example(
         _digits_video(digits, draw, words),
         number_part(answer),

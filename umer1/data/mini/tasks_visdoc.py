@@ -49,7 +49,7 @@ def page_total(draw: Draw) -> Example:
     lines = [(good, [digit]) for good, digit in zip(goods, digits, strict=True)]
     image = draw_receipt(shop, lines, draw.rng, draw_style(draw.rng))
     truth = {"sources": [digit.id for digit in digits], "digits": amounts, "shop": shop}
-    reasoning = f"{shop}. {spaced(amounts)}. {running_sum(amounts)}."
+    reasoning = f"{shop}. {running_sum(amounts)}."
     return Example(
         Part(f"{shop}, amounts adding up to {total}", response(f"{shop}, total {total}.", summary)),
         Part("", response(reasoning, summary), image=image, truth=truth),
@@ -72,7 +72,7 @@ def page_change(draw: Draw) -> Example:
         "digits": [d.label for d in digits],
         "shop": shop,
     }
-    reasoning = f"{shop}. {cost} cost, {paid} paid. {subtraction(paid, cost)}."
+    reasoning = f"{shop}. {cost}, {paid}. {subtraction(paid, cost)}."
     return Example(
         Part(f"{shop}, {change} in change", response(f"{shop}, change {change}.", summary)),
         Part("", response(reasoning, summary), image=image, truth=truth),

@@ -32,18 +32,18 @@ def spaced(digits: list[int]) -> str:
 
 
 def running_sum(digits: list[int]) -> str:
-    """`[3, 8, 2]` -> "3+8=11, 11+2=13"."""
-    steps, total = [], digits[0]
+    """`[3, 8, 2]` -> "3+8=11+2=13": one chain, every digit written where it is needed."""
+    steps, total = str(digits[0]), digits[0]
     for digit in digits[1:]:
-        steps.append(f"{total}+{digit}={total + digit}")
         total += digit
-    return ", ".join(steps)
+        steps += f"+{digit}={total}"
+    return steps
 
 
 def subtraction(larger: int, smaller: int) -> str:
-    """Tens first, then ones: two small steps. 52 and 37 -> "52-30=22, 22-7=15"."""
+    """Tens first, then ones: two small steps. 52 and 37 -> "52-30=22-7=15"."""
     tens, ones = smaller // 10 * 10, smaller % 10
-    return f"{larger}-{tens}={larger - tens}, {larger - tens}-{ones}={larger - smaller}"
+    return f"{larger}-{tens}={larger - tens}-{ones}={larger - smaller}"
 
 
 def look(image: Image.Image, subject: str = "") -> str:
