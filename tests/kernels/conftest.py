@@ -1,4 +1,4 @@
-"""Kernel tests run on every backend this machine has; without the compiled extension "cpu" fails, not skips."""
+"""Kernel tests run on every CPU backend; without the compiled extension "cpu" fails, not skips."""
 
 import sys
 from pathlib import Path

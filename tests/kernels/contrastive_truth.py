@@ -1,4 +1,4 @@
-"""InfoNCE written out row by row in Python, straight from its definition: slow, float64, nothing shared with the library."""
+"""InfoNCE row by row from its definition: slow, float64, no code of the library."""
 
 import torch
 

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+
 import umer1_kernels as kernels
 from umer1_kernels import extension
 

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from umer1_kernels import GenerationGather, gather_hidden
 
 TOKEN = 151657
@@ -22,7 +23,7 @@ def test_prompt_token_is_not_taken_for_the_answers(backend):
 
 
 def test_truncated_answer_is_a_miss(backend):
-    """Hazards H2, H15: the answer was cut before its token; the instruction's state must not stand in."""
+    """Hazards H2, H15: a cut answer has no token; the instruction's must not stand in."""
     hidden = torch.randn(2, 10, 4, requires_grad=True)
     ids = torch.zeros(2, 10, dtype=torch.long)
     ids[:, 3] = TOKEN

@@ -5,6 +5,7 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
+
 from umer1_kernels import grpo_loss, linear_cross_entropy, linear_logprob
 
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5}
@@ -119,7 +120,7 @@ def test_logprob_and_entropy(chunks, temperature, masked):
 
 
 def released_objective(logprob, old, ref, advantage, mask):
-    """UME-R1's RL objective of one side, token by token (2048 x sequences as the divisor is the caller's)."""
+    """UME-R1's RL objective of one side with two sequences, token by token."""
     total = 0.0
     for t in range(len(logprob)):
         if mask[t]:

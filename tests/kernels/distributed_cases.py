@@ -1,0 +1,124 @@
+"""One process of the distributed test: `python distributed_cases.py RANK WORLD STORE_FILE`.
+
+Every process makes the whole batch from one seed, passes its own rows with `group=`, and compares
+with what a single process gets from the whole batch.
+"""
+
+import sys
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+
+from umer1_kernels import dual_info_nce, group_reward, info_nce
+
+ROWS, HARD = 3, 2  # per process: queries, and targets beyond their positives
+
+
+def unit(*shape):
+    return F.normalize(torch.randn(*shape, dtype=torch.float64), dim=-1)
+
+
+def mine(whole, rank, world):
+    return whole.view(world, -1, *whole.shape[1:])[rank]
+
+
+def same(name, got, expected):
+    assert torch.allclose(got, expected, atol=1e-10), f"{name}: {got} is not {expected}"
+
+
+def mean_over_processes(value):
+    total = value.detach().clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
+
+
+def contrastive(rank, world, backend, **options):
+    """The mean loss and the averaged gradients are the single process's."""
+    targets = ROWS + HARD
+    query = unit(world * ROWS, 6).requires_grad_()
+    target = unit(world * targets, 6).requires_grad_()
+    scale = torch.tensor(9.0, dtype=torch.float64, requires_grad=True)
+    ids = torch.randint(0, 4, (world * targets,))
+    weight = torch.rand(world * ROWS)
+    labels = torch.randint(0, targets, (world, ROWS))
+    labels[0, 1] = -100
+    shift = (torch.arange(world) * targets)[:, None]
+    whole_labels = torch.where(labels == -100, -100, labels + shift).view(-1)
+    query_ids = ids[whole_labels.clamp_min(0)]
+
+    whole = info_nce(
+        query, target, scale=scale, labels=whole_labels, query_ids=query_ids, target_ids=ids,
+        row_weight=weight, backend="reference", **options,
+    )  # fmt: skip
+    expected = torch.autograd.grad(whole, (query, target, scale))
+
+    own = [mine(x.detach(), rank, world).clone().requires_grad_() for x in (query, target)]
+    own_scale = scale.detach().clone().requires_grad_()
+    loss = info_nce(
+        *own, scale=own_scale, labels=labels[rank], query_ids=mine(query_ids, rank, world),
+        target_ids=mine(ids, rank, world), row_weight=mine(weight, rank, world),
+        group=dist.group.WORLD, backend=backend, **options,
+    )  # fmt: skip
+    grads = torch.autograd.grad(loss, (*own, own_scale))
+    same("loss", mean_over_processes(loss), whole.detach())
+    same("query gradient", grads[0] / world, mine(expected[0], rank, world))
+    same("target gradient", grads[1] / world, mine(expected[1], rank, world))
+    same("scale gradient", mean_over_processes(grads[2]), expected[2])
+
+
+def dual(rank, world, backend):
+    gen, disc = ([unit(world * ROWS, 5) for _ in range(2)] for _ in range(2))
+    whole = dual_info_nce(gen, disc, align=0.5, backend="reference")
+    own = [[mine(x, rank, world) for x in pair] for pair in (gen, disc)]
+    result = dual_info_nce(*own, align=0.5, group=dist.group.WORLD, backend=backend)
+    for name in ("loss", "gen", "disc", "align"):
+        same(name, mean_over_processes(getattr(result, name)), getattr(whole, name))
+    for name, value in result.metrics.items():
+        same(name, mean_over_processes(value).float(), whole.metrics[name].float())
+
+
+def rewards(rank, world, backend, kind):
+    query, target = unit(world * 2, 3, 4), unit(world * 2, 3, 4)
+    valid = torch.rand(2, world * 2, 3) > 0.3
+    whole = group_reward(
+        query, target, query_valid=valid[0], target_valid=valid[1], kind=kind, backend="reference"
+    )
+    own = group_reward(
+        mine(query, rank, world), mine(target, rank, world), kind=kind, group=dist.group.WORLD,
+        query_valid=mine(valid[0], rank, world), target_valid=mine(valid[1], rank, world),
+        backend=backend,
+    )  # fmt: skip
+    for name in ("query_reward", "target_reward", "query_advantage", "target_advantage"):
+        same(name, getattr(own, name), mine(getattr(whole, name), rank, world))
+    same("rank", own.rank, whole.rank.view(2, world, 2, 3)[:, rank])
+
+
+def uneven(rank):
+    """A clear error on every process, not a hang."""
+    try:
+        info_nce(unit(2 + rank % 2, 4), unit(4, 4), group=dist.group.WORLD)
+    except ValueError as error:
+        assert "every process must bring the same number of rows" in str(error)
+    else:
+        raise AssertionError("uneven rows were accepted")
+
+
+def main(rank, world, store):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
+    torch.manual_seed(0)
+    for backend in ("reference", "cpu"):
+        for partition in ("per_direction", "joint"):
+            for directions in (("q2t", "t2q"), ("q2t", "t2q", "q2q", "t2t"), ("t2q",)):
+                contrastive(rank, world, backend, partition=partition, directions=directions)
+        contrastive(rank, world, backend, reduction="mean")
+        dual(rank, world, backend)
+        rewards(rank, world, backend, "rank_gap")
+        rewards(rank, world, backend, "adaptive_threshold")
+    uneven(rank)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

@@ -1,0 +1,27 @@
+"""The `group=` forms on gloo processes equal one process with the whole batch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CASES = Path(__file__).with_name("distributed_cases.py")
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_processes_equal_one(world, tmp_path):
+    command = [sys.executable, CASES]
+    processes = [
+        subprocess.Popen(
+            [*command, str(rank), str(world), tmp_path / "store"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(world)
+    ]
+    outputs = [process.communicate(timeout=280)[0] for process in processes]
+    for process, output in zip(processes, outputs):
+        assert process.returncode == 0, output
