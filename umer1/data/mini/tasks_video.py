@@ -58,7 +58,9 @@ def frame_order(draw: Draw) -> Example:
     largest = digits.index(max(digits))
     digits[place], digits[largest] = digits[largest], digits[place]
     answer = str(digits[place + 1])
-    words = response(f"{''.join(map(str, digits))}. Largest {digits[place]}, next {answer}.", answer)
+    words = response(
+        f"{''.join(map(str, digits))}. Largest {digits[place]}, next {answer}.", answer
+    )
     return Example(
         _digits_video(digits, draw, words),
         number_part(answer),

@@ -6,7 +6,7 @@ All of it is short, because a small model on a CPU has to write it.
 import numpy as np
 from PIL import Image
 
-from umer1.prompts import DISC_TOKEN, GEN_TOKEN, GENERATION_INSTRUCTION
+from umer1.prompts import DIALECTS, DISC_TOKEN, GEN_TOKEN, GENERATION_INSTRUCTION
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -21,10 +21,11 @@ def wording(instruction: str, text: str) -> str:
     return " ".join(part for part in (instruction, text) if part)
 
 
-def human_turn(placeholder: str, question: str) -> str:
+def human_turn(placeholder: str, question: str, dialect: str) -> str:
     """The SFT human turn. `placeholder` is "<image>", "<video>" or ""."""
-    media = f"{placeholder}\n" if placeholder else ""
-    return f"{media}{question}\n{DISC_TOKEN}\n{GENERATION_INSTRUCTION}"
+    style = DIALECTS[dialect]
+    media = placeholder + style.after_medium if placeholder else ""
+    return f"{media}{question}{style.before_disc}{DISC_TOKEN}\n{GENERATION_INSTRUCTION}"
 
 
 def spaced(digits: list[int]) -> str:

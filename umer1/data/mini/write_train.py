@@ -8,6 +8,9 @@ from umer1.data.mini.media import MediaFolder
 from umer1.data.mini.task import Example, Part, Task
 from umer1.data.mini.text import human_turn, wording
 
+# The released SFT, evaluation and RL prompts differ in white space around media and <disc_emb>. A
+# model trained from scratch only knows what it has seen, so its records use all three in turn.
+SFT_DIALECTS = ("sft", "evaluation", "rl")
 SFT_CHUNK = 64  # same-source neighbours, as in the released file
 # Half of the pairs that UME-R1's RL compares with each other. Most multi-step tasks have ten
 # possible answers, so longer runs of one source would make many targets of a comparison equal.
@@ -34,7 +37,7 @@ class TrainingSet:
             media = self._media(part, f"media/{self.stage}/{task.name}", f"{index:05d}_{key}")
             question = wording(instruction, part.text)
             if self.stage == "sft":
-                row[key] = _sft_side(part, question, media)
+                row[key] = _sft_side(part, question, media, SFT_DIALECTS[index % len(SFT_DIALECTS)])
             else:
                 row |= {
                     f"{key}_text": question,
@@ -62,10 +65,10 @@ class TrainingSet:
         return {}
 
 
-def _sft_side(part: Part, question: str, media: dict) -> dict:
+def _sft_side(part: Part, question: str, media: dict, dialect: str) -> dict:
     placeholder = "".join(f"<{kind}>" for kind in media)
     turns = [
-        {"from": "human", "value": human_turn(placeholder, question)},
+        {"from": "human", "value": human_turn(placeholder, question, dialect)},
         {"from": "gpt", "value": part.response},
     ]
     return {"conversations": turns, **media}
