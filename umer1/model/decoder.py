@@ -67,3 +67,7 @@ class DecoderLayer(nn.Module):
         attended = attend(self.layer, *qkv.split([queries, keys, keys], dim=1))
         hidden = hidden + self.output(attended.flatten(1))
         return hidden + self.down(swiglu(self.gate_up(self.post_norm(hidden))))
+
+    def residual_outputs(self) -> tuple[nn.Linear, nn.Linear]:
+        """The two products that are added to the residual stream."""
+        return self.output, self.down

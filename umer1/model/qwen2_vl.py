@@ -85,21 +85,27 @@ class Qwen2VL(nn.Module):
         Normal with the config's initializer_range; the layers that write to the residual stream
         are divided by the square root of their number, so depth does not grow its variance.
         """
-        for part, depth in (
-            (self.vision, len(self.vision.blocks)),
-            (self.decoder, len(self.decoder.layers)),
-        ):
-            for name, parameter in part.named_parameters():
-                if name.endswith("bias"):
-                    parameter.zero_()
-                elif parameter.dim() == 1:
-                    parameter.fill_(1.0)
-                else:
-                    writes_residual = name.split(".")[-2] in ("output", "down", "proj", "fc2")
-                    scale = (2 * depth) ** -0.5 if writes_residual and "merger" not in name else 1.0
-                    parameter.normal_(
-                        0.0, self.config.initializer_range * scale, generator=generator
-                    )
+        spread = self.config.initializer_range
+        _initialise(self.vision.patch_embed, spread, generator)
+        _initialise(self.vision.merger, spread, generator)
+        _initialise(self.decoder.embed, spread, generator)
+        _initialise(self.decoder.norm, spread, generator)
         if self.head is not None:
-            self.head.weight.normal_(0.0, self.config.initializer_range, generator=generator)
+            _initialise(self.head, spread, generator)
+        for layers in (self.vision.blocks, self.decoder.layers):
+            _initialise(layers, spread, generator)
+            for layer in layers:
+                for module in layer.residual_outputs():
+                    module.weight.div_((2 * len(layers)) ** 0.5)
         return self
+
+
+def _initialise(module: nn.Module, spread: float, generator: torch.Generator | None) -> None:
+    """Matrices normal with standard deviation `spread`, biases zero, norms one."""
+    for name, parameter in module.named_parameters():
+        if name.endswith("bias"):
+            parameter.zero_()
+        elif parameter.dim() == 1:
+            parameter.fill_(1.0)
+        else:
+            parameter.normal_(0.0, spread, generator=generator)

@@ -76,6 +76,10 @@ class VisionBlock(nn.Module):
         hidden = hidden + self.proj(attended.flatten(1))
         return hidden + self.fc2(quick_gelu(self.fc1(self.norm2(hidden))))
 
+    def residual_outputs(self) -> tuple[nn.Linear, nn.Linear]:
+        """The two products that are added to the residual stream."""
+        return self.proj, self.fc2
+
 
 class Merger(nn.Module):
     """Four neighbouring patches to one feature of the decoder's width."""
