@@ -129,6 +129,8 @@ def cuda_obstacle(cuda_sources):
     release = re.search(r"release (\d+\.\d+)", text)
     if release is None or version_of(release[1]) < MINIMUM_NVCC:
         return f"nvcc >= 12.8 is needed, {nvcc} is {release[1] if release else 'unknown'}"
+    if not any((Path(CUDA_HOME) / folder / "libcudart.so").exists() for folder in ("lib64", "lib")):
+        return f"no libcudart.so in {CUDA_HOME}/lib64 (set CUDA_HOME to the toolkit's folder)"
     return None
 
 

@@ -1,4 +1,4 @@
-"""What pip builds and installs: metadata, the build's messages, and a wheel that serves other torch versions."""
+"""What pip builds and installs: metadata, the build's messages, one wheel for many torch versions."""
 
 import importlib.metadata
 import os
@@ -31,7 +31,7 @@ def test_version_has_one_place():
 
 
 def test_kernels_is_a_folder_not_a_package():
-    """A top-level package `kernels` would shadow the library of that name transformers looks for."""
+    """A top-level package `kernels` would shadow a library that transformers looks for."""
     assert not (ROOT / "kernels/__init__.py").exists()
     top_level = importlib.metadata.distribution("umer1").read_text("top_level.txt").split()
     assert sorted(top_level) == ["umer1", "umer1_kernels"]
