@@ -142,7 +142,7 @@ def test_counts_per_task():
     counts = Counts(sft={"page_total": 2000})
     full = {name: task_counts(task, 1.0, counts) for name, task in tasks.items()}
     assert full["digit_sum"] == {"sft": 1600, "rl": 300, "evaluation": 100}
-    assert full["digit_class"] == {"sft": 800, "rl": 300, "evaluation": 100}
+    assert full["digit_class"] == {"sft": 1200, "rl": 300, "evaluation": 100}
     assert full["page_total"]["sft"] == 2000
     assert full["page_number"]["evaluation"] == 90
     third = task_counts(tasks["page_total"], 0.3, counts)
