@@ -60,7 +60,7 @@ def rl(
 
     \b
     Examples:
-      umer1 train rl --config mini-rl --set model=runs/mini-sft/final
+      umer1 train rl --config mini-rl --set model=runs/mini-sft/model
       umer1 train rl --config my.yaml --set generations=8 --set temperature=1.0
     """
     _train("rl", config, set, quiet, json)
