@@ -102,9 +102,13 @@ def test_invalid_rollouts_are_left_out_of_everything(backend):
 
     poisoned_query = query.masked_fill(~query_valid[..., None], float("nan"))
     poisoned_target = target.masked_fill(~target_valid[..., None], float("inf"))
-    poisoned = group_reward(poisoned_query, poisoned_target, backend=backend, **flags)
-    for one, other in zip(result, poisoned):
-        assert torch.equal(one, other) and not one.isnan().any()
+    for kind in ("rank_gap", "adaptive_threshold"):
+        clean = group_reward(query, target, kind=kind, backend=backend, **flags)
+        poisoned = group_reward(
+            poisoned_query, poisoned_target, kind=kind, backend=backend, **flags
+        )
+        for one, other in zip(clean, poisoned):
+            assert torch.equal(one, other) and not one.isnan().any()
 
     assert result.query_reward[0, 1] == 0 and result.rank[0, 0, 1] == 0 and result.gap[0, 0, 1] == 0
     assert (result.query_reward[3] == 0).all()  # its pair has no valid target
