@@ -1,11 +1,11 @@
-# make quickstart | test | test-all | gpu | tiny-model | guard-free helpers below. Everything installs into .venv.
+# Everything installs into .venv; `make help` lists the commands.
 VENV    ?= .venv
 PYTHON  ?= python3
 PY       = $(VENV)/bin/python
 UMER1    = $(VENV)/bin/umer1
 STAMP    = $(VENV)/.installed
 SOURCES  = $(shell find csrc -type f 2>/dev/null)
-EXTRAS   = data,eval,train-core,dev
+EXTRAS   = data,eval,dev
 
 .PHONY: help setup quickstart test test-all gpu tiny-model lint clean
 help:  ## list the commands

@@ -18,24 +18,27 @@ def rows() -> Iterator[dict]:
 
 
 def _info_nce() -> Iterator[dict]:
-    """Symmetric InfoNCE, forward and backward, beside the usual autograd form with fp32 logits."""
     for count in (1024, 4096, 16384):
-        dim = 1536
-        query, target = (
-            F.normalize(torch.randn(count, dim, device="cuda"), dim=-1).bfloat16().requires_grad_()
-            for _ in range(2)
-        )
-        labels = torch.arange(count, device="cuda")
+        yield _info_nce_row(count, dim=1536)
 
-        def ours():
-            kernels.info_nce(query, target).backward()
 
-        def eager():
-            logits = 50.0 * (query.float() @ target.float().T)
-            ((F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2).backward()
+def _info_nce_row(count: int, dim: int) -> dict:
+    """Symmetric InfoNCE, forward and backward, beside the usual autograd form with fp32 logits."""
+    query, target = (
+        F.normalize(torch.randn(count, dim, device="cuda"), dim=-1).bfloat16().requires_grad_()
+        for _ in range(2)
+    )
+    labels = torch.arange(count, device="cuda")
 
-        floor = 3 * 2 * count * count * dim / 790e12 * 1e3
-        yield _row("info_nce", f"N=M={count} D={dim} bf16", ours, eager, floor)
+    def ours():
+        kernels.info_nce(query, target).backward()
+
+    def eager():
+        logits = 50.0 * (query.float() @ target.float().T)
+        ((F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2).backward()
+
+    floor = 3 * 2 * count * count * dim / 790e12 * 1e3
+    return _row("info_nce", f"N=M={count} D={dim} bf16", ours, eager, floor)
 
 
 def _linear_cross_entropy() -> Iterator[dict]:

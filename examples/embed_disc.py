@@ -1,6 +1,6 @@
 """Discriminative embeddings: one forward pass per item.
 
-    python examples/embed_disc.py            # the bundled model; or --model zhibinlan/UME-R1-2B
+python examples/embed_disc.py            # the bundled model; or --model zhibinlan/UME-R1-2B
 """
 
 import argparse

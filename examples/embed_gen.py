@@ -1,6 +1,6 @@
 """Generative embeddings: the model reasons, summarises, and the state that reads <gen_emb> is the vector.
 
-    python examples/embed_gen.py             # the bundled model; or --model zhibinlan/UME-R1-2B
+python examples/embed_gen.py             # the bundled model; or --model zhibinlan/UME-R1-2B
 """
 
 import argparse
@@ -22,7 +22,9 @@ picture = Image.fromarray(row.astype(np.uint8)).resize((112, 28), Image.Resampli
 print("digits shown:", digits.target[1793:1797])
 
 question = "What is the last digit of the sum of the digits in the picture?"
-out = model.encode({"image": picture, "text": question}, mode="gen", max_new_tokens=64, progress=False)
+out = model.encode(
+    {"image": picture, "text": question}, mode="gen", max_new_tokens=64, progress=False
+)
 print("reasoning:", out.reasoning[0])
 print("summary:  ", out.summary[0], f"({out.tokens[0]} tokens, finished by {out.finish[0]})")
 

@@ -1,6 +1,6 @@
 """One embedding of several images, and the chat message form of Qwen2-VL.
 
-    python examples/embed_images.py          # the bundled model; or --model zhibinlan/UME-R1-2B
+python examples/embed_images.py          # the bundled model; or --model zhibinlan/UME-R1-2B
 """
 
 import argparse

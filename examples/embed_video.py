@@ -32,10 +32,14 @@ if url is None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}/{bikes.name}"
 
-frames = load_video(str(bikes), "bikes.mp4", num_frames=8)  # PIL images; a list of paths works as well
+frames = load_video(
+    str(bikes), "bikes.mp4", num_frames=8
+)  # PIL images; a list of paths works as well
 clips = {"frames": frames, "file": str(bikes), "URL": url, "another clip": str(bunny)}
 text = "Understand the content of the video clip."
-out = model.encode([{"video": clip, "text": text} for clip in clips.values()], max_new_tokens=64, progress=False)
+out = model.encode(
+    [{"video": clip, "text": text} for clip in clips.values()], max_new_tokens=64, progress=False
+)
 for row, name in enumerate(clips):
     print(f"{name:13} cosine to frames {out.disc[0] @ out.disc[row]:.3f}   {out.summary[row]}")
 if server is not None:

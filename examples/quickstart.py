@@ -40,7 +40,9 @@ def main() -> None:
     for name, run in (("embed", embed), ("train", train), ("evaluate", compare)):
         if part in (None, name):
             run(data)
-    console.print(f"done in {time.monotonic() - began:.0f} s; everything is in {WORK.relative_to(ROOT)}")
+    console.print(
+        f"done in {time.monotonic() - began:.0f} s; everything is in {WORK.relative_to(ROOT)}"
+    )
 
 
 def embed(data: Path) -> None:
@@ -83,7 +85,10 @@ def examples(data: Path) -> tuple[list, list]:
         ("text: 7", "7"),
     ]
     labels = [(str(number), str(number)) for number in range(10)]
-    labels += [(word, word) for word in ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")]
+    labels += [
+        (word, word)
+        for word in ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    ]
     return queries, labels
 
 
@@ -100,7 +105,11 @@ def train(data: Path) -> None:
             continue
         shutil.rmtree(WORK / stage, ignore_errors=True)
         file = data / "train" / ("sft.json" if stage == "sft" else "rl.yaml")
-        overrides = {"data": str(file), "data_path": str(data / "train"), "output": str(WORK / stage)}
+        overrides = {
+            "data": str(file),
+            "data_path": str(data / "train"),
+            "output": str(WORK / stage),
+        }
         if stage == "rl":
             overrides["model"] = str(WORK / "sft" / "model")
         module.run(load_config(RECIPES / f"quickstart-{stage}.yaml", kind, overrides))

@@ -82,14 +82,20 @@ class Processor:
         return cls(tokenizer, limits, pixel_format)
 
     @classmethod
-    def load(cls, path_or_hub_id: str | Path, *, tokenizer: Any = None) -> Processor:
+    def load(
+        cls,
+        path_or_hub_id: str | Path,
+        *,
+        tokenizer: Any = None,
+        default_limits: MediaLimits = EVALUATION_LIMITS,
+    ) -> Processor:
         """From a Hugging Face directory or hub id.
 
-        Without an `umer1.json` there, the released evaluation's limits hold. `tokenizer` replaces
-        the checkpoint's, for example by one that has just been given the two embedding tokens.
+        `default_limits` hold where there is no `umer1.json`. `tokenizer` replaces the
+        checkpoint's, for example by one that has just been given the two embedding tokens.
         """
         files = read_files(path_or_hub_id, tokenizer)
-        limits = EVALUATION_LIMITS if files.limits is None else MediaLimits.from_dict(files.limits)
+        limits = default_limits if files.limits is None else MediaLimits.from_dict(files.limits)
         return cls(files.tokenizer, limits, files.pixel_format)
 
     def save(self, directory: str | Path) -> None:

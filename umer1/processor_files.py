@@ -51,13 +51,7 @@ class Files:
 def read_files(path_or_hub_id: str | Path, tokenizer: Any = None) -> Files:
     """Read a directory or hub repository; no preprocessor config there means Qwen2-VL's values."""
     directory = _resolve(path_or_hub_id)
-    if tokenizer is None:
-        from transformers import AutoTokenizer
-
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(directory)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{path_or_hub_id}: its tokenizer cannot be loaded: {error}") from None
+    tokenizer = tokenizer or load_tokenizer(directory)
     ours = _read_json(directory / OURS) or {}
     unified = _read_json(directory / UNIFIED) or {}
     config = unified.get("image_processor") or _read_json(directory / IMAGES) or {}
@@ -121,6 +115,16 @@ def _pixel_format(config: dict, source: str) -> PixelFormat:
         if name in found:
             found[name] = tuple(found[name])
     return PixelFormat(**found)
+
+
+def load_tokenizer(path_or_hub_id: str | Path) -> Any:
+    """A checkpoint's tokenizer, as it is: it may still lack the two embedding tokens."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(_resolve(path_or_hub_id))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path_or_hub_id}: its tokenizer cannot be loaded: {error}") from None
 
 
 def _resolve(path_or_hub_id: str | Path) -> Path:

@@ -118,6 +118,7 @@ def _driver():
 def _kernels(problems):
     try:
         import torch
+
         import umer1_kernels
         from umer1_kernels.backends import PLANS, choose
     except ImportError as error:

@@ -146,11 +146,14 @@ class _Generation:
             tokens += length
             chosen.append(self.waiting.popleft())
         packed = pack(
-            [self.prompts[index].sequence for index in chosen], self.model.config.vision.spatial_merge_size
+            [self.prompts[index].sequence for index in chosen],
+            self.model.config.vision.spatial_merge_size,
         ).to(self.device)
         first = len(self.rows)
         heads = [first + number * self.samples for number in range(len(chosen))]
-        hidden = self.model(packed, PrefillAttention(packed.lengths, packed.cu_seqlens, self.cache, heads))
+        hidden = self.model(
+            packed, PrefillAttention(packed.lengths, packed.cu_seqlens, self.cache, heads)
+        )
         ends = packed.cu_seqlens[1:].long() - 1
         starts = packed.cu_seqlens[:-1].tolist()
         for index, start in zip(chosen, starts):

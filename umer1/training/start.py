@@ -16,7 +16,8 @@ from umer1.model.checkpoint import load_model
 from umer1.model.qwen2_vl import Qwen2VL
 from umer1.model.tiny import build_tokenizer, tiny_config
 from umer1.model.tokens import add_embedding_tokens
-from umer1.processor import MediaLimits, Processor
+from umer1.processor import SFT_LIMITS, MediaLimits, Processor
+from umer1.processor_files import load_tokenizer
 from umer1.prompts import GENERATION_INSTRUCTION, SYSTEM_MESSAGE
 from umer1.training.config import RunConfig
 
@@ -37,7 +38,11 @@ def load_pairs(config: RunConfig, kind: str) -> list[Pair]:
 
 
 def start(config: RunConfig, pairs: list[Pair]) -> tuple[Qwen2VL, Processor]:
-    """Model and processor to train, on the CPU in float32."""
+    """Model and processor to train, on the CPU in float32.
+
+    A checkpoint that lacks the two embedding tokens gets them; one without media limits of its own
+    gets those of the released SFT.
+    """
     if config.tiny:
         return from_scratch(config, pairs)
     if not config.model:
@@ -45,8 +50,9 @@ def start(config: RunConfig, pairs: list[Pair]) -> tuple[Qwen2VL, Processor]:
             "model: wants a directory or a hub id (or settings under `tiny` to train from scratch)"
         )
     source = BUNDLED.get(config.model, config.model)
-    model, processor = load_model(source, dtype=torch.float32), Processor.load(source)
-    return model, processor
+    model, tokenizer = load_model(source, dtype=torch.float32), load_tokenizer(source)
+    add_embedding_tokens(model, tokenizer)
+    return model, Processor.load(source, tokenizer=tokenizer, default_limits=SFT_LIMITS)
 
 
 def from_scratch(config: RunConfig, pairs: list[Pair]) -> tuple[Qwen2VL, Processor]:
