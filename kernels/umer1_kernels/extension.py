@@ -8,6 +8,13 @@ from typing import NamedTuple
 import torch
 
 LIBRARY = Path(__file__).with_name("_C.abi3.so")
+OPERATORS = (
+    "nce_row_pool",
+    "nce_row_gradient_",
+    "group_reward_scores",
+    "gather_hidden",
+    "gather_hidden_backward_",
+)
 HOW_TO_BUILD = (
     "build it with `pip install --no-build-isolation -e .` or `python setup.py build_ext --inplace`"
 )
@@ -29,6 +36,9 @@ def load(library: Path) -> ExtensionStatus:
     except (OSError, RuntimeError) as error:
         reason = f"does not load with torch {torch.__version__}: {str(error).splitlines()[0]}"
         return ExtensionStatus(False, f"{library.name} {reason}; {HOW_TO_BUILD}")
+    missing = [name for name in OPERATORS if not hasattr(torch.ops.umer1_kernels, name)]
+    if missing:  # left over from other sources
+        return ExtensionStatus(False, f"{library.name} lacks {', '.join(missing)}; {HOW_TO_BUILD}")
     return ExtensionStatus(True, str(library))
 
 

@@ -66,6 +66,12 @@ def test_a_file_that_does_not_load_is_reported(tmp_path):
     assert not status.loaded and f"does not load with torch {torch.__version__}" in status.detail
 
 
+def test_a_library_of_older_sources_is_reported(monkeypatch):
+    monkeypatch.setattr(extension, "OPERATORS", (*extension.OPERATORS, "newer_operator"))
+    status = extension.load(extension.LIBRARY)
+    assert not status.loaded and "lacks newer_operator" in status.detail
+
+
 def test_import_needs_torch_alone():
     code = (
         "import sys, umer1_kernels;"
