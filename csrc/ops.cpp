@@ -6,14 +6,16 @@
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(umer1_kernels, m) {
-  // logits [N, C] unscaled, excluded int64 [N], ids int64 [N] and [C] -> lse [N], maximum [N]
+  // logits [N, C] unscaled, excluded int64 [N], ids int64 [N] and [C] -> best x [N], sum [N] of
+  // exp(scale * (x - best)) over the negatives
   m.def(
       "nce_row_pool(Tensor logits, Tensor scale, Tensor excluded, Tensor? row_id, "
       "Tensor? candidate_id) -> (Tensor, Tensor)");
-  // logits [N, C] unscaled -> the gradient of the scaled logits, in place
+  // logits [N, C] unscaled -> coefficient [N] * exp(scale * (x - best)) of the negatives,
+  // 0 elsewhere, in place
   m.def(
       "nce_row_gradient_(Tensor(a!) logits, Tensor scale, Tensor excluded, Tensor? row_id, "
-      "Tensor? candidate_id, Tensor lse, Tensor coefficient) -> ()");
+      "Tensor? candidate_id, Tensor best, Tensor coefficient) -> ()");
   // similarity [R, C], validity bool [R] and [C] -> rank [R], gap [R], share [R]
   m.def(
       "group_reward_scores(Tensor similarity, Tensor row_valid, Tensor candidate_valid, "

@@ -1,8 +1,9 @@
 // InfoNCE, one direction: the softmax over a row's negatives and its gradient, for a chunk of rows.
 //
-// Legend: N rows, C candidates. Logits come unscaled; z = scale * logit. A row's `excluded` entry
-// (its positive, or itself) is no negative; the caller adds the positive, which keeps losses near
-// zero exact.
+// Legend: N rows, C candidates. Logits come unscaled: x here, z = scale * x. A row's `excluded`
+// entry (its positive, or itself) is no negative; the caller adds the positive, which keeps losses
+// near zero exact. Differences are taken before the scale multiplies them, so that near ties keep
+// their digits at any scale.
 
 #include <cmath>
 #include <limits>
@@ -23,13 +24,13 @@ typedef float Lanes __attribute__((vector_size(4 * kLanes)));
 typedef int32_t LaneMask __attribute__((vector_size(4 * kLanes)));
 typedef int64_t WideLanes __attribute__((vector_size(8 * kLanes)));
 
-// Over the candidates [begin, end) of a row: the largest z, the sum of exp(z - offset), and z ->
-// softmax in place.
+// Over the candidates [begin, end) of a row: the largest sign * x; the sum of exp((x - best)
+// scale); and x -> coefficient * exp((x - best) scale) in place.
 template <typename T>
 struct RowKernels {
-  T (*maximum)(const T*, T, const int64_t*, int64_t, int64_t, int64_t, T);
-  T (*exp_sum)(const T*, T, const int64_t*, int64_t, int64_t, int64_t, T);
-  void (*softmax)(T*, T, const int64_t*, int64_t, int64_t, int64_t, T, T);
+  T (*maximum)(const T*, T sign, const int64_t*, int64_t, int64_t, int64_t, T start);
+  T (*exp_sum)(const T*, T scale, const int64_t*, int64_t, int64_t, int64_t, T best);
+  void (*softmax)(T*, T scale, const int64_t*, int64_t, int64_t, int64_t, T best, T coefficient);
 };
 
 #define UMER1_VARIANT portable
@@ -57,27 +58,27 @@ namespace exact {
 
 bool masked(const int64_t* ids, int64_t j, int64_t id) { return ids != nullptr && ids[j] == id; }
 
-double maximum(const double* logits, double scale, const int64_t* ids, int64_t id, int64_t begin,
+double maximum(const double* logits, double sign, const int64_t* ids, int64_t id, int64_t begin,
                int64_t end, double start) {
   for (int64_t j = begin; j < end; ++j) {
-    if (!masked(ids, j, id) && logits[j] * scale > start) start = logits[j] * scale;
+    if (!masked(ids, j, id) && logits[j] * sign > start) start = logits[j] * sign;
   }
   return start;
 }
 
 double exp_sum(const double* logits, double scale, const int64_t* ids, int64_t id, int64_t begin,
-               int64_t end, double offset) {
+               int64_t end, double best) {
   double sum = 0.0;
   for (int64_t j = begin; j < end; ++j) {
-    if (!masked(ids, j, id)) sum += std::exp(logits[j] * scale - offset);
+    if (!masked(ids, j, id)) sum += std::exp((logits[j] - best) * scale);
   }
   return sum;
 }
 
 void softmax(double* logits, double scale, const int64_t* ids, int64_t id, int64_t begin,
-             int64_t end, double lse, double coefficient) {
+             int64_t end, double best, double coefficient) {
   for (int64_t j = begin; j < end; ++j) {
-    logits[j] = masked(ids, j, id) ? 0.0 : coefficient * std::exp(logits[j] * scale - lse);
+    logits[j] = masked(ids, j, id) ? 0.0 : coefficient * std::exp((logits[j] - best) * scale);
   }
 }
 
@@ -133,48 +134,48 @@ template <typename T>
 std::tuple<Tensor, Tensor> pool(const Tensor& logits, const Tensor& scale, const Rows& rows) {
   const RowKernels<T> kernels = select_kernels<T>();
   const T factor = scalar_value<T>(scale, "scale", dtype_of<T>());
-  Tensor lse = new_tensor(logits, {rows.count}, dtype_of<T>());
-  Tensor maximum = new_tensor(logits, {rows.count}, dtype_of<T>());
+  const T sign = factor < T(0) ? T(-1) : T(1);
+  Tensor best = new_tensor(logits, {rows.count}, dtype_of<T>());
+  Tensor sum = new_tensor(logits, {rows.count}, dtype_of<T>());
   const T* data = logits.const_data_ptr<T>();
   const int64_t* excluded = rows.excluded.const_data_ptr<int64_t>();
   const int64_t* row_id = int64_pointer(rows.row_id);
   const int64_t* ids = int64_pointer(rows.candidate_id);
-  T* lse_data = lse.mutable_data_ptr<T>();
-  T* maximum_data = maximum.mutable_data_ptr<T>();
+  T* best_data = best.mutable_data_ptr<T>();
+  T* sum_data = sum.mutable_data_ptr<T>();
   const int64_t candidates = rows.candidates;
 
-  torch::stable::parallel_for(
-      0, rows.count, row_grain(candidates), [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) {
-          const T* row = data + i * candidates;
-          const int64_t id = row_id == nullptr ? 0 : row_id[i];
-          const int64_t hole = excluded[i];
-          T best = kernels.maximum(row, factor, ids, id, 0, hole, -kInfinity<T>);
-          best = kernels.maximum(row, factor, ids, id, hole + 1, candidates, best);
-          // no negative left: an offset of -inf would turn exp(-inf - -inf) into NaN
-          const T offset = best == -kInfinity<T> ? T(0) : best;
-          const T sum = kernels.exp_sum(row, factor, ids, id, 0, hole, offset) +
-                        kernels.exp_sum(row, factor, ids, id, hole + 1, candidates, offset);
-          maximum_data[i] = best;
-          lse_data[i] = offset + std::log(sum);
-        }
-      });
-  return {lse, maximum};
+  const auto run = [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const T* row = data + i * candidates;
+      const int64_t id = row_id == nullptr ? 0 : row_id[i];
+      const int64_t hole = excluded[i];
+      T largest = kernels.maximum(row, sign, ids, id, 0, hole, -kInfinity<T>);
+      largest = kernels.maximum(row, sign, ids, id, hole + 1, candidates, largest);
+      // a row without negatives has sum 0; x - -inf would not give that
+      const T offset = largest == -kInfinity<T> ? T(0) : largest * sign;
+      best_data[i] = largest * sign;
+      sum_data[i] = kernels.exp_sum(row, factor, ids, id, 0, hole, offset) +
+                    kernels.exp_sum(row, factor, ids, id, hole + 1, candidates, offset);
+    }
+  };
+  torch::stable::parallel_for(0, rows.count, row_grain(candidates), run);
+  return {best, sum};
 }
 
 template <typename T>
-void gradient(Tensor& logits, const Tensor& scale, const Rows& rows, const Tensor& lse,
+void gradient(Tensor& logits, const Tensor& scale, const Rows& rows, const Tensor& best,
               const Tensor& coefficient) {
   const RowKernels<T> kernels = select_kernels<T>();
   const T factor = scalar_value<T>(scale, "scale", dtype_of<T>());
-  const Tensor lse_vector = vector_of(lse, "lse", dtype_of<T>(), rows.count);
+  const Tensor best_vector = vector_of(best, "best", dtype_of<T>(), rows.count);
   const Tensor coefficient_vector =
       vector_of(coefficient, "coefficient", dtype_of<T>(), rows.count);
   T* data = logits.mutable_data_ptr<T>();
   const int64_t* excluded = rows.excluded.const_data_ptr<int64_t>();
   const int64_t* row_id = int64_pointer(rows.row_id);
   const int64_t* ids = int64_pointer(rows.candidate_id);
-  const T* lse_data = lse_vector.const_data_ptr<T>();
+  const T* best_data = best_vector.const_data_ptr<T>();
   const T* coefficients = coefficient_vector.const_data_ptr<T>();
   const int64_t candidates = rows.candidates;
 
@@ -189,9 +190,10 @@ void gradient(Tensor& logits, const Tensor& scale, const Rows& rows, const Tenso
           }
           const int64_t id = row_id == nullptr ? 0 : row_id[i];
           const int64_t hole = excluded[i];
-          kernels.softmax(row, factor, ids, id, 0, hole, lse_data[i], coefficients[i]);
+          kernels.softmax(row, factor, ids, id, 0, hole, best_data[i], coefficients[i]);
           row[hole] = T(0);
-          kernels.softmax(row, factor, ids, id, hole + 1, candidates, lse_data[i], coefficients[i]);
+          kernels.softmax(row, factor, ids, id, hole + 1, candidates, best_data[i],
+                          coefficients[i]);
         }
       });
 }
@@ -215,14 +217,14 @@ std::tuple<Tensor, Tensor> nce_row_pool(const Tensor& logits, const Tensor& scal
 
 void nce_row_gradient_(Tensor logits, const Tensor& scale, const Tensor& excluded,
                        const std::optional<Tensor>& row_id,
-                       const std::optional<Tensor>& candidate_id, const Tensor& lse,
+                       const std::optional<Tensor>& candidate_id, const Tensor& best,
                        const Tensor& coefficient) {
   check_logits(logits);
   const Rows rows(logits, excluded, row_id, candidate_id);
   if (logits.scalar_type() == ScalarType::Double) {
-    gradient<double>(logits, scale, rows, lse, coefficient);
+    gradient<double>(logits, scale, rows, best, coefficient);
   } else {
-    gradient<float>(logits, scale, rows, lse, coefficient);
+    gradient<float>(logits, scale, rows, best, coefficient);
   }
 }
 

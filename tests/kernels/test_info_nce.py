@@ -104,31 +104,24 @@ def test_backends_agree_on_ragged_shapes(data):
     targets = rows + data.draw(st.integers(0, 30))
     dimension = data.draw(st.integers(1, 20))
     scale = data.draw(st.sampled_from([1.0, 20.0, 100.0, 200.0]))
-    directions = data.draw(st.sampled_from(ALL_DIRECTIONS))
-    partition = data.draw(st.sampled_from(["joint", "per_direction"]))
     query, target = (
         vectors(rows, dimension, torch.float32),
         vectors(targets, dimension, torch.float32),
     )
+    ids = torch.randint(0, 1 + targets // 3, (targets,)) if data.draw(st.booleans()) else None
+    options = {
+        "scale": scale,
+        "directions": data.draw(st.sampled_from(ALL_DIRECTIONS)),
+        "partition": data.draw(st.sampled_from(["joint", "per_direction"])),
+        "target_ids": ids,
+        "query_ids": None if ids is None else ids[:rows],
+    }
     results = [
-        value_and_grad(
-            info_nce(
-                query,
-                target,
-                scale=scale,
-                directions=directions,
-                partition=partition,
-                backend=backend,
-            ),
-            query,
-            target,
-        )
+        value_and_grad(info_nce(query, target, backend=backend, **options), query, target)
         for backend in ("cpu", "reference")
     ]
     exact = [x.detach().double().requires_grad_() for x in (query, target)]
-    loss = info_nce(
-        *exact, scale=scale, directions=directions, partition=partition, backend="reference"
-    )
+    loss = info_nce(*exact, backend="reference", **options)
     truth = value_and_grad(loss, *exact)
     for cpu, reference, expected in zip(*results, truth):
         own_error = (reference - expected).abs().max()
@@ -302,6 +295,17 @@ def test_memory_is_written_before_it_is_read(poisoned_memory):
         for backend in ("cpu", "reference")
     ]
     assert all(relative(one, other) < 1e-11 for one, other in zip(*results))
+
+
+def test_ties_cancel_at_any_scale():
+    """Two targets alike: one pulls, the other pushes, nothing is left but float32's last bit."""
+    query = torch.tensor([[0.6, 0.8]], requires_grad=True)
+    target = torch.tensor([[0.3, -0.9], [0.3, -0.9]], requires_grad=True)
+    for scale in (50.0, 200.0, 3000.0):
+        loss = info_nce(query, target, scale=scale, directions=("q2t",), backend="cpu")
+        assert loss.item() == pytest.approx(0.6931472, rel=1e-6)
+        (grad,) = torch.autograd.grad(loss, query)
+        assert grad.abs().max() < 1e-6 * scale
 
 
 def test_nan_is_not_hidden(backend):

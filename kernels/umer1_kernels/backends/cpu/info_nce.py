@@ -3,10 +3,9 @@
 Legend: N rows, C candidates of one direction, D dimension. All logits are float32 (float64 for
 float64 inputs).
 
-With z the logits of a row's negatives, lse their logsumexp and margin m = lse - z_positive, the
-row's loss is softplus(m): never negative and exact near zero. sigmoid(m) is the negatives' share of
-the softmax, so d loss / d z_j = sigmoid(m) exp(z_j - lse) and d loss / d z_positive = -sigmoid(m),
-both without cancellation.
+With z the logits of a row's negatives and margin m = logsumexp(z) - z_positive, the row's loss is
+softplus(m): never negative and exact near zero. sigmoid(m) is the negatives' share of the softmax,
+so d loss / d z = sigmoid(m) softmax(z) and d loss / d z_positive = -sigmoid(m): nothing cancels.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ def weighted_loss(
         ",".join(directions),
         partition == "joint",
         reduction,
-        # a scalar loss makes its gradient in the forward, where the logits are; "none" in the backward
+        # a scalar loss makes its gradient here, where the logits are; "none" in the backward
         differentiable and reduction != "none",
     )
     return loss, hit
@@ -191,27 +190,29 @@ class _Problem:
         """Loss and hit of these rows; adds their gradients."""
         rows = self.rows
         query, positive = rows.query[chunk], rows.positive[chunk]
-        cosine = (query * positive).sum(1)
-        own = self.scale * cosine
+        own = (query * positive).sum(1)
         arguments = [_row_arguments(block, chunk, self.scale) for block in blocks]
         logits = [block.rows[chunk] @ block.candidates.T for block in blocks]
-        pools = [operators.nce_row_pool(z, *a) for z, a in zip(logits, arguments, strict=True)]
-        lse = [pool[0] for pool in pools]
-        if self.joint:
-            lse = [torch.logsumexp(torch.stack(lse), 0)] * len(lse)
-        margins = lse[:1] if self.joint else lse
-        margins = torch.stack([one - own for one in margins])  # [softmaxes, rows]
+        pools = [operators.nce_row_pool(x, *a) for x, a in zip(logits, arguments, strict=True)]
+        best, total = (torch.stack(part) for part in zip(*pools, strict=True))  # [blocks, rows]
+        # the difference before the scale multiplies it: near ties keep their digits
+        lead = self.scale * (best - own)
+        block_margins = lead + total.log()
+        margins = block_margins.logsumexp(0, keepdim=True) if self.joint else block_margins
         if gradients is not None:
             share = torch.sigmoid(margins) * (rows.weight[chunk] / len(margins))
+            # each block's part of its softmax; no part where no block has a negative
+            parts = share * torch.exp(block_margins - margins).nan_to_num(0.0)
+            # a total is at least 1, its largest term, unless there is no negative
+            coefficients = parts / total.clamp_min(1.0)
             for k, (block, name) in enumerate(zip(blocks, self.directions, strict=True)):
-                coefficient = share[0 if self.joint else k].contiguous()
-                operators.nce_row_gradient_(logits[k], *arguments[k], lse[k], coefficient)
+                operators.nce_row_gradient_(logits[k], *arguments[k], best[k], coefficients[k])
                 self._add_products(logits[k], block, name, chunk, gradients)
             pull = -share.sum(0)
             gradients.query[chunk] += (self.scale * pull)[:, None] * positive
             gradients.positive[chunk] += (self.scale * pull)[:, None] * query
-            gradients.scale += torch.where(pull != 0, pull * cosine, 0.0).sum()
-        return softplus(margins).mean(0), own > pools[0][1]
+            gradients.scale += (pull * own).sum()
+        return softplus(margins).mean(0), lead[0] < 0
 
     def _add_products(
         self, logit_grad: Tensor, block: Block, name: str, chunk: slice, gradients: _Gradients

@@ -20,7 +20,7 @@ def _(logits: Tensor, scale, excluded, row_id, candidate_id):
 
 
 @register_fake("umer1_kernels::nce_row_gradient_")
-def _(logits, scale, excluded, row_id, candidate_id, lse, coefficient):
+def _(logits, scale, excluded, row_id, candidate_id, best, coefficient):
     return None
 
 
