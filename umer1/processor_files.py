@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from umer1.hub import SMALL_FILES, local_directory
 from umer1.media import MediaLimits, PixelFormat
 
 OURS, IMAGES, VIDEOS = "umer1.json", "preprocessor_config.json", "video_preprocessor_config.json"
 UNIFIED = "processor_config.json"  # transformers 5 keeps the image processor's config in here
 TEMPLATE = "chat_template.jinja"
-_SMALL_FILES = ["*.json", "*.txt", "*.jinja", "*.model"]
 
 # ChatML as Qwen2-VL's template writes it, for tokenizers that come without one
 CHAT_TEMPLATE = (
@@ -50,7 +50,7 @@ class Files:
 
 def read_files(path_or_hub_id: str | Path, tokenizer: Any = None) -> Files:
     """Read a directory or hub repository; no preprocessor config there means Qwen2-VL's values."""
-    directory = _resolve(path_or_hub_id)
+    directory = local_directory(path_or_hub_id, SMALL_FILES)
     tokenizer = tokenizer or load_tokenizer(directory)
     ours = _read_json(directory / OURS) or {}
     unified = _read_json(directory / UNIFIED) or {}
@@ -122,26 +122,9 @@ def load_tokenizer(path_or_hub_id: str | Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(_resolve(path_or_hub_id))
+        return AutoTokenizer.from_pretrained(local_directory(path_or_hub_id, SMALL_FILES))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path_or_hub_id}: its tokenizer cannot be loaded: {error}") from None
-
-
-def _resolve(path_or_hub_id: str | Path) -> Path:
-    """The directory, or where the hub repository's small files are cached."""
-    if Path(path_or_hub_id).is_dir():
-        return Path(path_or_hub_id)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        return Path(snapshot_download(str(path_or_hub_id), allow_patterns=_SMALL_FILES))
-    except HFValidationError:
-        raise ValueError(f"{path_or_hub_id}: no such directory, and not a hub id") from None
-    except OSError as error:  # the hub's own errors among them
-        raise ValueError(
-            f"{path_or_hub_id}: no such directory, and the hub does not give it: {error}"
-        ) from None
 
 
 def _read_json(path: Path) -> dict | None:

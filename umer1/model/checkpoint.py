@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from umer1.hub import SMALL_FILES, WEIGHTS, local_directory
 from umer1.model.config import ModelConfig
 from umer1.model.key_names import canonical_key, checkpoint_tensors
 from umer1.model.qwen2_vl import Qwen2VL
@@ -37,7 +38,7 @@ def load_model(
     dtype: default the one the config names. Raises ValueError for a directory without safetensors,
     another model type, and keys that are missing, unexpected or of another shape.
     """
-    directory = _resolve(path)
+    directory = local_directory(path, SMALL_FILES + WEIGHTS)
     config = read_config(directory)
     files = _weight_files(directory)
     dtype = dtype or getattr(torch, config.dtype)
@@ -104,24 +105,6 @@ def read_config(directory: Path) -> ModelConfig:
         return ModelConfig.from_dict(data)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None
-
-
-def _resolve(path: str | os.PathLike[str]) -> Path:
-    if Path(path).is_dir():
-        return Path(path)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(
-            snapshot_download(str(path), allow_patterns=["*.json", "*.safetensors", "*.txt"])
-        )
-    except HFValidationError:
-        raise ValueError(f"{path!s} is neither a directory nor a hub id") from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ValueError(
-            f"{path!s} is not a directory, and it cannot be fetched from the hub: {error}"
-        ) from error
 
 
 def _weight_files(directory: Path) -> list[Path]:

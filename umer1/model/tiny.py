@@ -9,7 +9,7 @@ from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from umer1.model.config import ModelConfig, VisionConfig
-from umer1.model.tokens import DISC_TOKEN, GEN_TOKEN
+from umer1.prompts import DISC_TOKEN, GEN_TOKEN
 
 # The special tokens of Qwen2-VL, in the order of its ids.
 SPECIAL_TOKENS = (

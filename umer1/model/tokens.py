@@ -15,12 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from umer1.model.qwen2_vl import Qwen2VL
+from umer1.prompts import DISC_TOKEN, GEN_TOKEN
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-GEN_TOKEN = "<gen_emb>"
-DISC_TOKEN = "<disc_emb>"
 _SOURCES = {GEN_TOKEN: "<|object_ref_end|>", DISC_TOKEN: "<|object_ref_start|>"}
 
 

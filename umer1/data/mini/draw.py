@@ -23,9 +23,10 @@ class Style:
 
 
 def draw_style(rng: np.random.Generator) -> Style:
-    """Light paper, dark ink, both slightly tinted."""
-    paper = int(rng.integers(205, 246)) + rng.integers(0, 11, 3)
-    ink = int(rng.integers(0, 60)) + rng.integers(0, 40, 3)
+    """White paper, dark ink, both slightly tinted. Stronger tints cost a small model thousands of
+    steps: the paper's colour is most of a patch, and the stroke is what has to be read."""
+    paper = int(rng.integers(243, 252)) + rng.integers(0, 4, 3)
+    ink = int(rng.integers(0, 30)) + rng.integers(0, 12, 3)
     return Style(tuple(paper.tolist()), tuple(ink.tolist()))
 
 
