@@ -9,7 +9,6 @@ Results go to runs/quickstart; a finished part is not done twice (delete the fol
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import time
 from pathlib import Path
@@ -19,8 +18,8 @@ from rich.table import Table
 
 from umer1 import Embedder
 from umer1.cli.models import model_identity
-from umer1.data.mini import build
-from umer1.evaluation import evaluate
+from umer1.data.mini import Counts, build
+from umer1.evaluation import evaluate, load_tasks
 from umer1.training import rl, sft
 from umer1.training.config import RLConfig, SFTConfig, load_config
 
@@ -36,7 +35,7 @@ def main() -> None:
     part = parser.parse_args().part
     began = time.monotonic()
     console.rule("[bold]data: the miniature benchmark")
-    data = build(WORK / "mini", seed=0, scale=0.25)
+    data = build(WORK / "mini", seed=0, counts=COUNTS)
     for name, run in (("embed", embed), ("train", train), ("evaluate", compare)):
         if part in (None, name):
             run(data)
@@ -46,54 +45,30 @@ def main() -> None:
 
 
 def embed(data: Path) -> None:
-    """Pictures, a clip, a page and texts in both modes; what the model wrote; nearest neighbours."""
+    """Held-out pictures, a clip, a text and a page in both modes: what the model wrote, and the
+    nearest of each one's candidates."""
     console.rule("[bold]embed with the bundled model")
     model = Embedder.load("tiny")
-    queries, candidates = examples(data)
-    found = model.encode([item for _, item in queries], max_new_tokens=64)
-    known = model.encode([item for _, item in candidates], max_new_tokens=64)
-    table = Table("item", "reasoning", "summary", "nearest (gen)", "nearest (disc)")
-    for row, (name, _) in enumerate(queries):
+    table = Table("looked up", "reasoning", "summary", "nearest (gen)", "nearest (disc)", "right")
+    for task in load_tasks(data, names=SHOWN):
+        query = task.queries[0]
+        labels = [query.labels] if isinstance(query.labels, str) else query.labels
+        names = [*labels, *(name for name in task.candidates if name not in labels)][:10]
+        out = model.encode(
+            [query.item, *(task.candidates[name] for name in names)],
+            max_new_tokens=64,
+            progress=False,
+        )
         nearest = [
-            candidates[int((vectors[row] @ others.T).argmax())][0]
-            for vectors, others in ((found.gen, known.gen), (found.disc, known.disc))
+            Path(names[int((vectors[1:] @ vectors[0]).argmax())]).name
+            for vectors in (out.gen, out.disc)
         ]
-        table.add_row(name, found.reasoning[row], found.summary[row], *nearest)
+        table.add_row(task.name, out.reasoning[0], out.summary[0], *nearest, Path(labels[0]).name)
     console.print(table)
 
 
-def examples(data: Path) -> tuple[list, list]:
-    """Held-out things to look up and things to find: (name, item) each."""
-    root = data / "eval"
-
-    def picture(task: str, number: int = 0, key: str = "qry_img_path") -> tuple[dict, str]:
-        row = json.loads((root / f"image-tasks/{task}.jsonl").read_text().splitlines()[number])
-        path = row[key] if isinstance(row[key], str) else row[key][0]
-        item = {"image": str(root / "image-tasks" / path)}
-        text = " ".join(row["qry_inst"].replace("<|image_1|>", "").split())
-        return {**item, "text": text}, row["tgt_text"][0]
-
-    clips = sorted((root / "video-tasks/frames/frame_total").iterdir())
-    pages = sorted((root / "visdoc-tasks/page_total").glob("*.png"))
-    crop, _ = picture("photo_crop")
-    queries = [
-        ("picture of digits", picture("digit_sum")[0]),
-        ("picture of a digit", picture("digit_class")[0]),
-        ("piece of a photo", crop),
-        ("video clip of digits", {"video": str(clips[0]), "text": SUM_OF_VIDEO}),
-        ("page: a receipt", {"image": str(pages[0]), "text": TOTAL_OF_RECEIPT}),
-        ("text: 7", "7"),
-    ]
-    labels = [(str(number), str(number)) for number in range(10)]
-    labels += [
-        (word, word)
-        for word in ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-    ]
-    return queries, labels
-
-
-SUM_OF_VIDEO = "What is the last digit of the sum of the digits in the video?"
-TOTAL_OF_RECEIPT = "What is the total of the amounts on the receipt?"
+# a picture of a digit, of four digits, a piece of a photo, a frame of a clip, a clip, a text
+SHOWN = ("digit_class", "digit_sum", "photo_crop", "clip_moment", "frame_total", "page_topic")
 
 
 def train(data: Path) -> None:
@@ -133,6 +108,9 @@ def compare(data: Path) -> None:
 
 # what three minutes are enough to learn
 TRAINED = ("digit_class", "number_caption", "digit_sum", "digit_video")
+COUNTS = Counts(
+    multi_step=100, one_look=100, rl=80, evaluation=40, sft=dict.fromkeys(TRAINED, 1600)
+)
 
 if __name__ == "__main__":
     main()

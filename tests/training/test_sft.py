@@ -138,3 +138,12 @@ def test_a_plain_qwen2_vl_checkpoint_gets_the_tokens_and_the_sft_limits(sft_conf
     weight = started.decoder.embed.weight
     assert torch.equal(weight[processor.gen_id], weight[source])
     assert processor.limits == SFT_LIMITS
+
+
+def test_sources_choose_pairs_and_unknown_ones_are_named(sft_config):
+    from umer1.training.start import load_pairs
+
+    pairs = load_pairs(replace(sft_config, sources="texts,videos"), "sft")
+    assert {pair.dataset for pair in pairs} == {"texts", "videos"} and len(pairs) == 16
+    with pytest.raises(ValueError, match="sources: no pairs of 'sounds'; the data has pictures"):
+        load_pairs(replace(sft_config, sources="sounds"), "sft")

@@ -36,6 +36,7 @@ class RunConfig:
         ""  # root of the media paths (RL: the image root); default: the folder of the data file
     )
     registry: str = ""  # YAML registry that `data` names refer to
+    sources: str = ""  # only pairs of these data sets, separated by commas; default: all
     output: str = ""  # checkpoints, logs and the final model go here
     steps: int = 0  # optimizer steps; 0: from `epochs`
     epochs: float = 1.0

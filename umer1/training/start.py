@@ -26,7 +26,19 @@ PHRASE_CHARACTERS, PHRASE_RECORDS = 16, 40
 
 
 def load_pairs(config: RunConfig, kind: str) -> list[Pair]:
-    """Records named by `config.data`: a file, or registry names."""
+    """Records named by `config.data` (a file, or registry names), of `config.sources` alone if given."""
+    pairs = _read_pairs(config, kind)
+    if not config.sources:
+        return pairs
+    wanted, known = set(config.sources.split(",")), {pair.dataset for pair in pairs}
+    if unknown := sorted(wanted - known):
+        raise ValueError(
+            f"sources: no pairs of {unknown[0]!r}; the data has {', '.join(sorted(known))}"
+        )
+    return [pair for pair in pairs if pair.dataset in wanted]
+
+
+def _read_pairs(config: RunConfig, kind: str) -> list[Pair]:
     if not config.data:
         raise ValueError("data: wants a file or registry names, got nothing")
     if config.registry:
