@@ -49,6 +49,7 @@ def main() -> int:
         print(f"bench: {error!r}", file=sys.stderr)
     name = re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
     path = ROOT / "bench" / "results" / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(f"wrote {path.relative_to(ROOT)}")
     return 0 if all(step["ok"] for step in result["steps"]) else 1

@@ -52,8 +52,8 @@ def embed(data: Path) -> None:
     table = Table("looked up", "reasoning", "summary", "nearest (gen)", "nearest (disc)", "right")
     for task in load_tasks(data, names=SHOWN):
         query = task.queries[0]
-        labels = [query.labels] if isinstance(query.labels, str) else query.labels
-        names = [*labels, *(name for name in task.candidates if name not in labels)][:10]
+        others = [name for name in query.candidates if name not in query.labels]
+        names = [query.labels[0], *others][:10]
         out = model.encode(
             [query.item, *(task.candidates[name] for name in names)],
             max_new_tokens=64,
@@ -63,7 +63,7 @@ def embed(data: Path) -> None:
             Path(names[int((vectors[1:] @ vectors[0]).argmax())]).name
             for vectors in (out.gen, out.disc)
         ]
-        table.add_row(task.name, out.reasoning[0], out.summary[0], *nearest, Path(labels[0]).name)
+        table.add_row(task.name, out.reasoning[0], out.summary[0], *nearest, Path(names[0]).name)
     console.print(table)
 
 

@@ -1,0 +1,41 @@
+"""The measuring scripts: what they say of the machine, and how the bundled model's figures come about."""
+
+import pytest
+import torch
+
+from bench import gpu
+from bench.environment import environment
+from bench.tiny_model import summary
+
+
+def test_environment_names_versions_and_commit():
+    found = environment()
+    assert (
+        found["packages"]["torch"] == torch.__version__.split("+")[0] or found["packages"]["torch"]
+    )
+    assert {"gpu", "driver", "cpu", "python", "commit", "uncommitted_changes"} <= set(found)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_gpu_script_says_why_it_cannot_run(capsys):
+    assert gpu.main() == 2
+    assert "no CUDA device" in capsys.readouterr().err
+
+
+def _run(gen, disc, oracle, sft_gen):
+    def stage(gen):
+        groups = {"gen": gen, "disc": disc, "oracle": oracle, "pass@1": gen - 0.1, "pass@16": gen}
+        sums = {"kind": "multi_step", "gen": gen, "disc": disc}
+        return {"groups": {"overall": groups, "one_look": groups}, "tasks": {"digit_sum": sums}}
+
+    return {"sft": stage(sft_gen), "rl": stage(gen)}
+
+
+def test_summary_is_in_points_with_the_seeds_spread():
+    found = summary({0: _run(0.8, 0.5, 0.85, 0.7), 1: _run(0.6, 0.5, 0.7, 0.6)})
+    assert found["gen_above_disc"] == {"mean": 20.0, "low": 10.0, "high": 30.0}
+    assert found["gen_above_disc_on"]["digit_sum"]["low"] == 10.0
+    assert found["oracle_above_both"] == {"mean": 7.5, "low": 5.0, "high": 10.0}
+    assert found["rl_above_sft_gen"] == {"mean": 5.0, "low": 0.0, "high": 10.0}
+    assert found["pass@16_above_pass@1"]["mean"] == 10.0
+    assert found["disc_on_one_look"]["mean"] == 50.0
