@@ -81,19 +81,20 @@ def _naive(model, prompt, gen_id, eos_id, limit, stop="first"):
     return tokens, F.normalize(vector, dim=-1), True, finish
 
 
-def _common_token(model, prompts, limit):
-    """A token that greedy decoding really writes for some prompts: it plays `<gen_emb>`."""
+def _common_tokens(model, prompts, limit):
+    """Two tokens that greedy decoding really writes, for some prompts and not for all: they play
+    `<gen_emb>` and the end of the turn."""
     written = [_naive(model, prompt, NEVER, NEVER, limit)[0] for prompt in prompts]
     counts = {token: sum(token in tokens for tokens in written) for token in range(VOCAB)}
-    return max(counts, key=lambda token: (0 < counts[token] < len(prompts), counts[token]))
+    usable = [token for token in counts if 0 < counts[token] < len(prompts)]
+    return sorted(usable, key=counts.get)[-2:]
 
 
 @pytest.mark.parametrize("stop", ["first", "eos"])
 @pytest.mark.parametrize("slots", [1, 3, 64])
 def test_tokens_and_vectors_equal_the_naive_loop(model, slots, stop):
     prompts, limit = _prompts(9), 12
-    gen_id = _common_token(model, prompts, limit)
-    eos_id = next(token for token in range(VOCAB) if token != gen_id)
+    gen_id, eos_id = _common_tokens(model, prompts, limit)
     results = generate(
         model, prompts, Sampling(limit, stop=stop), gen_id=gen_id, eos_id=eos_id, slots=slots
     )
