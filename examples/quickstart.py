@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from umer1 import Embedder
 from umer1.cli.models import model_identity
@@ -49,7 +48,6 @@ def embed(data: Path) -> None:
     nearest of each one's candidates."""
     console.rule("[bold]embed with the bundled model")
     model = Embedder.load("tiny")
-    table = Table("looked up", "reasoning", "summary", "nearest (gen)", "nearest (disc)", "right")
     for task in load_tasks(data, names=SHOWN):
         query = task.queries[0]
         others = [name for name in query.candidates if name not in query.labels]
@@ -60,11 +58,18 @@ def embed(data: Path) -> None:
             progress=False,
         )
         nearest = [
-            Path(names[int((vectors[1:] @ vectors[0]).argmax())]).name
+            _short(names[int((vectors[1:] @ vectors[0]).argmax())])
             for vectors in (out.gen, out.disc)
         ]
-        table.add_row(task.name, out.reasoning[0], out.summary[0], *nearest, Path(names[0]).name)
-    console.print(table)
+        gen, disc = nearest
+        console.print(f"[bold]{task.name}[/bold]: {query.item.get('text', '').strip()}")
+        console.print(f"  wrote: {out.reasoning[0]} → {out.summary[0]}", highlight=False)
+        console.print(f"  nearest by gen: {gen}   by disc: {disc}   right: {_short(names[0])}")
+
+
+def _short(name: str) -> str:
+    """A candidate's name: the text itself, or the last part of a path ("path:caption")."""
+    return Path(name).name.removesuffix(":")
 
 
 # a picture of a digit, of four digits, a piece of a photo, a frame of a clip, a clip, a text
@@ -107,7 +112,7 @@ def compare(data: Path) -> None:
 
 
 # what three minutes are enough to learn
-TRAINED = ("digit_class", "number_caption", "digit_sum", "digit_video")
+TRAINED = ("digit_class", "number_caption", "digit_sum")
 COUNTS = Counts(
     multi_step=100, one_look=100, rl=80, evaluation=40, sft=dict.fromkeys(TRAINED, 1600)
 )
