@@ -10,7 +10,10 @@ from umer1.model.config import ModelConfig, VisionConfig
 from umer1.model.qwen2_vl import Qwen2VL
 from umer1.model.sequence import Sequence, pack
 
-pytestmark = pytest.mark.gpu
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
+]
 
 
 @pytest.fixture(scope="module")
