@@ -34,6 +34,7 @@ class Run:
         self.output = Path(config.output)
         self.output.mkdir(parents=True, exist_ok=True)
         self.accelerator = Accelerator(
+            cpu=not torch.cuda.is_available(),  # else torchrun on CPUs starts as many lone runs
             mixed_precision=config.mixed_precision,
             log_with="tensorboard",
             project_dir=str(self.output),
@@ -68,7 +69,9 @@ class Run:
     # -- logs -----------------------------------------------------------------------------------------------------
 
     def log(self, numbers: dict[str, float]) -> None:
-        """One line on stdout, one in `<stage>_metrics.jsonl`, one point per number in TensorBoard."""
+        """Means over the processes: a line on stdout, one in `<stage>_metrics.jsonl`, TensorBoard."""
+        values = torch.tensor(list(numbers.values()), device=self.accelerator.device)
+        numbers = dict(zip(numbers, self.accelerator.reduce(values, "mean").tolist()))
         self.accelerator.log(numbers, step=self.step)
         if self.accelerator.is_main_process:
             row = {

@@ -14,7 +14,7 @@ import umer1_kernels as kernels
 from umer1.model.qwen2_vl import Qwen2VL
 from umer1.model.sequence import pack
 from umer1.progress import progress_bar
-from umer1.training.batching import GroupedBatches, rank_slice
+from umer1.training.batching import GroupedBatches
 from umer1.training.collate import side_key
 from umer1.training.config import RLConfig
 from umer1.training.loop import Run, make_optimizer
@@ -36,6 +36,9 @@ def run(config: RLConfig, *, progress: bool = True) -> Path:
     )
     state = Run(config, total, processor, stage="rl")
     accelerator = state.accelerator
+    if accelerator.num_processes > 1:
+        # ranks would run different numbers of micro-batches, and wait for each other for ever
+        raise ValueError(f"RL runs in one process so far, got {accelerator.num_processes}")
     reference = (
         copy.deepcopy(policy).requires_grad_(False).eval().to(accelerator.device)
         if config.beta
@@ -45,7 +48,6 @@ def run(config: RLConfig, *, progress: bool = True) -> Path:
     optimizer = make_optimizer(policy, config)
     model, optimizer = accelerator.prepare(policy.train(), optimizer)
     state.resume()
-    group = torch.distributed.group.WORLD if accelerator.num_processes > 1 else None
     source = batches.batches(state.step * accumulation)
     with progress_bar(
         "rl", total - state.step, unit="step", show=progress and accelerator.is_main_process
@@ -55,18 +57,13 @@ def run(config: RLConfig, *, progress: bool = True) -> Path:
             rate = state.set_learning_rate(optimizer)
             numbers: dict[str, float] = {}
             for micro in range(accumulation):
-                share = rank_slice(
-                    next(source), accelerator.process_index, accelerator.num_processes
-                )
+                chosen = next(source)
                 batch = roll_out(
                     policy,
                     processor,
-                    [pairs[index] for index in share],
+                    [pairs[index] for index in chosen],
                     config,
-                    group=group,
-                    seed=config.seed
-                    + (state.step * accumulation + micro) * 1_000_003
-                    + accelerator.process_index,
+                    seed=config.seed + (state.step * accumulation + micro) * 1_000_003,
                 )
                 learned = _learn(
                     model, policy, reference, batch.completions, config, accelerator, accumulation

@@ -43,7 +43,6 @@ def roll_out(
     config: RLConfig,
     *,
     seed: int,
-    group=None,
 ) -> RolloutBatch:
     """Sample G completions for each side of each pair from the policy, and give each its advantage.
 
@@ -77,7 +76,6 @@ def roll_out(
         query_valid=_hits(query),
         target_valid=_hits(target),
         kind=config.reward,
-        group=group,
     )
     formats = [_formats(side, processor) for side in (query, target)]
     totals = [

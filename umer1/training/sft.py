@@ -97,7 +97,10 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
                         "learning_rate": rate,
                         "gradient_norm": float(norm),
                         "pairs_per_second": config.batch_size * accumulation / seconds,
-                        "tokens_per_second": len(batch.packed.input_ids) * accumulation / seconds,
+                        "tokens_per_second": len(batch.packed.input_ids)
+                        * accelerator.num_processes
+                        * accumulation
+                        / seconds,
                     }
                 )
             if config.save_every and state.step % config.save_every == 0 and not state.finished:
