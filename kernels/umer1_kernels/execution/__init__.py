@@ -1,0 +1,1 @@
+"""How the plans of plans.py run, over any backend's primitives (protocol.py)."""
