@@ -81,13 +81,16 @@ class Primitives(Protocol):
         label: Tensor,
         columns: Pools | None = None,
         column: Tensor | None = None,
+        slope: Tensor | None = None,
     ) -> Tensor:
         """dz [R, C], computed in float32 and rounded once to the dtype of the rows:
 
-            row_i exp(scale (x_ij - rows.best_i)) + column_j exp(scale (x_ij - columns.best_j))
+            (row_i + slope_i scale (x_ij - rows.best_i)) exp(scale (x_ij - rows.best_i))
+                + column_j exp(scale (x_ij - columns.best_j))
 
-        at negatives, label_i at the excluded entry, 0 elsewhere. row, label [R] and column [C] are
-        in the compute dtype; a coefficient of 0 gives exactly 0, whatever its pool holds.
+        at negatives, label_i at the excluded entry, 0 elsewhere. row, label, slope [R] and column
+        [C] are in the compute dtype; slope (of an entropy) and column never come together. A
+        coefficient of 0 gives exactly 0, whatever its pool holds.
         """
 
     def multiply(self, left: Tensor, right: Tensor, *, live=None, out=None) -> Tensor:
