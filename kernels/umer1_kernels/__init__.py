@@ -17,22 +17,32 @@ from umer1_kernels.reference.linear_loss import GRPOLoss
 from umer1_kernels.reward import group_reward
 from umer1_kernels.rollout_groups import GroupReward
 from umer1_kernels.segments import GatheredHidden
+from umer1_kernels.value_and_grad import (
+    DualInfoNCEGradients,
+    InfoNCEGradients,
+    dual_info_nce_value_and_grad,
+    info_nce_value_and_grad,
+)
 
 __all__ = [
     "DualInfoNCE",
+    "DualInfoNCEGradients",
     "GRPOLoss",
     "GatheredHidden",
     "GenerationGather",
     "GroupReward",
+    "InfoNCEGradients",
     "__version__",
     "backend_status",
     "dual_info_nce",
+    "dual_info_nce_value_and_grad",
     "explain",
     "extension_status",
     "gather_hidden",
     "group_reward",
     "grpo_loss",
     "info_nce",
+    "info_nce_value_and_grad",
     "linear_cross_entropy",
     "linear_logprob",
     "reference",

@@ -1,0 +1,144 @@
+"""Loss and gradients without the caller's autograd graph, for trainers that cache representations.
+
+GradCache embeds a large batch chunk by chunk without a graph, takes the loss and its gradients in
+the representations, and runs the chunks again with those gradients as upstream gradients. These
+functions are its middle step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from umer1_kernels import checks
+from umer1_kernels.dual import DualInfoNCE
+from umer1_kernels.info_nce import dual_info_nce, info_nce
+
+REDUCTIONS = ("mean", "sum")
+
+
+class PairGradient(NamedTuple):
+    """Gradients of the two sides of a pair: [N, D] and [M, D]."""
+
+    query: Tensor
+    target: Tensor
+
+
+class InfoNCEGradients(NamedTuple):
+    """loss, and its gradients in query [N, D], target [M, D] and scale (None for a float scale)."""
+
+    loss: Tensor
+    query: Tensor
+    target: Tensor
+    scale: Tensor | None
+
+
+class DualInfoNCEGradients(NamedTuple):
+    """result: the DualInfoNCE without a graph; gradients of result.loss in gen, disc and scale."""
+
+    result: DualInfoNCE
+    gen: PairGradient
+    disc: PairGradient
+    scale: Tensor | None
+
+
+def info_nce_value_and_grad(
+    query: Tensor,
+    target: Tensor,
+    *,
+    scale: float | Tensor = 50.0,
+    reduction: str = "mean",
+    **keywords,
+) -> InfoNCEGradients:
+    """info_nce and its gradients; works inside torch.no_grad and needs no requires_grad.
+
+    Args:
+        query, target, scale, keywords: info_nce's, `group` included.
+        reduction: "mean" or "sum"; row losses have no one gradient.
+
+    Returns:
+        InfoNCEGradients: loss as info_nce returns it; gradients in the dtype and shape of query,
+        target and scale. With `group` they are what loss.backward() would leave in .grad of this
+        process: of query and target, the gradient of the *sum* of all processes' losses in the rows
+        of this one (rows are candidates elsewhere too); of scale, the gradient of this process's
+        own loss. Averaged over processes, as DistributedDataParallel does, what follows from them
+        is the gradient of the mean loss. Every process must make the call.
+
+    Raises:
+        ValueError, TypeError: an argument is wrong; the message names it.
+    """
+
+    def loss(query: Tensor, target: Tensor, scale: float | Tensor) -> Tensor:
+        return info_nce(query, target, scale=scale, reduction=reduction, **keywords)
+
+    value, (query_grad, target_grad), scale_grad = _run(
+        loss, lambda value: value, (query, target), scale, reduction
+    )
+    return InfoNCEGradients(value.detach(), query_grad, target_grad, scale_grad)
+
+
+def dual_info_nce_value_and_grad(
+    gen: tuple[Tensor, Tensor],
+    disc: tuple[Tensor, Tensor],
+    *,
+    scale: float | Tensor = 50.0,
+    reduction: str = "mean",
+    **keywords,
+) -> DualInfoNCEGradients:
+    """dual_info_nce and the gradients of its `loss`; see info_nce_value_and_grad.
+
+    Args:
+        gen, disc, scale, keywords: dual_info_nce's, `align` and `group` included.
+        reduction: "mean" or "sum".
+
+    Raises:
+        ValueError, TypeError: an argument is wrong; the message names it.
+    """
+
+    def loss(gen_query, gen_target, disc_query, disc_target, scale) -> DualInfoNCE:
+        pairs = (gen_query, gen_target), (disc_query, disc_target)
+        return dual_info_nce(*pairs, scale=scale, reduction=reduction, **keywords)
+
+    for name, pair in (("gen", gen), ("disc", disc)):
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise TypeError(f"{name} must be a pair (query, target)")
+    result, grads, scale_grad = _run(
+        loss, lambda result: result.loss, (*gen, *disc), scale, reduction
+    )
+    values = (value.detach() for value in result[:4])
+    return DualInfoNCEGradients(
+        DualInfoNCE(*values, result.metrics),
+        PairGradient(*grads[:2]),
+        PairGradient(*grads[2:]),
+        scale_grad,
+    )
+
+
+def _run(
+    function: Callable,
+    loss_of: Callable,
+    vectors: tuple,
+    scale: float | Tensor,
+    reduction: str,
+) -> tuple[Tensor | DualInfoNCE, tuple[Tensor, ...], Tensor | None]:
+    """function(*vectors, scale) on leaves of its own; the gradients of loss_of(its result)."""
+    checks.check_choice("reduction", reduction, REDUCTIONS)
+    with torch.inference_mode(False), torch.enable_grad():
+        leaves = [_leaf(value) for value in (*vectors, scale)]
+        result = function(*leaves)
+        wanted = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        # the losses made their gradients in the forward: this only hands them out
+        grads = torch.autograd.grad(loss_of(result), wanted, materialize_grads=True)
+    count = len(vectors)
+    return result, grads[:count], grads[count] if len(grads) > count else None
+
+
+def _leaf(value):
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return value  # a float scale, or a mistake that info_nce names
+    value = value.detach()
+    # autograd refuses tensors made in inference mode
+    return (value.clone() if value.is_inference() else value).requires_grad_()
