@@ -10,6 +10,7 @@ from umer1_kernels._version import __version__
 from umer1_kernels.backends import backend_status, explain
 from umer1_kernels.dual import DualInfoNCE
 from umer1_kernels.extension import extension_status
+from umer1_kernels.generation_hook import GenEmbHook
 from umer1_kernels.hidden_gather import GenerationGather, gather_hidden
 from umer1_kernels.info_nce import dual_info_nce, info_nce
 from umer1_kernels.linear_loss import grpo_loss, linear_cross_entropy, linear_logprob
@@ -29,6 +30,7 @@ __all__ = [
     "DualInfoNCEGradients",
     "GRPOLoss",
     "GatheredHidden",
+    "GenEmbHook",
     "GenerationGather",
     "GroupReward",
     "InfoNCEGradients",
