@@ -1,1 +1,3 @@
-"""Measurements: `python -m bench.gpu` (one GPU machine, one JSON), `python -m bench.tiny_model` (the bundled model)."""
+"""Measurements. `python -m bench --help`: the kernel library beside its peers; `python -m bench.guard`: what must not get
+worse; `python -m bench.report`: the tables of docs/performance.md; `python -m bench.gpu`: one GPU machine, one JSON;
+`python -m bench.tiny_model`: the bundled model."""

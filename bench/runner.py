@@ -1,0 +1,182 @@
+"""One case, measured: correctness first, then time with all variants interleaved, then memory. One row per variant."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+
+import torch
+
+from bench import memory
+from bench.case import OURS, PEER_TOLERANCE, Case, Problem, Variant, errors, step
+from bench.counts import count
+from bench.environment import environment
+from bench.timing import Run, floor_run, interleave, paired_ratio, spread
+
+FLOOR = "floor"
+Row = dict
+
+
+class DeviceLost(RuntimeError):
+    """The CUDA context is broken: nothing more can be measured in this process."""
+
+
+def measure(
+    case: Case,
+    device: torch.device,
+    *,
+    families: list[str] | None = None,
+    seconds: float = 60.0,
+    quick: bool = False,
+) -> list[Row]:
+    """Rows of every chosen variant; one that fails has a `status` that says why, and no time.
+
+    Args:
+        families: which peers, None for all.
+        seconds: spent on timing, beyond the three rounds that are always run.
+        quick: a small case, whose memory is counted by torch's allocator (a process is too coarse for it).
+    """
+    torch._dynamo.reset()
+    variants = case.chosen(device, families)
+    problem = case.build(device)
+    expected = case.truth(problem)
+    common = {**_describe(case, device), **provenance(device)}
+    rows = {variant.name: {**common, **_about(variant)} for variant in variants}
+    good = []
+    for variant in variants:
+        row = rows[variant.name]
+        row["status"] = variant.unavailable or _attempt(
+            device, lambda v=variant, r=row: _check(case, v, problem, expected, r)
+        )
+        if row["status"] == "ok":
+            good.append(variant)
+    try:
+        rows[OURS]["plan"] = case.explain(problem)
+    except Exception as error:
+        rows[OURS]["plan"] = f"not known: {error}"
+    if good:
+        _time(case, good, problem, device, seconds, rows)
+    for variant in good:
+        row = rows[variant.name]
+        peak = _peak(case, variant, problem, device, quick)
+        row["peak_bytes"], row["peak_method"] = peak
+    unit = rows.get(case.baseline, {}).get("peak_bytes")
+    for row in rows.values():
+        if unit and row.get("peak_bytes") is not None:
+            row["peak_to_baseline"], row["baseline"] = row["peak_bytes"] / unit, case.baseline
+    return list(rows.values())
+
+
+def provenance(device: torch.device) -> Row:
+    """What a row was measured on, in a few words; the result file has the rest."""
+    found = environment()
+    return {
+        "hardware": found["gpu"] if device.type == "cuda" else found["cpu"],
+        "torch": found["packages"]["torch"],
+        "triton": found["packages"]["triton"],
+        "python": platform.python_version(),
+        "threads": found["threads"],
+        "commit": (found["commit"] or "unknown")[:12] + "+" * found["uncommitted_changes"],
+    }
+
+
+def _describe(case: Case, device: torch.device) -> Row:
+    dtype = str(case.dtype).removeprefix("torch.")
+    return {
+        "suite": case.suite,
+        "case": case.name,
+        "sizes": case.sizes(),
+        "dtype": dtype,
+        "device": device.type,
+    }
+
+
+def _about(variant: Variant) -> Row:
+    return {"variant": variant.name, "family": variant.family, "note": variant.note}
+
+
+def _check(case: Case, variant: Variant, problem: Problem, expected, row: Row) -> str:
+    """Run once; errors against float64 go into the row. "ok", or why it is not timed."""
+    result = step(variant.function, problem)
+    row["result_bytes"] = memory.result_bytes(result)
+    row["input_bytes"] = sum(
+        tensor.numel() * tensor.element_size()
+        for tensor in problem.inputs.values()
+        if isinstance(tensor, torch.Tensor)
+    )
+    row["errors"] = errors(result, expected)
+    allowed = case.tolerance if variant.name == OURS else PEER_TOLERANCE
+    for name, error in row["errors"].items():
+        if not error <= allowed:
+            return f"wrong: {name} is {error:.1e} off float64, {allowed:.0e} allowed; not timed"
+    return "ok"
+
+
+def _attempt(device: torch.device, check: Callable[[], str]) -> str:
+    """The check's verdict, or the error in one line; a peer that cannot run must not stop the others."""
+    try:
+        return check()
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return "failed: out of memory"
+    except Exception as error:
+        _require_alive(device)
+        line = (str(error).strip().splitlines() or [""])[0]
+        return f"failed: {type(error).__name__}: {line[:300]}"
+
+
+def _require_alive(device: torch.device) -> None:
+    if device.type != "cuda":
+        return
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError as error:
+        raise DeviceLost(str(error).splitlines()[0]) from error
+
+
+def _time(
+    case: Case,
+    variants: list[Variant],
+    problem: Problem,
+    device: torch.device,
+    seconds: float,
+    rows: dict[str, Row],
+) -> None:
+    runs = {
+        variant.name: Run(lambda function=variant.function: step(function, problem))
+        for variant in variants
+    }
+    gemms = case.gemms(problem)
+    if gemms is not None:
+        runs[FLOOR] = floor_run(gemms)
+    samples = interleave(runs, device, seconds)
+    peers = {v.name: spread(samples[v.name]).median for v in variants if v.name != OURS}
+    best = min(peers, key=peers.get) if peers else None
+    for variant in variants:
+        mine, row = samples[variant.name], rows[variant.name]
+        median, p20, p80 = spread(mine)
+        row |= {"median_ms": median, "p20_ms": p20, "p80_ms": p80, "rounds": len(mine)}
+        if gemms is not None:
+            row["floor"] = gemms.describe()
+            row["floor_ms"] = spread(samples[FLOOR]).median
+            row["percent_of_floor"] = 100 * paired_ratio(samples[FLOOR], mine)
+        if best is not None:
+            row["best_peer"], row["time_to_best_peer"] = best, paired_ratio(mine, samples[best])
+        if variant.name == OURS:
+            row["speedup"] = {name: paired_ratio(samples[name], mine) for name in peers}
+
+
+def _peak(
+    case: Case, variant: Variant, problem: Problem, device: torch.device, quick: bool
+) -> memory.Peak:
+    if device.type == "cuda":
+        return memory.on_cuda(variant, problem)
+    if not quick:
+        return memory.in_own_process(case, variant, quick=quick)
+    held: dict[str, int] = {}
+
+    def call() -> None:
+        held["bytes"] = memory.result_bytes(step(variant.function, problem))
+
+    peak = count(call).peak_bytes - held["bytes"]
+    return memory.Peak(max(0, peak), "torch's allocator")

@@ -1,0 +1,45 @@
+"""The suites by name. Each module has `cases(device, quick)`: what it measures there, small shapes if `quick`."""
+
+from __future__ import annotations
+
+from bench.case import Case
+from bench.suites import (
+    gather_hidden,
+    group_reward,
+    grpo_loss,
+    info_nce,
+    linear_cross_entropy,
+    linear_logprob,
+)
+
+MODULES = {
+    "info_nce": info_nce,
+    "linear_cross_entropy": linear_cross_entropy,
+    "linear_logprob": linear_logprob,
+    "grpo_loss": grpo_loss,
+    "group_reward": group_reward,
+    "gather_hidden": gather_hidden,
+}
+
+
+def cases(
+    device: str,
+    *,
+    quick: bool = False,
+    suites: list[str] | None = None,
+    names: list[str] | None = None,
+) -> list[Case]:
+    """The cases of these suites (None: all), of these names (None: all).
+
+    Raises:
+        ValueError: a suite or case that does not exist.
+    """
+    for suite in suites or ():
+        if suite not in MODULES:
+            raise ValueError(f"--suite {suite}: it must be one of {', '.join(MODULES)}")
+    found = [case for suite in suites or MODULES for case in MODULES[suite].cases(device, quick)]
+    known = [case.name for case in found]
+    for name in names or ():
+        if name not in known:
+            raise ValueError(f"--case {name}: it must be one of {', '.join(known)}")
+    return [case for case in found if names is None or case.name in names]
