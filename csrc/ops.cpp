@@ -6,16 +6,44 @@
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(umer1_kernels, m) {
-  // logits [N, C] unscaled, excluded int64 [N], ids int64 [N] and [C] -> best x [N], sum [N] of
-  // exp(scale * (x - best)) over the negatives
+  // Softmaxes over the negatives of R rows among C candidates; see execution/protocol.py for pools and
+  // coefficients. x are unscaled logits, z = scale * x; excluded int64 [R], ids int64 [R] and [C].
+  //
+  // logits x [R, C] -> best [R], total [R], moment [R] or [0]
   m.def(
-      "nce_row_pool(Tensor logits, Tensor scale, Tensor excluded, Tensor? row_id, "
+      "row_pools(Tensor logits, Tensor scale, Tensor excluded, Tensor? row_id, "
+      "Tensor? candidate_id, bool moment) -> (Tensor, Tensor, Tensor)");
+  // logits x [R, C] -> best [C], total [C]
+  m.def(
+      "column_pools(Tensor logits, Tensor scale, Tensor excluded, Tensor? row_id, "
       "Tensor? candidate_id) -> (Tensor, Tensor)");
-  // logits [N, C] unscaled -> coefficient [N] * exp(scale * (x - best)) of the negatives,
-  // 0 elsewhere, in place
+  // logits x [R, C] become their gradient
   m.def(
-      "nce_row_gradient_(Tensor(a!) logits, Tensor scale, Tensor excluded, Tensor? row_id, "
-      "Tensor? candidate_id, Tensor best, Tensor coefficient) -> ()");
+      "softmax_gradient_(Tensor(a!) logits, Tensor scale, Tensor excluded, Tensor? row_id, "
+      "Tensor? candidate_id, Tensor best, Tensor row, Tensor label, Tensor? slope, "
+      "Tensor? column_best, Tensor? column) -> ()");
+  // The same for bfloat16 rows [R, D] and candidates [C, D], product included.
+  m.def("bf16_softmax_available() -> bool");
+  // -> best, total, moment, column best, column total
+  m.def(
+      "bf16_pools(Tensor rows, Tensor candidates, Tensor scale, Tensor excluded, Tensor? row_id, "
+      "Tensor? candidate_id, bool columns, bool moment) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+  // also fills exponentials [R, C] and returns the bests they are relative to, [R, slabs]
+  m.def(
+      "bf16_keep(Tensor rows, Tensor candidates, Tensor scale, Tensor excluded, Tensor? row_id, "
+      "Tensor? candidate_id, bool columns, bool moment, Tensor(a!) exponentials) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  // exponentials become the gradient
+  m.def(
+      "bf16_kept_gradient_(Tensor(a!) exponentials, Tensor scale, Tensor excluded, "
+      "Tensor slab_best, Tensor best, Tensor row, Tensor label, Tensor? column_best, "
+      "Tensor? column) -> ()");
+  // the gradient -> out [R, C] bfloat16, product made again
+  m.def(
+      "bf16_gradient_(Tensor rows, Tensor candidates, Tensor scale, Tensor excluded, "
+      "Tensor? row_id, Tensor? candidate_id, Tensor best, Tensor row, Tensor label, "
+      "Tensor? slope, Tensor? column_best, Tensor? column, Tensor(a!) out) -> ()");
   // similarity [R, C], validity bool [R] and [C] -> rank [R], gap [R], share [R]
   m.def(
       "group_reward_scores(Tensor similarity, Tensor row_valid, Tensor candidate_valid, "

@@ -32,7 +32,8 @@ class Rows:
     positive: Tensor  # [N, D]
     all_query: Tensor  # [Q, D]
     all_target: Tensor  # [M, D]
-    self_index: Tensor  # int64 [N]: where query_i stands in all_query
+    first_query: int  # query_i stands at first_query + i in all_query
+    first_label: int  # label_i = first_label + i; -1 if labels are not consecutive
     label: Tensor  # int64 [N]: where positive_i stands in all_target
     query_id: Tensor | None  # int64 [N], [N], [Q], [M], or None without ids
     positive_id: Tensor | None
@@ -54,9 +55,10 @@ class Block:
 
 def blocks(rows: Rows, directions: tuple[str, ...]) -> list[Block]:
     """One block per direction, in the order given."""
+    own = torch.arange(rows.query.shape[0], device=rows.query.device) + rows.first_query
     sides = {"q": (rows.query, rows.query_id), "t": (rows.positive, rows.positive_id)}
     candidates = {
-        "q": (rows.all_query, rows.self_index, rows.all_query_id),
+        "q": (rows.all_query, own, rows.all_query_id),
         "t": (rows.all_target, rows.label, rows.all_target_id),
     }
     result = []
@@ -143,6 +145,7 @@ def prepare(
     if group is not None:
         distributed.check_even(group, query=query, target=target)
     rank, _ = distributed.rank_and_size(group)
+    first_label = label_offset + rank * target.shape[0]
     here = torch.arange(count, device=query.device)
     local = here + label_offset
     live = None
@@ -155,7 +158,8 @@ def prepare(
         positive=target.narrow(0, label_offset, count) if labels is None else target[local],
         all_query=distributed.gather_rows(query, group),
         all_target=distributed.gather_rows(target, group),
-        self_index=here + rank * count,
+        first_query=rank * count,
+        first_label=first_label if labels is None else -1,
         label=local + rank * target.shape[0],
         query_id=None if query_ids is None else query_ids.long(),
         positive_id=None if target_ids is None else target_ids.long()[local],

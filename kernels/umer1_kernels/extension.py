@@ -9,8 +9,14 @@ import torch
 
 LIBRARY = Path(__file__).with_name("_C.abi3.so")
 OPERATORS = (
-    "nce_row_pool",
-    "nce_row_gradient_",
+    "row_pools",
+    "column_pools",
+    "softmax_gradient_",
+    "bf16_softmax_available",
+    "bf16_pools",
+    "bf16_keep",
+    "bf16_kept_gradient_",
+    "bf16_gradient_",
     "group_reward_scores",
     "gather_hidden",
     "gather_hidden_backward_",

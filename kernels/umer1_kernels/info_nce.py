@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 from torch import Tensor
@@ -142,8 +143,9 @@ def dual_info_nce(
 def _weighted_loss(
     function: str, backend: str, *tensors: Tensor
 ) -> Callable[..., tuple[Tensor, Tensor]]:
-    if choose(function, backend, *tensors).backend == "cpu":
-        from umer1_kernels.backends.cpu.info_nce import weighted_loss
+    chosen = choose(function, backend, *tensors).backend
+    if chosen == "reference":
+        return reference_weighted_loss
+    from umer1_kernels.execution.contrastive_operator import weighted_loss
 
-        return weighted_loss
-    return reference_weighted_loss
+    return functools.partial(weighted_loss, chosen)

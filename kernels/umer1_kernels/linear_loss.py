@@ -5,6 +5,7 @@ Legend: T tokens, H hidden size, V vocabulary.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from umer1_kernels import checks
@@ -29,7 +30,7 @@ def linear_cross_entropy(
             are left out before the product.
         reduction: "mean" over rows that count (0 if none does), "sum", or "none": [T], 0 where
             ignored.
-        backend: "auto" or "reference".
+        backend: "auto", "reference", "cpu" or "triton".
 
     Returns:
         float32 (float64 for float64 inputs); logits are never rounded below that.
@@ -39,10 +40,18 @@ def linear_cross_entropy(
     """
     _check(hidden, weight, "target", target)
     checks.check_choice("reduction", reduction, checks.REDUCTIONS)
-    choose("linear_cross_entropy", backend, hidden, weight)
-    return reference.linear_cross_entropy(
-        hidden, weight, target, ignore_index=ignore_index, reduction=reduction
-    )
+    chosen = choose("linear_cross_entropy", backend, hidden, weight).backend
+    if chosen == "reference":
+        return reference.linear_cross_entropy(
+            hidden, weight, target, ignore_index=ignore_index, reduction=reduction
+        )
+    from umer1_kernels.execution import linear_operators as operators
+
+    mask = target != ignore_index
+    if reduction == "none":
+        return -operators.linear_logprob_values(hidden, weight, target, mask, 1.0, False, chosen)[0]
+    arguments = (reduction == "mean", _differentiable(hidden, weight), chosen)
+    return operators.linear_cross_entropy_sum(hidden, weight, target, mask, *arguments)[0]
 
 
 def linear_logprob(
@@ -62,7 +71,7 @@ def linear_logprob(
         mask: [T]; rows where it is 0 or False are left out before the product and give 0; their ids
             may be anything.
         return_entropy: also return the entropy of each row's distribution, differentiable too.
-        backend: "auto" or "reference".
+        backend: "auto", "reference", "cpu" or "triton".
 
     Returns:
         [T] float32 (float64 for float64 inputs), or (logprob, entropy).
@@ -74,10 +83,18 @@ def linear_logprob(
     _check_temperature(temperature)
     if mask is not None:
         _check_row("mask", mask, hidden)
-    choose("linear_logprob", backend, hidden, weight)
-    return reference.linear_logprob(
-        hidden, weight, ids, temperature=temperature, mask=mask, return_entropy=return_entropy
+    chosen = choose("linear_logprob", backend, hidden, weight).backend
+    if chosen == "reference":
+        return reference.linear_logprob(
+            hidden, weight, ids, temperature=temperature, mask=mask, return_entropy=return_entropy
+        )
+    from umer1_kernels.execution import linear_operators as operators
+
+    counts = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask != 0
+    logprob, entropy, *_ = operators.linear_logprob_values(
+        hidden, weight, ids, counts, temperature, return_entropy, chosen
     )
+    return (logprob, entropy) if return_entropy else logprob
 
 
 def grpo_loss(
@@ -108,7 +125,7 @@ def grpo_loss(
         old_logprob: [T] of the sampling policy; None: the current one (r = 1, its gradient stays).
         ref_logprob: [T] of the frozen reference; None: no KL term.
         normalizer: the released mean over sequences is 2048 times their number.
-        backend: "auto" or "reference".
+        backend: "auto", "reference", "cpu" or "triton".
 
     Returns:
         GRPOLoss: loss; kl, clip_fraction (tokens on the clipped branch) and entropy, means over
@@ -133,20 +150,42 @@ def grpo_loss(
         raise ValueError(f"clip is {clip!r}; it must be two non-negative numbers (low, high)")
     if not normalizer > 0:
         raise ValueError(f"normalizer is {normalizer}; it must be positive")
-    choose("grpo_loss", backend, hidden, weight)
-    return reference.grpo_loss(
+    chosen = choose("grpo_loss", backend, hidden, weight).backend
+    if chosen == "reference":
+        return reference.grpo_loss(
+            hidden,
+            weight,
+            ids,
+            advantage,
+            mask=mask,
+            old_logprob=old_logprob,
+            ref_logprob=ref_logprob,
+            clip=clip,
+            beta=beta,
+            normalizer=normalizer,
+            temperature=temperature,
+        )
+    from umer1_kernels.execution import linear_operators as operators
+
+    constants = (
+        value if value is None else value.detach()
+        for value in (advantage, mask != 0, old_logprob, ref_logprob)
+    )
+    numbers = (*clip, beta, normalizer, temperature)
+    found = operators.grpo_loss_sum(
         hidden,
         weight,
         ids,
-        advantage,
-        mask=mask,
-        old_logprob=old_logprob,
-        ref_logprob=ref_logprob,
-        clip=clip,
-        beta=beta,
-        normalizer=normalizer,
-        temperature=temperature,
+        *constants,
+        *map(float, numbers),
+        _differentiable(hidden, weight),
+        chosen,
     )
+    return GRPOLoss(*found[:4])
+
+
+def _differentiable(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def _check(hidden: Tensor, weight: Tensor, ids_name: str, ids: Tensor) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from umer1_kernels import grpo_loss, linear_cross_entropy, linear_logprob
+from umer1_kernels import grpo_loss, linear_cross_entropy, linear_logprob, plans
 
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5}
 
@@ -26,20 +26,26 @@ def check(got, truth, inputs, tolerance, upstream=None):
         assert error <= tolerance * max(1.0, other.abs().max().item())
 
 
-@pytest.fixture(params=[None, 64], ids=["one-chunk", "many-chunks"])
-def chunks(request, monkeypatch):
-    if request.param:
-        module = sys.modules["umer1_kernels.reference.linear_loss"]
-        monkeypatch.setattr(module, "CHUNK_LOGITS", request.param)
+@pytest.fixture(params=["reference", "reference in chunks", "cpu", "cpu in chunks"])
+def backend(request, monkeypatch):
+    """Every test on both backends, whole and in chunks of few rows."""
+    name, *chunks = request.param.split(" ", 1)
+    if chunks:
+        reference = sys.modules["umer1_kernels.reference.linear_loss"]
+        monkeypatch.setattr(reference, "CHUNK_LOGITS", 64)
+        monkeypatch.setattr(plans, "CHUNK_ROWS", 3)
+        monkeypatch.setattr(plans, "CHUNK_BYTES", {"cpu": 0})
+        monkeypatch.setattr(plans, "one_way", lambda *shape: plans.ROW_CHUNKS)
+    return name
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-def test_cross_entropy(chunks, reduction, dtype):
+def test_cross_entropy(backend, reduction, dtype):
     hidden, weight = head(13, 5, 31, dtype)
     target = torch.randint(0, 31, (13,))
     target[[0, 4, 5, 12]] = -100
-    got = linear_cross_entropy(hidden, weight, target, reduction=reduction)
+    got = linear_cross_entropy(hidden, weight, target, reduction=reduction, backend=backend)
     truth = F.cross_entropy(hidden.double() @ weight.double().T, target, reduction=reduction)
     upstream = torch.randn(13, dtype=got.dtype) if reduction == "none" else None
     truth = truth.to(got.dtype)
@@ -47,75 +53,87 @@ def test_cross_entropy(chunks, reduction, dtype):
     assert got.dtype == dtype
 
 
-def test_cross_entropy_without_any_target():
+def test_cross_entropy_without_any_target(backend):
     hidden, weight = head(4, 3, 7)
-    loss = linear_cross_entropy(hidden, weight, torch.full((4,), -1), ignore_index=-1)
+    loss = linear_cross_entropy(
+        hidden, weight, torch.full((4,), -1), ignore_index=-1, backend=backend
+    )
     assert loss.item() == 0.0
     assert all((grad == 0).all() for grad in torch.autograd.grad(loss, (hidden, weight)))
 
 
-def test_ignored_rows_may_hold_anything():
+def test_ignored_rows_may_hold_anything(backend):
     """Padding, prompt and vision rows never reach the product: hazard H19."""
     hidden, weight = head(6, 4, 9)
     target = torch.tensor([1, -100, 3, -100, 8, 0])
-    clean = linear_cross_entropy(hidden, weight, target)
+    clean = linear_cross_entropy(hidden, weight, target, backend=backend)
     dirty = hidden.detach().clone()
     dirty[[1, 3]] = float("nan")
     dirty.requires_grad_()
-    loss = linear_cross_entropy(dirty, weight, target)
+    loss = linear_cross_entropy(dirty, weight, target, backend=backend)
     assert torch.equal(loss, clean)
     (grad,) = torch.autograd.grad(loss, dirty)
     assert (grad[[1, 3]] == 0).all() and grad.isfinite().all()
 
 
-def test_loss_does_not_depend_on_the_packing_order():
+def test_loss_does_not_depend_on_the_packing_order(backend):
     """Hazard H9: the mean is over tokens, wherever they stand."""
     hidden, weight = head(12, 4, 9)
     target = torch.randint(-1, 9, (12,))
     order = torch.randperm(12)
-    one = linear_cross_entropy(hidden, weight, target, ignore_index=-1)
-    other = linear_cross_entropy(hidden[order], weight, target[order], ignore_index=-1)
+    one = linear_cross_entropy(hidden, weight, target, ignore_index=-1, backend=backend)
+    other = linear_cross_entropy(
+        hidden[order], weight, target[order], ignore_index=-1, backend=backend
+    )
     check(one, other, (hidden, weight), 1e-12)
 
 
-def test_bfloat16_logits_are_not_rounded():
+def test_bfloat16_logits_are_not_rounded(backend):
     hidden, weight = head(40, 32, 97, torch.float32)
     hidden, weight = (x.detach().bfloat16().requires_grad_() for x in (hidden * 4, weight * 4))
     target = torch.randint(0, 97, (40,))
     exact = F.cross_entropy(hidden.double() @ weight.double().T, target)
     truths = torch.autograd.grad(exact, (hidden, weight))
-    loss = linear_cross_entropy(hidden, weight, target)
+    loss = linear_cross_entropy(hidden, weight, target, backend=backend)
     assert abs(loss.item() - exact.item()) < 1e-5
     for grad, truth in zip(torch.autograd.grad(loss, (hidden, weight)), truths):
         assert grad.dtype == torch.bfloat16
         assert ((grad.double() - truth.double()).norm() / truth.double().norm()).item() <= 4e-3
 
 
-def test_autocast_does_not_round_the_logits():
+def test_autocast_does_not_round_the_logits(backend):
     hidden, weight = head(10, 16, 33, torch.float32)
     target = torch.randint(0, 33, (10,))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = linear_cross_entropy(hidden, weight, target)
-    assert torch.equal(inside, linear_cross_entropy(hidden, weight, target))
+        inside = linear_cross_entropy(hidden, weight, target, backend=backend)
+    assert torch.equal(inside, linear_cross_entropy(hidden, weight, target, backend=backend))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("masked", [False, True])
-def test_logprob_and_entropy(chunks, temperature, masked):
+def test_logprob_and_entropy(backend, temperature, masked):
     hidden, weight = head(11, 5, 23)
     ids = torch.randint(0, 23, (11,))
     mask = torch.randint(0, 2, (11,)) if masked else None
     keep = torch.ones(11, dtype=torch.bool) if mask is None else mask.bool()
     given = torch.where(keep, ids, -7)  # ids of masked rows may be anything
     logprob, entropy = linear_logprob(
-        hidden, weight, given, temperature=temperature, mask=mask, return_entropy=True
+        hidden,
+        weight,
+        given,
+        temperature=temperature,
+        mask=mask,
+        return_entropy=True,
+        backend=backend,
     )
     full = F.log_softmax(hidden @ weight.T / temperature, 1)
     truth = torch.where(keep, full.gather(1, ids[:, None]).squeeze(1), 0.0)
     true_entropy = torch.where(keep, -(full.exp() * full).sum(1), 0.0)
     check(logprob, truth, (hidden, weight), 1e-11, torch.randn(11, dtype=torch.float64))
     check(entropy, true_entropy, (hidden, weight), 1e-11, torch.randn(11, dtype=torch.float64))
-    alone = linear_logprob(hidden, weight, given, temperature=temperature, mask=mask)
+    alone = linear_logprob(
+        hidden, weight, given, temperature=temperature, mask=mask, backend=backend
+    )
     assert torch.equal(alone, logprob)
 
 
@@ -132,7 +150,7 @@ def released_objective(logprob, old, ref, advantage, mask):
 
 
 @pytest.mark.parametrize("on_policy", [True, False])
-def test_grpo(chunks, on_policy):
+def test_grpo(backend, on_policy):
     hidden, weight = head(12, 5, 19)
     ids, mask = torch.randint(0, 19, (12,)), torch.tensor([0, 1, 1, 1, 0, 1] * 2)
     advantage = torch.randn(12, dtype=torch.float64)
@@ -141,8 +159,7 @@ def test_grpo(chunks, on_policy):
     old = None if on_policy else current.detach() + 0.5 * torch.randn(12, dtype=torch.float64)
     result = grpo_loss(
         hidden, weight, torch.where(mask == 1, ids, -1), advantage, mask=mask, old_logprob=old,
-        ref_logprob=ref, normalizer=2048.0 * 2,
-    )  # fmt: skip
+        ref_logprob=ref, normalizer=2048.0 * 2, backend=backend)  # fmt: skip
     truth = released_objective(current, old, ref, advantage, mask)
     check(result.loss, truth, (hidden, weight), 1e-11)
 
@@ -158,23 +175,32 @@ def test_grpo(chunks, on_policy):
     assert not (result.kl.requires_grad or result.entropy.requires_grad)
 
 
-def test_grpo_without_reference_or_tokens():
+def test_grpo_without_reference_or_tokens(backend):
     hidden, weight = head(5, 3, 7)
     ids = torch.randint(0, 7, (5,))
     advantage = torch.ones(5, dtype=torch.float64)
-    plain = grpo_loss(hidden, weight, ids, advantage, mask=torch.ones(5), beta=9.0, normalizer=1.0)
+    plain = grpo_loss(
+        hidden,
+        weight,
+        ids,
+        advantage,
+        mask=torch.ones(5),
+        beta=9.0,
+        normalizer=1.0,
+        backend=backend,
+    )
     assert plain.loss.item() == pytest.approx(-5.0) and plain.kl.item() == 0.0
-    empty = grpo_loss(hidden, weight, ids, advantage, mask=torch.zeros(5))
+    empty = grpo_loss(hidden, weight, ids, advantage, mask=torch.zeros(5), backend=backend)
     assert [value.item() for value in empty] == [0.0] * 4
     assert all((grad == 0).all() for grad in torch.autograd.grad(empty.loss, (hidden, weight)))
 
 
-def test_gradcheck(chunks):
+def test_gradcheck(backend):
     hidden, weight = head(4, 3, 6)
     ids, mask = torch.tensor([1, 5, 0, 2]), torch.tensor([1, 1, 0, 1])
     advantage = torch.tensor([1.0, -2.0, 0.5, 0.3], dtype=torch.float64)
     with torch.no_grad():
-        near = linear_logprob(hidden, weight, ids) + 0.05
+        near = linear_logprob(hidden, weight, ids, backend=backend) + 0.05
     torch.autograd.gradcheck(
         lambda h, w: (
             grpo_loss(
@@ -186,6 +212,7 @@ def test_gradcheck(chunks):
                 old_logprob=near,
                 ref_logprob=near - 0.2,
                 normalizer=3.0,
+                backend=backend,
             ).loss
         ),
         (hidden, weight),
@@ -203,7 +230,7 @@ BAD = {
     "advantage has shape": lambda h, w, y: grpo_loss(h, w, y, torch.ones(2), mask=y),
     "clip": lambda h, w, y: grpo_loss(h, w, y, y.float(), mask=y, clip=(0.2, -0.1)),
     "normalizer": lambda h, w, y: grpo_loss(h, w, y, y.float(), mask=y, normalizer=0),
-    'backend "cpu" cannot run': lambda h, w, y: linear_cross_entropy(h, w, y, backend="cpu"),
+    "backend 'triton' cannot run": lambda h, w, y: linear_cross_entropy(h, w, y, backend="triton"),
 }
 
 

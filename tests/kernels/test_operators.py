@@ -11,6 +11,7 @@ from umer1_kernels.backends.cpu.operators import operators
 FLAGS = torch.tensor([True, False, True, True, True, False])
 ROWS = torch.arange(3)
 IDS = torch.tensor([4, 4, 6])
+FIVE = torch.arange(5)
 
 
 def unit(*shape, dtype=torch.float32):
@@ -23,12 +24,34 @@ def samples(dtype):
     logits, vectors = torch.randn(3, 5, dtype=dtype), unit(3, 4, dtype=dtype)
     row = torch.zeros(3, dtype=dtype)
     candidate_ids = torch.tensor([4, 6, 4, 1, 2])
-    loss = (vectors, vectors, vectors, unit(5, 4, dtype=dtype), number, ROWS, ROWS)
-    no_ids, ids = (None,) * 4, (IDS, IDS, IDS, candidate_ids)
+    loss = (vectors, unit(5, 4, dtype=dtype), None, number, ROWS)
+    wide, heads = torch.randn(3, 4, dtype=dtype), torch.randn(7, 4, dtype=dtype)
+    grpo = (wide, heads, IDS, row, row == 0, None, row)
+    bf16 = (unit(3, 6).bfloat16(), unit(5, 6).bfloat16(), torch.tensor(2.0), ROWS, None, None)
+    kept = torch.zeros(3, 5, dtype=torch.bfloat16)
+    ones = torch.ones(3)
     return {
-        "nce_row_pool": (logits, number, ROWS, None, None),
-        "nce_row_pool with ids": (logits, number, ROWS, IDS, candidate_ids),
-        "nce_row_gradient_": (logits, number, ROWS, IDS, candidate_ids, row, row + 1),
+        "row_pools": (logits, number, ROWS, None, None, False),
+        "row_pools with ids": (logits, number, ROWS, IDS, candidate_ids, True),
+        "column_pools": (logits, number, ROWS, IDS, candidate_ids),
+        "softmax_gradient_": (
+            logits, number, ROWS, IDS, candidate_ids, row, row + 1, row, None, None, None,
+        ),
+        "bf16_pools": (*bf16, True, True),
+        "bf16_keep": (*bf16, True, True, kept),
+        "bf16_kept_gradient_": (
+            kept, number.float(), ROWS, torch.zeros(3, 1), ones, ones, ones, None, None,
+        ),
+        "bf16_gradient_": (*bf16, ones, ones, ones, None, None, None, kept),
+        "info_nce_loss": (
+            *loss, None, None, None, row + 1, 0, 0, "q2t,t2q", False, "mean", True, "cpu",
+        ),
+        "info_nce_loss with ids": (
+            *loss, IDS, candidate_ids, None, row + 1, -1, 0, "q2t,q2q", True, "none", False, "cpu",
+        ),
+        "linear_cross_entropy_sum": (wide, heads, IDS, row == 0, True, True, "cpu"),
+        "linear_logprob_values": (wide, heads, IDS, row == 0, 0.7, True, "cpu"),
+        "grpo_loss_sum": (*grpo, 0.2, 0.28, 0.04, 9.0, 1.0, True, "cpu"),
         "group_reward_scores": (unit(6, 6, dtype=dtype), FLAGS, FLAGS, number, 2, 0),
         "gather_hidden": (
             vectors.clone().requires_grad_(), IDS, torch.tensor([0, 2]), torch.tensor([2, 3]), 4,
@@ -38,8 +61,6 @@ def samples(dtype):
             torch.zeros(5, 4, dtype=dtype), vectors, vectors, torch.tensor([1, -1, 4]), row + 1,
             True,
         ),
-        "info_nce_loss": (*loss, *no_ids, row + 1, "q2t,t2q", False, "mean", True),
-        "info_nce_loss with ids": (*loss, *ids, row + 1, "q2t,q2q", True, "none", False),
     }  # fmt: skip
 
 
@@ -58,6 +79,13 @@ COMPILED = {
     "gather_hidden": lambda q, t: kernels.gather_hidden(
         q + t, torch.tensor([1, 2, 1, 2, 2]), 1, cu_seqlens=torch.tensor([0, 2, 5])
     ).vectors.sum(),
+    "linear_cross_entropy": lambda q, t: kernels.linear_cross_entropy(q, t, FIVE),
+    "linear_logprob": lambda q, t: torch.stack(
+        kernels.linear_logprob(q, t, FIVE, return_entropy=True)
+    ).sum(),
+    "grpo_loss": lambda q, t: (
+        kernels.grpo_loss(q, t, FIVE, FIVE.float(), mask=FIVE > 0, normalizer=5.0).loss
+    ),
 }
 
 
@@ -86,11 +114,11 @@ def test_compile_of_group_reward():
 def test_errors_name_the_argument():
     logits, number = torch.randn(3, 5), torch.tensor(1.0)
     with pytest.raises(RuntimeError, match="excluded holds 5"):
-        operators.nce_row_pool(logits, number, torch.tensor([0, 5, 1]), None, None)
+        operators.row_pools(logits, number, torch.tensor([0, 5, 1]), None, None, False)
     with pytest.raises(RuntimeError, match="go together"):
-        operators.nce_row_pool(logits, number, ROWS, IDS, None)
+        operators.row_pools(logits, number, ROWS, IDS, None, False)
     with pytest.raises(RuntimeError, match="logits must be contiguous"):
-        operators.nce_row_pool(logits.T, number, torch.arange(5), None, None)
+        operators.row_pools(logits.T, number, torch.arange(5), None, None, False)
     with pytest.raises(RuntimeError, match="group_size 4 does not divide"):
         operators.group_reward_scores(torch.randn(6, 6), FLAGS, FLAGS, number, 4, 0)
     with pytest.raises(RuntimeError, match="outside the 3 rows of hidden"):
@@ -100,13 +128,14 @@ def test_errors_name_the_argument():
 
 
 def test_exp_is_accurate_over_its_whole_range():
-    """The row pass has its own exp: 2e-7 off down to where float32 ends, then exactly 0."""
+    """Softmaxes have their own exp: 2e-7 off down to where float32 ends, then exactly 0."""
     x = torch.cat([-torch.linspace(0, 87.2, 4001), torch.tensor([-87.4, -1e4, -3e38])])
     logits = x[None].clone()
     one = torch.ones(1)
-    # the excluded first entry is written as 0
-    operators.nce_row_gradient_(
-        logits, torch.tensor(1.0), torch.tensor([0]), None, None, torch.zeros(1), one
+    # the excluded first entry becomes the label's gradient, 0
+    zero = torch.zeros(1)
+    operators.softmax_gradient_(
+        logits, torch.tensor(1.0), torch.tensor([0]), None, None, zero, one, zero, None, None, None
     )
     got, truth = logits[0, 1:].double(), x[1:].double().exp()
     normal = x[1:] > -87.3
@@ -114,17 +143,23 @@ def test_exp_is_accurate_over_its_whole_range():
     assert (got[~normal] == 0).all() and logits[0, 0] == 0
 
 
-def test_the_row_pass_is_bitwise_the_same_on_any_number_of_threads():
+def test_softmaxes_are_bitwise_the_same_on_any_number_of_threads():
     logits, number = torch.randn(200, 1003), torch.tensor(7.0)
+    vectors, others = torch.randn(200, 70).bfloat16(), torch.randn(1003, 70).bfloat16()
     excluded, threads = torch.arange(200), torch.get_num_threads()
     runs = []
     try:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            best, sums = operators.nce_row_pool(logits, number, excluded, None, None)
+            best, total, _ = operators.row_pools(logits, number, excluded, None, None, False)
+            columns = operators.column_pools(logits, number, excluded, None, None)
             grad = logits.clone()
-            operators.nce_row_gradient_(grad, number, excluded, None, None, best, 1 / sums)
-            runs.append((best, sums, grad))
+            zero = torch.zeros(200)
+            operators.softmax_gradient_(
+                grad, number, excluded, None, None, best, 1 / total, zero, None, None, None
+            )
+            fused = operators.bf16_pools(vectors, others, number, excluded, None, None, True, True)
+            runs.append((best, total, grad, *columns, *fused))
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(one, other) for run in runs for one, other in zip(runs[0], run))

@@ -2,38 +2,46 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
+import os
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from umer1_kernels import plans
 from umer1_kernels.checks import check_choice
 from umer1_kernels.extension import extension_status
 
-BACKENDS = ("auto", "reference", "cpu")
+BACKENDS = ("auto", "reference", "cpu", "triton")
 CPU_DTYPES = (torch.float64, torch.float32, torch.bfloat16)
+CONTRASTIVE = ("info_nce", "dual_info_nce")
+LINEAR = ("linear_cross_entropy", "linear_logprob", "grpo_loss")
+TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
+TRITON_INTERPRETED = (
+    os.environ.get("TRITON_INTERPRET") == "1"
+)  # then its kernels run on CPU tensors
+# functions whose Triton kernels have a GPU result in bench/results: "auto" takes them there
+RECORDED_ON_GPU: frozenset[str] = frozenset()
 
-# function -> plan of each backend; a function without a "cpu" plan has no kernel there yet
-PLANS = {
-    "info_nce": {
-        "reference": "all logits in memory, gradient by autograd",
-        "cpu": "row chunks, one product per direction, compiled row pass, gradient in the forward",
-    },
-    "linear_cross_entropy": {
-        "reference": "ignored rows dropped, row chunks recomputed in the backward"
-    },
+# what a function does, by backend; the compiled losses' plans depend on shapes and are in plans.py
+HOW = {
+    **dict.fromkeys(CONTRASTIVE, {"reference": "all logits in memory, gradient by autograd"}),
+    **dict.fromkeys(
+        LINEAR, {"reference": "ignored rows dropped, row chunks recomputed in the backward"}
+    ),
     "group_reward": {
         "reference": "one product per side, vectorised comparisons",
         "cpu": "one product per side, compiled row scores",
+        "triton": "one product per side, one kernel for its scores",
     },
     "gather_hidden": {
         "reference": "comparison of all rows with all sequences",
         "cpu": "compiled scan of each sequence, normalisation and its gradient",
+        "triton": "one kernel forward, one backward",
     },
 }
-PLANS["dual_info_nce"] = PLANS["info_nce"]
-PLANS["linear_logprob"] = PLANS["grpo_loss"] = PLANS["linear_cross_entropy"]
 
 
 class Choice(NamedTuple):
@@ -46,17 +54,24 @@ class Choice(NamedTuple):
 
 
 def choose(function: str, backend: str, *tensors: Tensor) -> Choice:
-    """The backend and plan for these inputs; ValueError if the one asked for cannot run."""
+    """The backend for these inputs; ValueError if the one asked for cannot run."""
     check_choice("backend", backend, BACKENDS)
-    obstacle = _cpu_obstacle(function, tensors)
-    if backend == "cpu" and obstacle:
-        raise ValueError(f'backend "cpu" cannot run {function}: {obstacle}')
-    if backend == "auto":
-        chosen = "reference" if obstacle else "cpu"
-        reason = obstacle or "the compiled extension is loaded and takes these inputs"
-    else:
-        chosen, reason = backend, "asked for by name"
-    return Choice(function, chosen, PLANS[function][chosen], reason)
+    if backend != "auto":
+        find = {"cpu": _cpu_obstacle, "triton": _triton_obstacle}.get(backend)
+        obstacle = find(tensors) if find else None
+        if obstacle:
+            raise ValueError(f"backend {backend!r} cannot run {function}: {obstacle}")
+        return Choice(function, backend, _how(function, backend), "asked for by name")
+    reason = _cpu_obstacle(tensors)
+    if reason is None:
+        reason = "the compiled extension is loaded and takes these inputs"
+        return Choice(function, "cpu", _how(function, "cpu"), reason)
+    if _triton_obstacle(tensors) is None:
+        if function in RECORDED_ON_GPU:
+            reason = "CUDA inputs, and its kernels have a recorded GPU result"
+            return Choice(function, "triton", _how(function, "triton"), reason)
+        reason = 'its Triton kernels have no recorded GPU result yet; ask with backend="triton"'
+    return Choice(function, "reference", _how(function, "reference"), reason)
 
 
 def explain(function, *args, **keywords) -> Choice:
@@ -72,25 +87,36 @@ def explain(function, *args, **keywords) -> Choice:
     import umer1_kernels
 
     name = function if isinstance(function, str) else getattr(function, "__name__", repr(function))
-    check_choice("function", name, tuple(PLANS))
+    check_choice("function", name, tuple(HOW))
     bound = inspect.signature(getattr(umer1_kernels, name)).bind(*args, **keywords)
+    bound.apply_defaults()
     first = list(bound.arguments.values())[:2]
     vectors = [
         part for value in first for part in (value if isinstance(value, tuple) else (value,))
     ]
     tensors = [part for part in vectors if isinstance(part, Tensor) and part.is_floating_point()]
-    return choose(name, bound.arguments.get("backend", "auto"), *tensors)
+    choice = choose(name, bound.arguments["backend"], *tensors)
+    if choice.backend == "reference" or name not in CONTRASTIVE + LINEAR:
+        return choice
+    plan = plans.of(name, bound.arguments)
+    return choice._replace(plan=f"{plan.name}: {plan.products:g} products, keeps {plan.keeps}")
 
 
 def backend_status() -> dict[str, str]:
     """Every backend and "available", or the reason why it is not."""
     status = extension_status()
-    return {"reference": "available", "cpu": "available" if status.loaded else status.detail}
+    return {
+        "reference": "available",
+        "cpu": "available" if status.loaded else status.detail,
+        "triton": _triton_missing() or "available",
+    }
 
 
-def _cpu_obstacle(function: str, tensors: tuple[Tensor, ...]) -> str | None:
-    if "cpu" not in PLANS[function]:
-        return "it has no compiled CPU kernel yet"
+def _how(function: str, backend: str) -> str:
+    return HOW[function].get(backend, "by shape: see explain()")
+
+
+def _cpu_obstacle(tensors: tuple[Tensor, ...]) -> str | None:
     for tensor in tensors:
         if tensor.device.type != "cpu":
             return f"the inputs are on {tensor.device}"
@@ -98,6 +124,23 @@ def _cpu_obstacle(function: str, tensors: tuple[Tensor, ...]) -> str | None:
             return f"it takes float64, float32 and bfloat16, not {tensor.dtype}"
     status = extension_status()
     return None if status.loaded else f"the compiled extension is missing: {status.detail}"
+
+
+def _triton_obstacle(tensors: tuple[Tensor, ...]) -> str | None:
+    if not TRITON_INSTALLED:
+        return "triton is not installed"
+    for tensor in tensors:
+        if tensor.device.type != "cuda" and not (
+            TRITON_INTERPRETED and tensor.device.type == "cpu"
+        ):
+            return f"the inputs are on {tensor.device}"
+    return None
+
+
+def _triton_missing() -> str | None:
+    if TRITON_INSTALLED and not TRITON_INTERPRETED and not torch.cuda.is_available():
+        return "torch sees no CUDA device"
+    return _triton_obstacle(())
 
 
 if extension_status().loaded:

@@ -96,6 +96,9 @@ class Primitives(Protocol):
     def multiply(self, left: Tensor, right: Tensor, *, live=None, out=None) -> Tensor:
         """left [R, C] @ right [C, D] -> [R, D] in the dtype of right; dead rows are 0."""
 
+    def transpose_multiply(self, left: Tensor, right: Tensor, *, live=None) -> Tensor:
+        """left [R, C].T @ right [R, D] over the live rows -> [C, D] in the dtype of right."""
+
     def accumulate(self, total: Tensor, left: Tensor, right: Tensor, *, live=None) -> None:
         """total [C, D] float32 (float64) += left [R, C].T @ right [R, D] over the live rows."""
 

@@ -12,15 +12,48 @@ if not extension_status().loaded:
     raise ImportError(extension_status().detail)
 
 operators = torch.ops.umer1_kernels
+SLAB = 512  # candidates that share one offset in what bf16_keep keeps
 
 
-@register_fake("umer1_kernels::nce_row_pool")
+@register_fake("umer1_kernels::row_pools")
+def _(logits: Tensor, scale, excluded, row_id, candidate_id, moment: bool):
+    count = logits.shape[0]
+    sizes = (count, count, count if moment else 0)
+    return tuple(logits.new_empty(size) for size in sizes)
+
+
+@register_fake("umer1_kernels::column_pools")
 def _(logits: Tensor, scale, excluded, row_id, candidate_id):
-    return logits.new_empty(logits.shape[0]), logits.new_empty(logits.shape[0])
+    return logits.new_empty(logits.shape[1]), logits.new_empty(logits.shape[1])
 
 
-@register_fake("umer1_kernels::nce_row_gradient_")
-def _(logits, scale, excluded, row_id, candidate_id, best, coefficient):
+@register_fake("umer1_kernels::softmax_gradient_")
+def _(logits, scale, excluded, row_id, candidate_id, best, row, label, slope, column_best, column):
+    return None
+
+
+@register_fake("umer1_kernels::bf16_pools")
+def _(rows: Tensor, candidates: Tensor, scale, excluded, row_id, candidate_id, columns, moment):
+    count, others = rows.shape[0], candidates.shape[0] if columns else 0
+    sizes = (count, count, count if moment else 0, others, others)
+    return tuple(rows.new_empty(size, dtype=torch.float32) for size in sizes)
+
+
+@register_fake("umer1_kernels::bf16_keep")
+def _(rows: Tensor, candidates: Tensor, scale, excluded, row_id, candidate_id, columns, moment, e):
+    count, others = rows.shape[0], candidates.shape[0] if columns else 0
+    sizes = (count, count, count if moment else 0, others, others)
+    slabs = (count, (candidates.shape[0] + SLAB - 1) // SLAB)
+    return tuple(rows.new_empty(size, dtype=torch.float32) for size in (*sizes, slabs))
+
+
+@register_fake("umer1_kernels::bf16_kept_gradient_")
+def _(exponentials, scale, excluded, slab_best, best, row, label, column_best, column):
+    return None
+
+
+@register_fake("umer1_kernels::bf16_gradient_")
+def _(rows, candidates, scale, excluded, row_id, candidate_id, best, row, label, *rest):
     return None
 
 
