@@ -7,6 +7,7 @@ print(explain(info_nce, query, target))       # which backend runs this, and why
 
 from umer1_kernels import reference
 from umer1_kernels._version import __version__
+from umer1_kernels.apply import KernelReport, apply_umer1_kernels
 from umer1_kernels.backends import backend_status, explain
 from umer1_kernels.dual import DualInfoNCE
 from umer1_kernels.extension import extension_status
@@ -34,7 +35,9 @@ __all__ = [
     "GenerationGather",
     "GroupReward",
     "InfoNCEGradients",
+    "KernelReport",
     "__version__",
+    "apply_umer1_kernels",
     "backend_status",
     "dual_info_nce",
     "dual_info_nce_value_and_grad",
