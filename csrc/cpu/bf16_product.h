@@ -82,6 +82,22 @@ UMER1_BF16_TARGET inline void pack_panel(const Bits* candidates, int64_t stride,
   }
 }
 
+// One pair of dimensions of ROWS rows against one panel.
+template <int ROWS>
+UMER1_BF16_TARGET __attribute__((always_inline)) inline void add_pair(__m512 (&sums)[ROWS][4],
+                                                                      const int32_t (&rows)[ROWS],
+                                                                      const Bits* packed) {
+  __m512bh columns[4];
+#pragma GCC unroll 4
+  for (int k = 0; k < 4; ++k) columns[k] = (__m512bh)_mm512_loadu_si512(packed + k * 32);
+#pragma GCC unroll 8
+  for (int i = 0; i < ROWS; ++i) {
+    const __m512bh row = (__m512bh)_mm512_set1_epi32(rows[i]);
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; ++k) sums[i][k] = _mm512_dpbf16_ps(sums[i][k], row, columns[k]);
+  }
+}
+
 // ROWS rows against one panel: out [ROWS, 64] with row stride `out_stride`.
 template <int ROWS>
 UMER1_BF16_TARGET inline void tile(const Bits* rows, int64_t stride, int64_t dimension,
@@ -90,19 +106,15 @@ UMER1_BF16_TARGET inline void tile(const Bits* rows, int64_t stride, int64_t dim
   for (int i = 0; i < ROWS; ++i) {
     for (int k = 0; k < 4; ++k) sums[i][k] = _mm512_setzero_ps();
   }
-  for (int64_t pair = 0; pair < pairs(dimension); ++pair) {
-    __m512bh columns[4];
-    for (int k = 0; k < 4; ++k) {
-      columns[k] = (__m512bh)_mm512_loadu_si512(packed + (pair * kPanel + k * 16) * 2);
-    }
-    // the last value of an odd dimension meets packed zeros only if nothing behind it is read
-    const bool odd = pair * 2 + 1 == dimension;
-    for (int i = 0; i < ROWS; ++i) {
-      int32_t value = 0;
-      std::memcpy(&value, rows + i * stride + pair * 2, odd ? sizeof(Bits) : sizeof(value));
-      const __m512bh row = (__m512bh)_mm512_set1_epi32(value);
-      for (int k = 0; k < 4; ++k) sums[i][k] = _mm512_dpbf16_ps(sums[i][k], row, columns[k]);
-    }
+  int32_t values[ROWS];
+  for (int64_t pair = 0; pair < dimension / 2; ++pair) {
+#pragma GCC unroll 8
+    for (int i = 0; i < ROWS; ++i) std::memcpy(&values[i], rows + i * stride + pair * 2, 4);
+    add_pair<ROWS>(sums, values, packed + pair * kPanel * 2);
+  }
+  if (dimension % 2 != 0) {  // the other half of the last pair is 0
+    for (int i = 0; i < ROWS; ++i) values[i] = rows[i * stride + dimension - 1];
+    add_pair<ROWS>(sums, values, packed + (dimension / 2) * kPanel * 2);
   }
   for (int i = 0; i < ROWS; ++i) {
     for (int k = 0; k < 4; ++k) _mm512_storeu_ps(out + i * out_stride + k * 16, sums[i][k]);
