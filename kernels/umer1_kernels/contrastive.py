@@ -26,20 +26,27 @@ IGNORED = -100  # a label that leaves its row out
 
 @dataclass(slots=True)
 class Rows:
-    """N prepared rows. Differentiable: query, positive, all_query, all_target."""
+    """N prepared rows. Differentiable: query, positive, all_query(), all_target."""
 
     query: Tensor  # [N, D]
     positive: Tensor  # [N, D]
-    all_query: Tensor  # [Q, D]
     all_target: Tensor  # [M, D]
     first_query: int  # query_i stands at first_query + i in all_query
     first_label: int  # label_i = first_label + i; -1 if labels are not consecutive
     label: Tensor  # int64 [N]: where positive_i stands in all_target
-    query_id: Tensor | None  # int64 [N], [N], [Q], [M], or None without ids
+    query_id: Tensor | None  # int64 [N], [N], [M], or None without ids
     positive_id: Tensor | None
-    all_query_id: Tensor | None
     all_target_id: Tensor | None
     weight: Tensor  # [N] float32 or float64: what row i's loss counts for, reduction included
+    group: object = None  # the process group, if there is one
+
+    def all_query(self) -> Tensor:
+        """[Q, D]: the queries of all processes."""
+        return distributed.gather_rows(self.query, self.group)
+
+    def all_query_id(self) -> Tensor | None:
+        """int64 [Q], or None without ids."""
+        return distributed.gather_values(self.query_id, self.group)
 
 
 @dataclass(slots=True)
@@ -57,10 +64,9 @@ def blocks(rows: Rows, directions: tuple[str, ...]) -> list[Block]:
     """One block per direction, in the order given."""
     own = torch.arange(rows.query.shape[0], device=rows.query.device) + rows.first_query
     sides = {"q": (rows.query, rows.query_id), "t": (rows.positive, rows.positive_id)}
-    candidates = {
-        "q": (rows.all_query, own, rows.all_query_id),
-        "t": (rows.all_target, rows.label, rows.all_target_id),
-    }
+    candidates = {"t": (rows.all_target, rows.label, rows.all_target_id)}
+    if any(direction[2] == "q" for direction in directions):
+        candidates["q"] = (rows.all_query(), own, rows.all_query_id())
     result = []
     for direction in directions:
         row, row_id = sides[direction[0]]
@@ -156,16 +162,15 @@ def prepare(
         query=query,
         # without labels the positives are consecutive rows: a view, whose gradient is free
         positive=target.narrow(0, label_offset, count) if labels is None else target[local],
-        all_query=distributed.gather_rows(query, group),
         all_target=distributed.gather_rows(target, group),
         first_query=rank * count,
         first_label=first_label if labels is None else -1,
         label=local + rank * target.shape[0],
         query_id=None if query_ids is None else query_ids.long(),
         positive_id=None if target_ids is None else target_ids.long()[local],
-        all_query_id=_ids(query_ids, group),
         all_target_id=_ids(target_ids, group),
         weight=_row_weight(query, row_weight, live, reduction, group),
+        group=group,
     )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from umer1_kernels import contrastive
 from umer1_kernels.backends import choose
 from umer1_kernels.dual import DualInfoNCE, dual
+from umer1_kernels.execution.contrastive_operator import weighted_loss as planned_weighted_loss
 from umer1_kernels.reference.info_nce import weighted_loss as reference_weighted_loss
 
 
@@ -146,6 +147,4 @@ def _weighted_loss(
     chosen = choose(function, backend, *tensors).backend
     if chosen == "reference":
         return reference_weighted_loss
-    from umer1_kernels.execution.contrastive_operator import weighted_loss
-
-    return functools.partial(weighted_loss, chosen)
+    return functools.partial(planned_weighted_loss, chosen)

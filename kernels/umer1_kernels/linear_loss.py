@@ -10,6 +10,7 @@ from torch import Tensor
 
 from umer1_kernels import checks
 from umer1_kernels.backends import choose
+from umer1_kernels.execution import linear_operators as operators
 from umer1_kernels.reference import linear_loss as reference
 from umer1_kernels.reference.linear_loss import GRPOLoss
 
@@ -45,8 +46,6 @@ def linear_cross_entropy(
         return reference.linear_cross_entropy(
             hidden, weight, target, ignore_index=ignore_index, reduction=reduction
         )
-    from umer1_kernels.execution import linear_operators as operators
-
     mask = target != ignore_index
     if reduction == "none":
         return -operators.linear_logprob_values(hidden, weight, target, mask, 1.0, False, chosen)[0]
@@ -88,8 +87,6 @@ def linear_logprob(
         return reference.linear_logprob(
             hidden, weight, ids, temperature=temperature, mask=mask, return_entropy=return_entropy
         )
-    from umer1_kernels.execution import linear_operators as operators
-
     counts = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask != 0
     logprob, entropy, *_ = operators.linear_logprob_values(
         hidden, weight, ids, counts, temperature, return_entropy, chosen
@@ -165,8 +162,6 @@ def grpo_loss(
             normalizer=normalizer,
             temperature=temperature,
         )
-    from umer1_kernels.execution import linear_operators as operators
-
     constants = (
         value if value is None else value.detach()
         for value in (advantage, mask != 0, old_logprob, ref_logprob)

@@ -5,13 +5,13 @@ Legend: N rows, M targets, Q queries, D dimension. See contrastive.py of the pac
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from umer1_kernels import checks, plans
-from umer1_kernels.execution.protocol import Block, Pools, Primitives
+from umer1_kernels.execution.protocol import Block, Kept, Pools, Primitives
 from umer1_kernels.execution.terms import Terms, own_logits, terms
 
 
@@ -49,6 +49,14 @@ class Problem:
     @property
     def all_query(self) -> Tensor:
         return self.query if self.other is None else self.other
+
+    def scaled(self, factor: Tensor) -> Problem:
+        """The same with the rows' weights times `factor` (a scalar or [N])."""
+        return replace(self, weight=self.weight * factor.to(self.weight.dtype))
+
+    def own_columns(self) -> slice:
+        """Where consecutive labels stand among the targets."""
+        return slice(self.first_label, self.first_label + self.query.shape[0])
 
     def positive(self) -> Tensor:
         if self.first_label >= 0:
@@ -91,56 +99,61 @@ def solve(
 
 def _pair(primitives: Primitives, problem: Problem, gradients: bool):
     """Both directions from one product: t2q reads q2t's logits by columns."""
-    query, target, count = problem.query, problem.target, problem.query.shape[0]
     block = problem.block("q2t")
-    keep = gradients and problem.plan() is plans.PAIR_KEPT
-    if keep:
+    kept = None
+    if gradients and problem.plan() is plans.PAIR_KEPT:
         kept = primitives.keep(block, columns=True)
         rows, columns = kept.rows, kept.columns
     else:
         rows, columns = primitives.pools(block, columns=True)
-    own = own_logits(query, target, problem.label)
-    used = slice(problem.first_label, problem.first_label + count)
-    pools = {"q2t": rows, "t2q": Pools(columns.best[used], columns.total[used])}
-    found = terms(
-        [pools[name] for name in problem.directions],
-        own,
-        problem.scale,
-        problem.weight,
-        problem.joint,
-    )
+    own = own_logits(problem.query, problem.target, problem.label)
+    found = pair_terms(problem, rows, columns, own)
     if not gradients:
         return found.loss, found.hit, None
-    fold = _fold(problem.scale)
-    by_name = dict(zip(problem.directions, found.coefficients * fold))
-    label = found.pull * fold
     column = torch.zeros_like(columns.total)
-    column[used] = by_name["t2q"]
-    if keep:
-        logit_grad = kept.gradient(by_name["q2t"], label, column)
+    column[problem.own_columns()] = found.coefficients[problem.directions.index("t2q")]
+    made = pair_gradients(primitives, problem, found, rows, columns, column, kept)
+    return found.loss, found.hit, made
+
+
+def pair_terms(problem: Problem, rows: Pools, columns: Pools, own: Tensor) -> Terms:
+    """From q2t's pools by rows and t2q's by columns, of all of which a row's own column counts."""
+    used = problem.own_columns()
+    pools = {"q2t": rows, "t2q": Pools(columns.best[used], columns.total[used])}
+    in_order = [pools[name] for name in problem.directions]
+    return terms(in_order, own, problem.scale, problem.weight, problem.joint)
+
+
+def pair_gradients(
+    primitives: Primitives,
+    problem: Problem,
+    found: Terms,
+    rows: Pools,
+    columns: Pools,
+    column: Tensor,
+    kept: Kept | None = None,
+) -> Gradients:
+    """`column` [M]: the coefficients of all columns. Without kept logits they are made again."""
+    query, target, fold = problem.query, problem.target, _fold(problem.scale)
+    row = found.coefficients[problem.directions.index("q2t")] * fold
+    label, column = found.pull * fold, column * fold
+    if kept is not None:
+        logit_grad = kept.gradient(row, label, column)
         query_grad = primitives.multiply(logit_grad, target)
         target_grad = primitives.transpose_multiply(logit_grad, query)
     else:
         query_grad = torch.empty_like(query, memory_format=torch.contiguous_format)
-        target_sum = torch.zeros_like(target, dtype=checks.compute_dtype(target))
+        total = torch.zeros_like(target, dtype=checks.compute_dtype(target))
+        block = problem.block("q2t")
         for chunk in _chunks(problem, block):
-            logit_grad = primitives.gradient(
-                block.chunk(chunk.start, chunk.stop),
-                Pools(rows.best[chunk], rows.total[chunk]),
-                by_name["q2t"][chunk],
-                label[chunk],
-                columns,
-                column,
-            )
+            here = Pools(rows.best[chunk], rows.total[chunk])
+            part = block.chunk(chunk.start, chunk.stop)
+            logit_grad = primitives.gradient(part, here, row[chunk], label[chunk], columns, column)
             primitives.multiply(logit_grad, target, out=query_grad[chunk])
-            primitives.accumulate(target_sum, logit_grad, query[chunk])
-        target_grad = target_sum.to(target.dtype)
+            primitives.accumulate(total, logit_grad, query[chunk])
+        target_grad = total.to(target.dtype)
     scale_grad = _scale_gradient(query, query_grad) / fold
-    return (
-        found.loss,
-        found.hit,
-        _unfold(Gradients(query_grad, target_grad, None, scale_grad), problem),
-    )
+    return _unfold(Gradients(query_grad, target_grad, None, scale_grad), problem)
 
 
 def _rows(primitives: Primitives, problem: Problem, gradients: bool):

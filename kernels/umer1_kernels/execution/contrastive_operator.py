@@ -9,6 +9,7 @@ from umer1_kernels import checks, contrastive
 from umer1_kernels.contrastive import Rows
 from umer1_kernels.execution.backends import primitives_of
 from umer1_kernels.execution.contrastive import Problem, solve
+from umer1_kernels.execution.distributed_pair import distributed_pair
 from umer1_kernels.execution.held import Held
 
 
@@ -23,7 +24,11 @@ def weighted_loss(
     """The loss, and hit [N] bool: the positive beats every negative of the first direction."""
     if not isinstance(scale, Tensor):
         scale = torch.tensor(scale, dtype=rows.weight.dtype, device=rows.query.device)
-    other = None if rows.all_query is rows.query else rows.all_query
+    if rows.group is not None and set(directions) == {"q2t", "t2q"} and rows.first_label >= 0:
+        problem = _problem(rows, scale, directions, partition)
+        return distributed_pair(backend, problem, reduction, rows.group)
+    separate = rows.group is not None and any(name[2] == "q" for name in directions)
+    other = rows.all_query() if separate else None
     inputs = (rows.query, rows.all_target, other, scale)
     differentiable = torch.is_grad_enabled() and any(
         tensor is not None and tensor.requires_grad for tensor in inputs
@@ -33,7 +38,7 @@ def weighted_loss(
         rows.label,
         rows.query_id,
         rows.all_target_id,
-        rows.all_query_id if other is not None else None,
+        rows.all_query_id() if separate else None,
         rows.weight,
         rows.first_label,
         rows.first_query,
@@ -45,6 +50,15 @@ def weighted_loss(
         backend,
     )
     return loss, hit
+
+
+def _problem(rows: Rows, scale: Tensor, directions: tuple[str, ...], partition: str) -> Problem:
+    dtype = checks.compute_dtype(rows.query)
+    return Problem(
+        rows.query, rows.all_target, None, scale.to(dtype).reshape(()), rows.label, rows.first_label,
+        rows.first_query, rows.query_id, rows.all_target_id, None, rows.weight.to(dtype),
+        directions, partition == "joint",
+    )  # fmt: skip
 
 
 @torch.library.custom_op("umer1_kernels::info_nce_loss", mutates_args=())
