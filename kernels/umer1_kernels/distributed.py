@@ -6,9 +6,15 @@ averaging of gradients that DistributedDataParallel does gives the global gradie
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+# (device type, backend) -> whether it has reduce_scatter_tensor; found out by the first call.
+# torch 2.15's gloo has it (for float64, float32, bfloat16 and float16), older ones may not.
+_REDUCE_SCATTER: dict[tuple[str, str], bool] = {}
 
 
 def rank_and_size(group) -> tuple[int, int]:
@@ -42,7 +48,7 @@ def gather_values(values: Tensor | None, group) -> Tensor | None:
     """`gather_rows` for ids and masks: no gradient, None stays None."""
     if values is None or group is None:
         return values
-    return torch.cat(_all_gather(values.detach(), group))
+    return _all_gather(values.detach(), group)
 
 
 def sum_over(value: Tensor, group) -> Tensor:
@@ -58,22 +64,49 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, rows: Tensor, group) -> Tensor:
-        ctx.group, ctx.count = group, rows.shape[0]
-        return torch.cat(_all_gather(rows, group))
+        ctx.group = group
+        return _all_gather(rows, group)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        total = grad.contiguous().clone()
-        dist.all_reduce(total, group=ctx.group)
-        return total.narrow(0, dist.get_rank(ctx.group) * ctx.count, ctx.count), None
+        # summed in float32 at least: rounded once here, not once per process
+        wide = grad.to(torch.promote_types(grad.dtype, torch.float32)).contiguous()
+        return _reduce_scatter(wide, ctx.group).to(grad.dtype), None
 
 
-def _all_gather(values: Tensor, group) -> list[Tensor]:
-    # gloo has no all_gather for bool
-    sent = values.to(torch.uint8) if values.dtype == torch.bool else values
-    parts = [
-        torch.empty_like(sent, memory_format=torch.contiguous_format)
-        for _ in range(dist.get_world_size(group))
-    ]
-    dist.all_gather(parts, sent.contiguous(), group=group)
-    return [part.to(values.dtype) for part in parts]
+def _all_gather(values: Tensor, group) -> Tensor:
+    """[R, ...] -> [R * processes, ...]."""
+    # bytes for booleans: gloo and NCCL do not promise a boolean gather
+    sent = (
+        values.contiguous().view(torch.uint8) if values.dtype == torch.bool else values.contiguous()
+    )
+    gathered = sent.new_empty(sent.shape[0] * dist.get_world_size(group), *sent.shape[1:])
+    dist.all_gather_into_tensor(gathered, sent, group=group)
+    return gathered.view(values.dtype)
+
+
+def _reduce_scatter(values: Tensor, group) -> Tensor:
+    """[R * processes, ...] -> the sum over processes of this one's R rows."""
+    rank, size = rank_and_size(group)
+    count = values.shape[0] // size
+    key = (values.device.type, dist.get_backend(group))
+    if _REDUCE_SCATTER.get(key, True):
+        result = values.new_empty(count, *values.shape[1:])
+        try:
+            dist.reduce_scatter_tensor(result, values, group=group)
+        except (RuntimeError, NotImplementedError) as error:
+            # a backend without it says so before anything is sent, on every process alike
+            if key in _REDUCE_SCATTER or "support" not in str(error):
+                raise
+            warnings.warn(
+                f"{key[1]} has no reduce_scatter_tensor in this torch ({error}); gradients of "
+                f"gathered rows go through all_reduce, which sends twice as much",
+                stacklevel=2,
+            )
+            _REDUCE_SCATTER[key] = False
+        else:
+            _REDUCE_SCATTER[key] = True
+            return result
+    total = values.clone()
+    dist.all_reduce(total, group=group)
+    return total.narrow(0, rank * count, count)

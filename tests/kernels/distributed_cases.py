@@ -5,12 +5,20 @@ with what a single process gets from the whole batch.
 """
 
 import sys
+import warnings
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from umer1_kernels import dual_info_nce, group_reward, info_nce
+from umer1_kernels import (
+    distributed,
+    dual_info_nce,
+    dual_info_nce_value_and_grad,
+    group_reward,
+    info_nce,
+    info_nce_value_and_grad,
+)
 
 ROWS, HARD = 3, 2  # per process: queries, and targets beyond their positives
 
@@ -68,14 +76,72 @@ def contrastive(rank, world, backend, **options):
 
 
 def dual(rank, world, backend):
-    gen, disc = ([unit(world * ROWS, 5) for _ in range(2)] for _ in range(2))
+    gen, disc = ([unit(world * ROWS, 5).requires_grad_() for _ in range(2)] for _ in range(2))
     whole = dual_info_nce(gen, disc, align=0.5, backend="reference")
-    own = [[mine(x, rank, world) for x in pair] for pair in (gen, disc)]
+    expected = torch.autograd.grad(whole.loss, (*gen, *disc))
+    own = [[mine(x.detach(), rank, world).requires_grad_() for x in pair] for pair in (gen, disc)]
     result = dual_info_nce(*own, align=0.5, group=dist.group.WORLD, backend=backend)
     for name in ("loss", "gen", "disc", "align"):
         same(name, mean_over_processes(getattr(result, name)), getattr(whole, name))
     for name, value in result.metrics.items():
         same(name, mean_over_processes(value).float(), whole.metrics[name].float())
+    grads = torch.autograd.grad(result.loss, (*own[0], *own[1]))
+    for got, truth in zip(grads, expected):
+        same("gradient", got / world, mine(truth, rank, world))
+
+    again = dual_info_nce_value_and_grad(*own, align=0.5, group=dist.group.WORLD, backend=backend)
+    same("loss", again.result.loss, result.loss)
+    for got, truth in zip((*again.gen, *again.disc), grads):
+        same("dual_info_nce_value_and_grad", got, truth)
+
+
+def value_and_grad(rank, world, backend):
+    """Exactly what backward leaves in .grad, the scale's included."""
+    query = mine(unit(world * ROWS, 6), rank, world).requires_grad_()
+    target = mine(unit(world * (ROWS + HARD), 6), rank, world).requires_grad_()
+    scale = torch.tensor(9.0, dtype=torch.float64, requires_grad=True)
+    options = {"scale": scale, "group": dist.group.WORLD, "backend": backend, "reduction": "sum"}
+    loss = info_nce(query, target, **options)
+    loss.backward()
+    with torch.no_grad():
+        result = info_nce_value_and_grad(query, target, **options)
+    same("loss", result.loss, loss)
+    for got, leaf in ((result.query, query), (result.target, target), (result.scale, scale)):
+        same("info_nce_value_and_grad", got, leaf.grad)
+
+
+def gathered_rows(rank, world, supported):
+    """Rows of any dtype in rank order; the backward sums in float32 and keeps this one's rows."""
+    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        whole, upstream = torch.randn(world * 3, 2, 4), torch.randn(world, world * 3, 2, 4)
+        rows = mine(whole, rank, world).to(dtype).requires_grad_()
+        gathered = distributed.gather_rows(rows, dist.group.WORLD)
+        assert gathered.dtype == dtype and torch.equal(gathered, whole.to(dtype))
+        own = upstream[rank].to(dtype)
+        (grad,) = torch.autograd.grad(gathered, rows, own.transpose(1, 2).contiguous().mT)
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        total = mine(upstream.to(dtype).to(wide).sum(0), rank, world)
+        assert grad.dtype == dtype and grad.shape == rows.shape
+        assert torch.allclose(grad.to(wide), total.to(dtype).to(wide), rtol=2**-7, atol=1e-6)
+    valid = torch.arange(world * 3) % 2 == 0
+    assert torch.equal(distributed.gather_values(mine(valid, rank, world), dist.group.WORLD), valid)
+    assert distributed._REDUCE_SCATTER == {("cpu", "gloo"): supported}
+
+
+def without_reduce_scatter(rank, world):
+    """A backend that lacks it: said once, and the same gradients."""
+
+    def refuse(*args, **keywords):
+        raise RuntimeError("Backend gloo does not support reduce_scatter_tensor")
+
+    distributed._REDUCE_SCATTER.clear()
+    original, dist.reduce_scatter_tensor = dist.reduce_scatter_tensor, refuse
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        gathered_rows(rank, world, supported=False)
+    assert len(said) == 1 and "all_reduce" in str(said[0].message), said
+    dist.reduce_scatter_tensor = original
+    distributed._REDUCE_SCATTER.clear()
 
 
 def rewards(rank, world, backend, kind):
@@ -96,12 +162,18 @@ def rewards(rank, world, backend, kind):
 
 def uneven(rank):
     """A clear error on every process, not a hang."""
-    try:
-        info_nce(unit(2 + rank % 2, 4), unit(4, 4), group=dist.group.WORLD)
-    except ValueError as error:
-        assert "every process must bring the same number of rows" in str(error)
-    else:
-        raise AssertionError("uneven rows were accepted")
+    calls = (
+        lambda: info_nce(unit(2 + rank % 2, 4), unit(4, 4), group=dist.group.WORLD),
+        lambda: info_nce_value_and_grad(unit(2, 4), unit(2 + rank, 4), group=dist.group.WORLD),
+        lambda: group_reward(unit(1 + rank, 2, 4), unit(1 + rank, 2, 4), group=dist.group.WORLD),
+    )
+    for call in calls:
+        try:
+            call()
+        except ValueError as error:
+            assert "every process must bring the same number of rows" in str(error)
+        else:
+            raise AssertionError("uneven rows were accepted")
 
 
 def main(rank, world, store):
@@ -114,8 +186,11 @@ def main(rank, world, store):
                 contrastive(rank, world, backend, partition=partition, directions=directions)
         contrastive(rank, world, backend, reduction="mean")
         dual(rank, world, backend)
-        rewards(rank, world, backend, "rank_gap")
-        rewards(rank, world, backend, "adaptive_threshold")
+        value_and_grad(rank, world, backend)
+        for kind in ("rank_gap", "rank", "gap", "threshold", "adaptive_threshold"):
+            rewards(rank, world, backend, kind)
+    gathered_rows(rank, world, supported=True)
+    without_reduce_scatter(rank, world)
     uneven(rank)
     dist.destroy_process_group()
 

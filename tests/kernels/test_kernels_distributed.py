@@ -15,7 +15,7 @@ CASES = Path(__file__).with_name("distributed_cases.py")
 def test_processes_equal_one(world, tmp_path):
     command = [sys.executable, CASES]
     # the package this process imported, installed or not
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen(
             [*command, str(rank), str(world), tmp_path / "store"],
