@@ -123,15 +123,18 @@ def _(query, target, other, scale, *rest):
 
 def _save(ctx, inputs, output) -> None:
     tensors, ctx.options = inputs[:9], inputs[9:]
+    ctx.set_materialize_grads(False)  # zeros the size of every output otherwise
     ctx.mark_non_differentiable(*output[1:])
     ctx.forms = [None if each is None else (each.shape, each.dtype) for each in tensors[:4]]
     ctx.save_for_backward(*tensors)
     ctx.held = Held(list(output[2:])) if ctx.options[4] != "none" else None
 
 
-def _backward(ctx, grad: Tensor, *_):
+def _backward(ctx, grad: Tensor | None, *_):
     if torch.is_grad_enabled():
         raise RuntimeError('info_nce has no second derivative here; use backend="reference"')
+    if grad is None:
+        return (None,) * 16
     *inputs, weight = ctx.saved_tensors
     *start, reduction, _, backend = ctx.options
 

@@ -50,13 +50,16 @@ def _(hidden, weight, target, mask, mean, gradients, backend):
 
 def _save_cross_entropy(ctx, inputs, output) -> None:
     *tensors, ctx.mean, _, ctx.backend = inputs
+    ctx.set_materialize_grads(False)  # zeros the size of every output otherwise
     ctx.mark_non_differentiable(*output[1:])
     ctx.save_for_backward(*tensors)
     ctx.held = Held(list(output[1:]))
 
 
-def _cross_entropy_backward(ctx, grad: Tensor, *_):
+def _cross_entropy_backward(ctx, grad: Tensor | None, *_):
     _refuse_second_derivative("linear_cross_entropy")
+    if grad is None:
+        return (None,) * 7
 
     def again():
         return linear_cross_entropy_sum(*ctx.saved_tensors, ctx.mean, True, ctx.backend)[1:]
@@ -142,14 +145,17 @@ def _(hidden, weight, *rest):
 
 def _save_logprob(ctx, inputs, output) -> None:
     *tensors, ctx.temperature, ctx.entropy, ctx.backend = inputs
+    ctx.set_materialize_grads(False)  # zeros the size of every output otherwise
     ctx.mark_non_differentiable(*output[2:])
     ctx.save_for_backward(*tensors, *output[2:])
 
 
-def _logprob_backward(ctx, logprob_grad: Tensor, entropy_grad, *_):
+def _logprob_backward(ctx, logprob_grad: Tensor | None, entropy_grad: Tensor | None, *_):
     _refuse_second_derivative("linear_logprob")
+    if logprob_grad is None:
+        logprob_grad = ctx.saved_tensors[4].new_zeros(ctx.saved_tensors[3].shape)
     gradients = linear_logprob_gradients(
-        *ctx.saved_tensors, logprob_grad, entropy_grad if ctx.entropy else None, ctx.temperature,
+        *ctx.saved_tensors, logprob_grad, entropy_grad, ctx.temperature,
         ctx.backend,
     )  # fmt: skip
     return *gradients, *(None,) * 5
@@ -217,13 +223,16 @@ def _(hidden, weight, *rest):
 
 def _save_grpo(ctx, inputs, output) -> None:
     ctx.options = (*inputs[7:12], True, inputs[13])
+    ctx.set_materialize_grads(False)  # zeros the size of every output otherwise
     ctx.mark_non_differentiable(*output[1:])
     ctx.save_for_backward(*inputs[:7])
     ctx.held = Held(list(output[4:]))
 
 
-def _grpo_backward(ctx, grad: Tensor, *_):
+def _grpo_backward(ctx, grad: Tensor | None, *_):
     _refuse_second_derivative("grpo_loss")
+    if grad is None:
+        return (None,) * 14
 
     def again():
         return grpo_loss_sum(*ctx.saved_tensors, *ctx.options)[4:]
