@@ -107,8 +107,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seconds",
         type=float,
-        default=60.0,
-        help="spent on timing each case, three rounds at least (default 60)",
+        default=120.0,
+        help="spent on timing each case, beyond the first rounds (default 120)",
     )
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="results; cases measured again replace their rows"

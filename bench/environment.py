@@ -17,7 +17,8 @@ def environment() -> dict:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
         "cuda": torch.version.cuda,
-        "cpu": _cpu_name(),
+        "cpu": _cpu_field("model name") or platform.processor() or platform.machine(),
+        "cpu_features": cpu_features(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
@@ -26,6 +27,13 @@ def environment() -> dict:
             _output("git", "status", "--porcelain", "--untracked-files=no")
         ),
     }
+
+
+def cpu_features() -> str:
+    """The vector instructions that decide which CPU kernels run, such as "AVX512 avx512_bf16"."""
+    flags = (_cpu_field("flags") or "").split()
+    found = [flag for flag in ("avx512_bf16", "amx_bf16") if flag in flags]
+    return " ".join([torch.backends.cpu.get_cpu_capability(), *found])
 
 
 def _version(name: str) -> str | None:
@@ -43,11 +51,9 @@ def _output(*command: str) -> str | None:
     return result.stdout.strip() or None if result.returncode == 0 else None
 
 
-def _cpu_name() -> str:
+def _cpu_field(name: str) -> str | None:
     try:
         with open("/proc/cpuinfo") as file:
-            return next(
-                line.split(":", 1)[1].strip() for line in file if line.startswith("model name")
-            )
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith(name))
     except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+        return None

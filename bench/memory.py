@@ -2,7 +2,8 @@
 
 On the CPU each variant runs in a process of its own, and what counts is the process: the highest resident size during
 the call (VmHWM, reset through /proc/self/clear_refs) over the size before it. So everything is seen, whoever took it:
-tensors, scratch of the matrix library, native workspaces, temporary copies. On CUDA it is the allocator's own peak.
+tensors, scratch of the matrix library, native workspaces, temporary copies. malloc is told to give freed blocks back at
+once, so that what is measured is memory in use and not malloc's cache. On CUDA it is the allocator's own peak.
 
     python -m bench.memory info_nce one-way-4096-bf16 umer1      # one measurement, as JSON
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import os
 import re
 import subprocess
 import sys
@@ -25,6 +27,12 @@ from bench.case import Case, Problem, Variant, step
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 TIMEOUT = 1800
+# blocks above 64 KiB come from mmap and go back when freed (glibc otherwise raises the threshold to 32 MiB by itself)
+PLAIN_MALLOC = {
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+    "MALLOC_TRIM_THRESHOLD_": "65536",
+    "MALLOC_TOP_PAD_": "0",
+}
 
 
 class Peak(NamedTuple):
@@ -124,6 +132,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the case is one of the small ones")
     parser.add_argument("--threads", type=int, help="threads of torch (default: its own)")
     arguments = parser.parse_args()
+    if PLAIN_MALLOC.items() - os.environ.items():  # malloc reads them when a process starts
+        environment = {**os.environ, **PLAIN_MALLOC}
+        os.execve(
+            sys.executable, [sys.executable, "-m", "bench.memory", *sys.argv[1:]], environment
+        )
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     [case] = cases("cpu", quick=arguments.quick, suites=[arguments.suite], names=[arguments.case])

@@ -18,10 +18,11 @@ L2_BYTES = 2**28
 
 
 class Run(NamedTuple):
-    """`call` once, and by how much its time is multiplied."""
+    """`call` once, by how much its time is multiplied, and whether it has run before."""
 
     call: Callable[[], object]
     times: float = 1.0
+    warm: bool = False
 
 
 class Spread(NamedTuple):
@@ -35,19 +36,24 @@ class Spread(NamedTuple):
 def interleave(
     runs: dict[str, Run], device: torch.device, seconds: float
 ) -> dict[str, list[float]]:
-    """Milliseconds of every run in every round; as many rounds as `seconds` allow, between 3 and 100."""
+    """Milliseconds of every run in every round.
+
+    As many rounds as `seconds` allow, at most 100; at least 3, or 1 where one takes longer than that.
+    """
     clock = _cuda_clock(device) if device.type == "cuda" else _cpu_clock
     samples: dict[str, list[float]] = {name: [] for name in runs}
     names = list(runs)
-    for name in names:  # warm-up
-        clock(runs[name].call)
+    for run in runs.values():
+        if not run.warm:
+            clock(run.call)
     began = time.monotonic()
     for number in range(MOST_ROUNDS):
         first = number % len(names)
         for name in names[first:] + names[:first]:
             samples[name].append(clock(runs[name].call) * runs[name].times)
-        spent = time.monotonic() - began
-        if number + 1 >= FEWEST_ROUNDS and spent * (number + 2) / (number + 1) > seconds:
+        done, spent = number + 1, time.monotonic() - began
+        fewest = FEWEST_ROUNDS if spent / done <= seconds else 1
+        if done >= fewest and spent * (done + 1) / done > seconds:
             break
     return samples
 

@@ -1,0 +1,201 @@
+"""What must not get worse: `make guard`, or `python -m bench.guard`. Records in bench/guard.toml.
+
+    python -m bench.guard                         # compare; exit status 1 and one line per thing that got worse
+    python -m bench.guard --record                # measure everything anew and rewrite the file (on a quiet machine)
+    python -m bench.guard --counts-only --record  # counts alone: those do not depend on the machine's load
+
+Counts are exact: operators dispatched, tensors allocated, peak bytes, products multiplied, values read back to the host,
+graph breaks, the plan that runs. More than recorded fails; less passes and asks to be recorded. Where the CPU has other
+vector instructions than the record, other kernels run, so counts other than graph breaks and host reads are not compared.
+
+Time ratios (percent of the matrix products' own speed, speed over the best eager peer) fail below 75 percent of the
+recorded value, best of three tries. Shapes are the small ones of `python -m bench --quick`, on two threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tomllib
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "kernels")]
+
+from bench.case import OURS, Case, step  # noqa: E402
+from bench.counts import count, graph_breaks  # noqa: E402
+from bench.environment import cpu_features, environment  # noqa: E402
+from bench.runner import measure  # noqa: E402
+from bench.suites import cases  # noqa: E402
+
+FILE = ROOT / "bench" / "guard.toml"
+THREADS = 2
+SHARE, TRIES = 0.75, 3
+SECONDS = 1.5  # of timing per case and try
+CPU = torch.device("cpu")
+EVERYWHERE = ("graph_breaks", "syncs")  # counts that no vector instruction changes
+Record = dict[str, dict]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """0 if nothing got worse (or everything was recorded), 1 if something did."""
+    arguments = _parser().parse_args(argv)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    try:
+        recorded = read(FILE) if FILE.exists() else {}
+        chosen = cases("cpu", quick=True, suites=arguments.suite)
+        if arguments.record:
+            write(FILE, _record(recorded, chosen, arguments.counts_only))
+            print(f"wrote {FILE.relative_to(ROOT)}")
+            return 0
+        problems = []
+        for case in chosen:
+            found, notes = _compare(case, recorded, arguments.counts_only)
+            print(f"{_name(case)}: {'; '.join(found) or 'ok'}", flush=True)
+            print("".join(f"  note: {note}\n" for note in notes), end="")
+            problems += found
+        print(f"{len(problems)} got worse" if problems else "nothing got worse")
+        return 1 if problems else 0
+    finally:
+        torch.set_num_threads(threads)
+
+
+def counts_of(case: Case) -> dict[str, int | str]:
+    """Counts of one step of ours."""
+    problem = case.build(CPU)
+    ours = case.chosen(CPU, [])[0].function
+    counted = count(lambda: step(ours, problem))
+    gemms = case.gemms(problem)
+    found = {
+        "plan": case.explain(problem),
+        "graph_breaks": graph_breaks(ours, **problem.inputs),
+        "syncs": counted.syncs,
+        "dispatches": counted.dispatches,
+        "allocations": counted.allocations,
+        "peak_bytes": counted.peak_bytes,
+    }
+    if gemms is not None:
+        unit = 2 * gemms.left.numel() * len(gemms.right)
+        found["aten_products"] = round(counted.product_flop / unit, 3)
+    return found
+
+
+def ratios_of(case: Case) -> dict[str, float]:
+    """Time ratios of ours, larger is better."""
+    rows = measure(case, CPU, families=["eager"], seconds=SECONDS, quick=True)
+    ours = next(row for row in rows if row["variant"] == OURS)
+    if ours["status"] != "ok":
+        raise RuntimeError(f"{_name(case)}: {ours['status']}")
+    found = {"speed_over_best_peer": 1 / ours["time_to_best_peer"]}
+    if "percent_of_floor" in ours:
+        found["percent_of_floor"] = ours["percent_of_floor"]
+    return {name: round(value, 3) for name, value in found.items()}
+
+
+def worse_counts(recorded: dict, found: dict, same_cpu: bool) -> tuple[list[str], list[str]]:
+    """What got worse, and notes; the plan must be the same, the others must not be more."""
+    problems, notes = [], []
+    for name, now in found.items():
+        if not same_cpu and name not in EVERYWHERE:
+            continue
+        if name not in recorded:
+            problems.append(f"{name} is {now}, never recorded")
+            continue
+        before = recorded[name]
+        if name == "plan" and now != before or name != "plan" and now > before:
+            problems.append(f"{name} is {now!r}, was {before!r}")
+        elif now != before:
+            notes.append(f"{name} is {now}, was {before}: better, record it")
+    return problems, notes
+
+
+def worse_ratios(recorded: dict, measured) -> list[str]:
+    """What stayed below 75 percent of the record in three tries. `measured()` -> {name: ratio}."""
+    best: dict[str, float] = {}
+    for _ in range(TRIES):
+        for name, value in measured().items():
+            best[name] = max(value, best.get(name, 0.0))
+        low = [name for name, before in recorded.items() if best.get(name, 0.0) < SHARE * before]
+        if not low:
+            return []
+    return [f"{name} is {best.get(name)}, was {recorded[name]}" for name in low]
+
+
+def read(path: Path) -> Record:
+    return tomllib.loads(path.read_text())
+
+
+def write(path: Path, record: Record) -> None:
+    """One table per case and kind; strings, whole numbers and decimals only."""
+    lines = [
+        "# What `make guard` compares with. Written by `python -m bench.guard --record`; not by hand."
+    ]
+    for name, tables in record.items():
+        for kind, values in tables.items():
+            lines.append(f'\n["{name}".{kind}]')
+            lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def _toml(value: str | int | float) -> str:
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return repr(value)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.guard",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--record", action="store_true", help="rewrite bench/guard.toml")
+    parser.add_argument("--counts-only", action="store_true", help="leave the time ratios alone")
+    parser.add_argument("--suite", nargs="+", metavar="NAME", help="only these suites")
+    return parser
+
+
+def _record(recorded: Record, chosen: list[Case], counts_only: bool) -> Record:
+    new = dict(recorded)
+    for case in chosen:
+        tables = dict(new.get(_name(case), {}))
+        tables["counts"] = {"recorded_on": cpu_features(), **counts_of(case)}
+        if not counts_only:
+            where = {"recorded_on": environment()["cpu"]}
+            tries = [ratios_of(case) for _ in range(TRIES)]
+            tables["times"] = where | {
+                name: sorted(found[name] for found in tries)[TRIES // 2] for name in tries[0]
+            }
+        new[_name(case)] = tables
+        print(f"{_name(case)}: {tables}", flush=True)
+    return new
+
+
+def _compare(case: Case, recorded: Record, counts_only: bool) -> tuple[list[str], list[str]]:
+    tables = recorded.get(_name(case))
+    if tables is None:
+        return ["never recorded: python -m bench.guard --record"], []
+    before = dict(tables["counts"])
+    where = before.pop("recorded_on")
+    problems, notes = worse_counts(before, counts_of(case), where == cpu_features())
+    if where != cpu_features():
+        notes.append(f"recorded with {where}, here {cpu_features()}: most counts are not compared")
+    if not counts_only:
+        times = dict(tables.get("times", {}))
+        times.pop("recorded_on", None)
+        if times:
+            problems += worse_ratios(times, lambda: ratios_of(case))
+        else:
+            notes.append("time ratios were never recorded")
+    return problems, notes
+
+
+def _name(case: Case) -> str:
+    return f"{case.suite} {case.name}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
