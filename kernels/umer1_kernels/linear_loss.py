@@ -49,8 +49,8 @@ def linear_cross_entropy(
     mask = target != ignore_index
     if reduction == "none":
         return -operators.linear_logprob_values(hidden, weight, target, mask, 1.0, False, chosen)[0]
-    arguments = (reduction == "mean", _differentiable(hidden, weight), chosen)
-    return operators.linear_cross_entropy_sum(hidden, weight, target, mask, *arguments)[0]
+    options = (reduction == "mean", *_needs(hidden, weight), chosen)
+    return operators.linear_cross_entropy_sum(hidden, weight, target, mask, *options)[0]
 
 
 def linear_logprob(
@@ -167,20 +167,14 @@ def grpo_loss(
         for value in (advantage, mask != 0, old_logprob, ref_logprob)
     )
     numbers = (*clip, beta, normalizer, temperature)
-    found = operators.grpo_loss_sum(
-        hidden,
-        weight,
-        ids,
-        *constants,
-        *map(float, numbers),
-        _differentiable(hidden, weight),
-        chosen,
-    )
+    options = (*map(float, numbers), *_needs(hidden, weight), chosen)
+    found = operators.grpo_loss_sum(hidden, weight, ids, *constants, *options)
     return GRPOLoss(*found[:4])
 
 
-def _differentiable(*tensors: Tensor) -> bool:
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+def _needs(*tensors: Tensor) -> list[bool]:
+    """Which gradients the forward is to make."""
+    return [torch.is_grad_enabled() and tensor.requires_grad for tensor in tensors]
 
 
 def _check(hidden: Tensor, weight: Tensor, ids_name: str, ids: Tensor) -> None:

@@ -219,6 +219,24 @@ def test_gradcheck(backend):
     )
 
 
+@pytest.mark.parametrize("frozen", ["hidden", "weight"])
+def test_only_needed_gradients_are_made(backend, frozen):
+    hidden, weight = head(5, 3, 7)
+    full = torch.autograd.grad(run_all(hidden, weight, backend), (hidden, weight))
+    parts = {"hidden": hidden, "weight": weight}
+    parts[frozen] = parts[frozen].detach()
+    kept = [name for name in parts if name != frozen][0]
+    (grad,) = torch.autograd.grad(run_all(*parts.values(), backend), parts[kept])
+    assert torch.allclose(grad, full[kept == "weight"], rtol=1e-12)
+
+
+def run_all(hidden, weight, backend):
+    ids = torch.arange(5)
+    grpo = grpo_loss(hidden, weight, ids, ids.double(), mask=ids > 0, backend=backend).loss
+    logprob = linear_logprob(hidden, weight, ids, backend=backend).sum()
+    return linear_cross_entropy(hidden, weight, ids, backend=backend) + logprob + 2048 * grpo
+
+
 BAD = {
     "hidden has shape": lambda h, w, y: linear_cross_entropy(h[0], w, y),
     "weight has shape": lambda h, w, y: linear_cross_entropy(h, w[:, :2], y),

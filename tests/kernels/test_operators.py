@@ -49,9 +49,9 @@ def samples(dtype):
         "info_nce_loss with ids": (
             *loss, IDS, candidate_ids, None, row + 1, -1, 0, "q2t,q2q", True, "none", False, "cpu",
         ),
-        "linear_cross_entropy_sum": (wide, heads, IDS, row == 0, True, True, "cpu"),
+        "linear_cross_entropy_sum": (wide, heads, IDS, row == 0, True, True, True, "cpu"),
         "linear_logprob_values": (wide, heads, IDS, row == 0, 0.7, True, "cpu"),
-        "grpo_loss_sum": (*grpo, 0.2, 0.28, 0.04, 9.0, 1.0, True, "cpu"),
+        "grpo_loss_sum": (*grpo, 0.2, 0.28, 0.04, 9.0, 1.0, True, False, "cpu"),
         "group_reward_scores": (unit(6, 6, dtype=dtype), FLAGS, FLAGS, number, 2, 0),
         "gather_hidden": (
             vectors.clone().requires_grad_(), IDS, torch.tensor([0, 2]), torch.tensor([2, 3]), 4,

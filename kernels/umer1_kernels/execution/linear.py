@@ -44,6 +44,13 @@ class Live(NamedTuple):
         return (torch.arange(self.index.shape[0], device=self.index.device) < self.count).to(dtype)
 
 
+class Needs(NamedTuple):
+    """Which gradients are wanted: a frozen head needs no product of its own."""
+
+    hidden: bool
+    weight: bool
+
+
 class Values(NamedTuple):
     """Of the tokens that count, [R]: log-probability, entropy (or None), and their pools."""
 
@@ -102,11 +109,14 @@ def values_and_gradients(
     coefficient: Callable[[slice, Tensor], Tensor],
     *,
     entropy: bool,
-) -> tuple[Values, Tensor, Tensor]:
+    needs: Needs,
+) -> tuple[Values, Tensor | None, Tensor | None]:
     """Three products. `coefficient(rows, their logprob)` is d loss / d logprob of those rows.
 
-    Returns the values, the gradient of hidden [R, H] and of weight [V, H].
+    Returns the values, the gradient of hidden [R, H] and of weight [V, H], where they are needed.
     """
+    if not any(needs):
+        return values(primitives, problem, entropy=entropy), None, None
     hidden, weight = problem.hidden, problem.weight
     block = problem.block()
     own = own_logits(hidden, weight, problem.label)
@@ -116,11 +126,13 @@ def values_and_gradients(
         found = _values(kept.rows, own, problem.scale)
         upstream = coefficient(slice(0, hidden.shape[0]), found.logprob)
         logit_grad = kept.gradient(*_coefficients(found, upstream, problem.scale))
-        hidden_grad = primitives.multiply(logit_grad, weight, live=problem.live)
-        weight_grad = primitives.transpose_multiply(logit_grad, hidden, live=problem.live)
+        hidden_grad = weight_grad = None
+        if needs.hidden:
+            hidden_grad = primitives.multiply(logit_grad, weight, live=problem.live)
+        if needs.weight:
+            weight_grad = primitives.transpose_multiply(logit_grad, hidden, live=problem.live)
         return found, hidden_grad, weight_grad
-    hidden_grad = torch.empty_like(hidden)
-    weight_sum = torch.zeros_like(weight, dtype=checks.compute_dtype(weight))
+    sums = _Sums(primitives, problem, needs)
     parts = []
     for rows in chunks(problem):
         part = block.chunk(rows.start, rows.stop)
@@ -128,15 +140,19 @@ def values_and_gradients(
         found = _values(kept.rows, own[rows], problem.scale)
         upstream = coefficient(rows, found.logprob)
         logit_grad = kept.gradient(*_coefficients(found, upstream, problem.scale))
-        primitives.multiply(logit_grad, weight, live=part.live, out=hidden_grad[rows])
-        primitives.accumulate(weight_sum, logit_grad, part.rows, live=part.live)
+        sums.add(rows, part, logit_grad)
         parts.append(found)
-    return _joined(parts), hidden_grad, weight_sum.to(weight.dtype)
+    return _joined(parts), *sums.gradients()
 
 
 def gradients(
-    primitives: Primitives, problem: Head, pools: Pools, logprob_grad: Tensor, entropy_grad
-) -> tuple[Tensor, Tensor]:
+    primitives: Primitives,
+    problem: Head,
+    pools: Pools,
+    logprob_grad: Tensor,
+    entropy_grad: Tensor | None,
+    needs: Needs,
+) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of hidden and weight for upstream gradients [R] known only now; three products."""
     block = problem.block()
     own = own_logits(problem.hidden, problem.weight, problem.label)
@@ -146,8 +162,7 @@ def gradients(
     if entropy_grad is not None:
         more_row, more_label, slope = _entropy_coefficients(found, own, entropy_grad, problem.scale)
         row, label = row + more_row, label + more_label
-    hidden_grad = torch.empty_like(problem.hidden)
-    weight_sum = torch.zeros_like(problem.weight, dtype=checks.compute_dtype(problem.weight))
+    sums = _Sums(primitives, problem, needs)
     for rows in chunks(problem):
         part = block.chunk(rows.start, rows.stop)
         logit_grad = primitives.gradient(
@@ -157,9 +172,29 @@ def gradients(
             label[rows],
             slope=None if slope is None else slope[rows],
         )
-        primitives.multiply(logit_grad, problem.weight, live=part.live, out=hidden_grad[rows])
-        primitives.accumulate(weight_sum, logit_grad, part.rows, live=part.live)
-    return hidden_grad, weight_sum.to(problem.weight.dtype)
+        sums.add(rows, part, logit_grad)
+    return sums.gradients()
+
+
+class _Sums:
+    """Gradients of hidden and weight under way, chunk by chunk."""
+
+    def __init__(self, primitives: Primitives, problem: Head, needs: Needs):
+        self.primitives, self.problem = primitives, problem
+        self.hidden = torch.empty_like(problem.hidden) if needs.hidden else None
+        dtype = checks.compute_dtype(problem.weight)
+        self.weight = torch.zeros_like(problem.weight, dtype=dtype) if needs.weight else None
+
+    def add(self, rows: slice, part: Block, logit_grad: Tensor) -> None:
+        primitives, live = self.primitives, part.live
+        if self.hidden is not None:
+            primitives.multiply(logit_grad, part.candidates, live=live, out=self.hidden[rows])
+        if self.weight is not None:
+            primitives.accumulate(self.weight, logit_grad, part.rows, live=live)
+
+    def gradients(self) -> tuple[Tensor | None, Tensor | None]:
+        weight = None if self.weight is None else self.weight.to(self.problem.weight.dtype)
+        return self.hidden, weight
 
 
 def chunks(problem: Head) -> list[slice]:

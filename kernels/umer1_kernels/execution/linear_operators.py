@@ -23,33 +23,35 @@ def linear_cross_entropy_sum(
     target: Tensor,
     mask: Tensor,
     mean: bool,
-    gradients: bool,
+    need_hidden: bool,
+    need_weight: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Sum (or mean) over the masked tokens, and its gradients; those are empty if not asked for."""
+    """Sum (or mean) over the masked tokens, and its gradients: empty where they are not needed."""
     primitives = primitives_of(backend)
     with checks.full_precision(hidden), torch.no_grad():
         live = linear.compact(primitives, mask)
         problem = linear.head(live, hidden, weight, target, 1.0, "target")
         count = mask.sum().clamp_min(1).to(problem.scale.dtype)
         factor = live.weight(problem.scale.dtype) / (count if mean else 1.0)
-        if not gradients:
-            found = linear.values(primitives, problem, entropy=False)
-            return -(found.logprob * factor).sum(), hidden.new_empty(0), weight.new_empty(0)
-        found, hidden_grad, weight_grad = linear.values_and_gradients(
-            primitives, problem, lambda rows, _: -factor[rows], entropy=False
+        found, *gradients = linear.values_and_gradients(
+            primitives,
+            problem,
+            lambda rows, _: -factor[rows],
+            entropy=False,
+            needs=linear.Needs(need_hidden, need_weight),
         )
         loss = -(found.logprob * factor).sum()
-        return loss, live.spread(hidden_grad).to(hidden.dtype), weight_grad.to(weight.dtype)
+        return loss, *_gradients(live, hidden, weight, *gradients)
 
 
 @linear_cross_entropy_sum.register_fake
-def _(hidden, weight, target, mask, mean, gradients, backend):
-    return _loss_like(hidden, weight), *_gradients_like(hidden, weight, gradients)
+def _(hidden, weight, target, mask, mean, need_hidden, need_weight, backend):
+    return _loss_like(hidden, weight), *_gradients_like(hidden, weight, need_hidden, need_weight)
 
 
 def _save_cross_entropy(ctx, inputs, output) -> None:
-    *tensors, ctx.mean, _, ctx.backend = inputs
+    *tensors, ctx.mean, ctx.need_hidden, ctx.need_weight, ctx.backend = inputs
     ctx.set_materialize_grads(False)  # zeros the size of every output otherwise
     ctx.mark_non_differentiable(*output[1:])
     ctx.save_for_backward(*tensors)
@@ -59,12 +61,13 @@ def _save_cross_entropy(ctx, inputs, output) -> None:
 def _cross_entropy_backward(ctx, grad: Tensor | None, *_):
     _refuse_second_derivative("linear_cross_entropy")
     if grad is None:
-        return (None,) * 7
+        return (None,) * 8
 
     def again():
-        return linear_cross_entropy_sum(*ctx.saved_tensors, ctx.mean, True, ctx.backend)[1:]
+        needs = (ctx.need_hidden, ctx.need_weight)
+        return linear_cross_entropy_sum(*ctx.saved_tensors, ctx.mean, *needs, ctx.backend)[1:]
 
-    return *ctx.held.take(grad, again), *(None,) * 5
+    return *_needed(ctx.held.take(grad, again)), *(None,) * 6
 
 
 linear_cross_entropy_sum.register_autograd(
@@ -120,9 +123,11 @@ def linear_logprob_gradients(
     logprob_grad: Tensor,
     entropy_grad: Tensor | None,
     temperature: float,
+    need_hidden: bool,
+    need_weight: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of hidden and weight, the logits made again."""
+    """Gradients of hidden and weight, the logits made again; empty where they are not needed."""
     primitives = primitives_of(backend)
     with checks.full_precision(hidden), torch.no_grad():
         live = linear.compact(primitives, mask)
@@ -134,13 +139,14 @@ def linear_logprob_gradients(
         )
         upstream = live.gather(logprob_grad.to(dtype)) * counts
         slope = None if entropy_grad is None else live.gather(entropy_grad.to(dtype)) * counts
-        hidden_grad, weight_grad = linear.gradients(primitives, problem, pools, upstream, slope)
-        return live.spread(hidden_grad).to(hidden.dtype), weight_grad.to(weight.dtype)
+        needs = linear.Needs(need_hidden, need_weight)
+        gradients = linear.gradients(primitives, problem, pools, upstream, slope, needs)
+        return _gradients(live, hidden, weight, *gradients)
 
 
 @linear_logprob_gradients.register_fake
 def _(hidden, weight, *rest):
-    return torch.empty_like(hidden), torch.empty_like(weight)
+    return _gradients_like(hidden, weight, *rest[-3:-1])
 
 
 def _save_logprob(ctx, inputs, output) -> None:
@@ -155,10 +161,10 @@ def _logprob_backward(ctx, logprob_grad: Tensor | None, entropy_grad: Tensor | N
     if logprob_grad is None:
         logprob_grad = ctx.saved_tensors[4].new_zeros(ctx.saved_tensors[3].shape)
     gradients = linear_logprob_gradients(
-        *ctx.saved_tensors, logprob_grad, entropy_grad, ctx.temperature,
+        *ctx.saved_tensors, logprob_grad, entropy_grad, ctx.temperature, *ctx.needs_input_grad[:2],
         ctx.backend,
     )  # fmt: skip
-    return *gradients, *(None,) * 5
+    return *_needed(gradients), *(None,) * 5
 
 
 linear_logprob_values.register_autograd(_logprob_backward, setup_context=_save_logprob)
@@ -178,10 +184,11 @@ def grpo_loss_sum(
     beta: float,
     normalizer: float,
     temperature: float,
-    gradients: bool,
+    need_hidden: bool,
+    need_weight: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Loss, KL, clip fraction, entropy, and the loss's gradients in hidden and weight."""
+    """Loss, KL, clip fraction, entropy, and the loss's gradients where they are needed."""
     primitives = primitives_of(backend)
     with checks.full_precision(hidden), torch.no_grad():
         live = linear.compact(primitives, mask)
@@ -199,30 +206,28 @@ def grpo_loss_sum(
             slope = _token_terms(logprob, **here, low=low, high=high, beta=beta)[3]
             return slope * counts[part] / normalizer
 
-        if gradients:
-            found, hidden_grad, weight_grad = linear.values_and_gradients(
-                primitives, problem, coefficient, entropy=True
-            )
-            hidden_grad = live.spread(hidden_grad).to(hidden.dtype)
-            weight_grad = weight_grad.to(weight.dtype)
-        else:
-            found = linear.values(primitives, problem, entropy=True)
-            hidden_grad, weight_grad = hidden.new_empty(0), weight.new_empty(0)
+        found, *gradients = linear.values_and_gradients(
+            primitives,
+            problem,
+            coefficient,
+            entropy=True,
+            needs=linear.Needs(need_hidden, need_weight),
+        )
         loss, kl, clipped, _ = _token_terms(found.logprob, **rows, low=low, high=high, beta=beta)
         count = mask.sum().clamp_min(1).to(dtype)
         means = [(value * counts).sum() / count for value in (kl, clipped, found.entropy)]
-        return (loss * counts).sum() / normalizer, *means, hidden_grad, weight_grad
+        loss = (loss * counts).sum() / normalizer
+        return loss, *means, *_gradients(live, hidden, weight, *gradients)
 
 
 @grpo_loss_sum.register_fake
 def _(hidden, weight, *rest):
-    *_, gradients, _ = rest
     losses = tuple(_loss_like(hidden, weight) for _ in range(4))
-    return *losses, *_gradients_like(hidden, weight, gradients)
+    return *losses, *_gradients_like(hidden, weight, *rest[-3:-1])
 
 
 def _save_grpo(ctx, inputs, output) -> None:
-    ctx.options = (*inputs[7:12], True, inputs[13])
+    ctx.options = inputs[7:]
     ctx.set_materialize_grads(False)  # zeros the size of every output otherwise
     ctx.mark_non_differentiable(*output[1:])
     ctx.save_for_backward(*inputs[:7])
@@ -232,12 +237,12 @@ def _save_grpo(ctx, inputs, output) -> None:
 def _grpo_backward(ctx, grad: Tensor | None, *_):
     _refuse_second_derivative("grpo_loss")
     if grad is None:
-        return (None,) * 14
+        return (None,) * 15
 
     def again():
         return grpo_loss_sum(*ctx.saved_tensors, *ctx.options)[4:]
 
-    return *ctx.held.take(grad, again), *(None,) * 12
+    return *_needed(ctx.held.take(grad, again)), *(None,) * 13
 
 
 grpo_loss_sum.register_autograd(_grpo_backward, setup_context=_save_grpo)
@@ -262,10 +267,30 @@ def _loss_like(hidden: Tensor, weight: Tensor) -> Tensor:
     return hidden.new_empty((), dtype=checks.compute_dtype(hidden, weight))
 
 
-def _gradients_like(hidden: Tensor, weight: Tensor, wanted: bool) -> tuple[Tensor, Tensor]:
-    if not wanted:
-        return hidden.new_empty(0), weight.new_empty(0)
-    return torch.empty_like(hidden), torch.empty_like(weight)
+def _gradients(
+    live: linear.Live,
+    hidden: Tensor,
+    weight: Tensor,
+    hidden_grad: Tensor | None,
+    weight_grad: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    return (
+        hidden.new_empty(0) if hidden_grad is None else live.spread(hidden_grad).to(hidden.dtype),
+        weight.new_empty(0) if weight_grad is None else weight_grad.to(weight.dtype),
+    )
+
+
+def _gradients_like(
+    hidden: Tensor, weight: Tensor, need_hidden: bool, need_weight: bool
+) -> tuple[Tensor, Tensor]:
+    return (
+        hidden.new_empty(hidden.shape if need_hidden else (0,)),
+        weight.new_empty(weight.shape if need_weight else (0,)),
+    )
+
+
+def _needed(gradients) -> list[Tensor | None]:
+    return [gradient if gradient.numel() else None for gradient in gradients]
 
 
 def _refuse_second_derivative(function: str) -> None:

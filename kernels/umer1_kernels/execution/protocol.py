@@ -29,8 +29,9 @@ class Block:
     live: Tensor | None = None  # int32 scalar on the device: rows from here on do not count
 
     def chunk(self, begin: int, end: int) -> Block:
-        """These rows against all candidates; not for blocks with `live`."""
+        """These rows against all candidates."""
         row_id = None if self.row_id is None else self.row_id[begin:end]
+        live = None if self.live is None else (self.live - begin).clamp(0, end - begin)
         return Block(
             self.rows[begin:end],
             self.candidates,
@@ -38,6 +39,7 @@ class Block:
             self.excluded[begin:end],
             row_id,
             self.candidate_id,
+            live,
         )
 
 
