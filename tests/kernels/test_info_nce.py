@@ -359,6 +359,16 @@ def test_a_tie_is_no_hit(backend):
     )
 
 
+@pytest.mark.parametrize("directions", ALL_DIRECTIONS, ids="+".join)
+def test_targets_without_a_gradient(backend, directions):
+    """A memory of targets: the queries' gradient is the same, and nothing else is made."""
+    query, target = vectors(5, 6), vectors(5, 6)
+    options = {"directions": directions, "backend": backend}
+    (wanted,) = torch.autograd.grad(info_nce(query, target, **options), query)
+    (grad,) = torch.autograd.grad(info_nce(query, target.detach(), **options), query)
+    assert relative(grad, wanted) < 1e-12
+
+
 BAD = {
     "query": lambda q, t: info_nce(q[0], t),
     "target": lambda q, t: info_nce(q, t[:, :2]),

@@ -44,10 +44,10 @@ def samples(dtype):
         ),
         "bf16_gradient_": (*bf16, ones, ones, ones, None, None, None, kept),
         "info_nce_loss": (
-            *loss, None, None, None, row + 1, 0, 0, "q2t,t2q", False, "mean", True, "cpu",
+            *loss, None, None, None, row + 1, 0, 0, "q2t,t2q", False, "mean", True, True, "cpu",
         ),
         "info_nce_loss with ids": (
-            *loss, IDS, candidate_ids, None, row + 1, -1, 0, "q2t,q2q", True, "none", False, "cpu",
+            *loss, IDS, candidate_ids, None, row + 1, -1, 0, "q2t,q2q", True, "none", False, True, "cpu",
         ),
         "linear_cross_entropy_sum": (wide, heads, IDS, row == 0, True, True, True, "cpu"),
         "linear_logprob_values": (wide, heads, IDS, row == 0, 0.7, True, "cpu"),

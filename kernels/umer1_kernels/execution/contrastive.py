@@ -32,6 +32,7 @@ class Problem:
     weight: Tensor  # [N], compute dtype
     directions: tuple[str, ...]
     joint: bool
+    need_target: bool = True  # a memory of targets has no gradient to make
 
     def plan(self) -> plans.Plan:
         candidates = self.target if "q2t" in self.directions else self.all_query
@@ -79,7 +80,7 @@ class Problem:
 
 @dataclass(slots=True)
 class Gradients:
-    """Of the summed loss; None where there is none."""
+    """Of the summed loss; None where there is none or none is needed."""
 
     query: Tensor
     target: Tensor | None
@@ -140,18 +141,21 @@ def pair_gradients(
     if kept is not None:
         logit_grad = kept.gradient(row, label, column)
         query_grad = primitives.multiply(logit_grad, target)
-        target_grad = primitives.transpose_multiply(logit_grad, query)
+        target_grad = None
+        if problem.need_target:
+            target_grad = primitives.transpose_multiply(logit_grad, query)
     else:
         query_grad = torch.empty_like(query, memory_format=torch.contiguous_format)
-        total = torch.zeros_like(target, dtype=checks.compute_dtype(target))
+        total = _wide_zeros(target) if problem.need_target else None
         block = problem.block("q2t")
         for chunk in _chunks(problem, block):
             here = Pools(rows.best[chunk], rows.total[chunk])
             part = block.chunk(chunk.start, chunk.stop)
             logit_grad = primitives.gradient(part, here, row[chunk], label[chunk], columns, column)
             primitives.multiply(logit_grad, target, out=query_grad[chunk])
-            primitives.accumulate(total, logit_grad, query[chunk])
-        target_grad = total.to(target.dtype)
+            if total is not None:
+                primitives.accumulate(total, logit_grad, query[chunk])
+        target_grad = None if total is None else total.to(target.dtype)
     scale_grad = _scale_gradient(query, query_grad) / fold
     return _unfold(Gradients(query_grad, target_grad, None, scale_grad), problem)
 
@@ -192,10 +196,10 @@ class _Sums:
         row_dtype = problem.query.dtype if self.direct_rows else wide
         self.query = torch.zeros_like(problem.query, dtype=row_dtype)
         self.target = None
-        if not self.direct_candidates:
-            self.target = torch.zeros_like(problem.target, dtype=wide)
+        if problem.need_target and not self.direct_candidates:
+            self.target = _wide_zeros(problem.target)
         separate = problem.other is not None and any(name[2] == "q" for name in names)
-        self.other = torch.zeros_like(problem.other, dtype=wide) if separate else None
+        self.other = _wide_zeros(problem.other) if separate else None
         self.scale = torch.zeros((), dtype=wide, device=problem.query.device)
         # the first block that pairs queries with targets carries the gradient of the own logit
         self.carrier = next((k for k, name in enumerate(names) if name[0] != name[2]), None)
@@ -211,6 +215,8 @@ class _Sums:
                 by_rows = primitives.multiply(logit_grad, block.candidates)
                 self._add_rows(name[0], chunk, by_rows)
             self.scale += _scale_gradient(block.rows, by_rows) / self.fold
+            if name[2] == "t" and not problem.need_target:
+                continue
             if self.direct_candidates:
                 self.target = primitives.transpose_multiply(logit_grad, block.rows)
             else:
@@ -232,7 +238,7 @@ class _Sums:
     def _add_rows(self, side: str, chunk: slice, rows: Tensor) -> None:
         if side == "q":
             self.query[chunk] += rows
-        else:
+        elif self.target is not None:
             self.target.index_add_(0, self.problem.label[chunk], rows.to(self.target.dtype))
 
     def _pull(self, chunk: slice, pull: Tensor, own: Tensor) -> None:
@@ -249,6 +255,10 @@ def _chunks(problem: Problem, block: Block) -> list[slice]:
     size = plans.chunk_rows(block.candidates.shape[0], problem.query.element_size(), device)
     count = problem.query.shape[0]
     return [slice(begin, min(begin + size, count)) for begin in range(0, count, size)]
+
+
+def _wide_zeros(like: Tensor) -> Tensor:
+    return torch.zeros_like(like, dtype=checks.compute_dtype(like))
 
 
 def _fold(scale: Tensor) -> Tensor:

@@ -47,6 +47,7 @@ def weighted_loss(
         reduction,
         # a scalar loss makes its gradient here, where the logits are; "none" in the backward
         differentiable and reduction != "none",
+        rows.all_target.requires_grad,
         backend,
     )
     return loss, hit
@@ -57,7 +58,7 @@ def _problem(rows: Rows, scale: Tensor, directions: tuple[str, ...], partition: 
     return Problem(
         rows.query, rows.all_target, None, scale.to(dtype).reshape(()), rows.label, rows.first_label,
         rows.first_query, rows.query_id, rows.all_target_id, None, rows.weight.to(dtype),
-        directions, partition == "joint",
+        directions, partition == "joint", rows.all_target.requires_grad,
     )  # fmt: skip
 
 
@@ -78,17 +79,19 @@ def info_nce_loss(
     joint: bool,
     reduction: str,
     gradients: bool,
+    need_target: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The loss, hit [N], and the gradients of the summed loss in the first four arguments.
 
-    A gradient that is not asked for, or is of candidates no direction uses, comes back empty.
+    A gradient that is not asked for, not needed, or of candidates no direction uses, comes back
+    empty.
     """
     dtype = checks.compute_dtype(query)
     weight = weight.to(dtype)
     problem = Problem(
         query, target, other, scale.to(dtype).reshape(()), label, first_label, first_query,
-        query_id, target_id, other_id, weight, tuple(directions.split(",")), joint,
+        query_id, target_id, other_id, weight, tuple(directions.split(",")), joint, need_target,
     )  # fmt: skip
     with checks.full_precision(query), torch.no_grad():
         loss, hit, found = solve(primitives_of(backend), problem, gradients)
@@ -104,7 +107,7 @@ def info_nce_loss(
 
 @info_nce_loss.register_fake
 def _(query, target, other, scale, *rest):
-    directions, _, reduction, gradients, _ = rest[-5:]
+    directions, _, reduction, gradients, need_target, _ = rest[-6:]
     dtype = checks.compute_dtype(query)
 
     def like(tensor: Tensor | None, used: bool = True) -> Tensor:
@@ -115,7 +118,7 @@ def _(query, target, other, scale, *rest):
         query.new_empty(query.shape[:1] if reduction == "none" else (), dtype=dtype),
         query.new_empty(query.shape[:1], dtype=torch.bool),
         like(query),
-        like(target),
+        like(target, need_target),
         like(other, any(name[2] == "q" for name in directions.split(","))),
         query.new_empty(() if gradients else (0,), dtype=dtype),
     )
@@ -134,12 +137,13 @@ def _backward(ctx, grad: Tensor | None, *_):
     if torch.is_grad_enabled():
         raise RuntimeError('info_nce has no second derivative here; use backend="reference"')
     if grad is None:
-        return (None,) * 16
+        return (None,) * 17
     *inputs, weight = ctx.saved_tensors
-    *start, reduction, _, backend = ctx.options
+    *start, reduction, _, need_target, backend = ctx.options
 
     def again(weight: Tensor = weight, reduction: str = reduction) -> list[Tensor]:
-        return list(info_nce_loss(*inputs, weight, *start, reduction, True, backend)[2:])
+        options = (reduction, True, need_target, backend)
+        return list(info_nce_loss(*inputs, weight, *start, *options)[2:])
 
     if ctx.held is None:
         gradients = again(weight * grad.to(weight.dtype), "sum")
@@ -149,7 +153,7 @@ def _backward(ctx, grad: Tensor | None, *_):
         gradient.to(form[1]).reshape(form[0]) if form is not None and gradient.numel() else None
         for gradient, form in zip(gradients, ctx.forms, strict=True)
     ]
-    return *results, *(None,) * 12
+    return *results, *(None,) * 13
 
 
 info_nce_loss.register_autograd(_backward, setup_context=_save)
