@@ -53,6 +53,17 @@ def check_range(name: str, value: Tensor, low: int, high: int) -> None:
         raise ValueError(f"{name} holds {wrong}; its entries must be in [{low}, {high})")
 
 
+def check_no_tangent(function: str, *tensors: Tensor) -> None:
+    """The compiled operators have no forward-mode derivative: without this it would silently be 0."""
+    if torch.compiler.is_compiling():
+        return
+    for tensor in tensors:
+        if torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None:
+            raise RuntimeError(
+                f'{function} has no forward-mode derivative here; use backend="reference"'
+            )
+
+
 def compute_dtype(*tensors: Tensor) -> torch.dtype:
     """float64 if any input is float64, else float32: what losses and logits are computed in."""
     doubles = any(tensor.dtype == torch.float64 for tensor in tensors)

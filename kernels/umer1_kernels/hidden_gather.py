@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from umer1_kernels import segments
+from umer1_kernels import checks
 from umer1_kernels.backends import choose
 from umer1_kernels.reference.hidden_gather import EPSILON
 from umer1_kernels.reference.hidden_gather import gather_hidden as reference_gather_hidden
@@ -48,6 +49,7 @@ def gather_hidden(
     segments.check_arguments(hidden, input_ids, token_id, lengths, cu_seqlens, start, occurrence)
     gather = reference_gather_hidden
     if choose("gather_hidden", backend, hidden).backend == "cpu":
+        checks.check_no_tangent("gather_hidden", hidden)
         from umer1_kernels.backends.cpu.hidden_gather import gather_hidden as gather
     return gather(
         hidden,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from umer1_kernels import contrastive
+from umer1_kernels import checks, contrastive
 from umer1_kernels.backends import choose
 from umer1_kernels.dual import DualInfoNCE, dual
 from umer1_kernels.execution.contrastive_operator import weighted_loss as planned_weighted_loss
@@ -147,4 +147,5 @@ def _weighted_loss(
     chosen = choose(function, backend, *tensors).backend
     if chosen == "reference":
         return reference_weighted_loss
+    checks.check_no_tangent(function, *tensors)
     return functools.partial(planned_weighted_loss, chosen)

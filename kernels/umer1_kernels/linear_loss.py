@@ -46,6 +46,7 @@ def linear_cross_entropy(
         return reference.linear_cross_entropy(
             hidden, weight, target, ignore_index=ignore_index, reduction=reduction
         )
+    checks.check_no_tangent("linear_cross_entropy", hidden, weight)
     mask = target != ignore_index
     if reduction == "none":
         return -operators.linear_logprob_values(hidden, weight, target, mask, 1.0, False, chosen)[0]
@@ -87,6 +88,7 @@ def linear_logprob(
         return reference.linear_logprob(
             hidden, weight, ids, temperature=temperature, mask=mask, return_entropy=return_entropy
         )
+    checks.check_no_tangent("linear_logprob", hidden, weight)
     counts = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask != 0
     logprob, entropy, *_ = operators.linear_logprob_values(
         hidden, weight, ids, counts, temperature, return_entropy, chosen
@@ -162,6 +164,7 @@ def grpo_loss(
             normalizer=normalizer,
             temperature=temperature,
         )
+    checks.check_no_tangent("grpo_loss", hidden, weight)
     constants = (
         value if value is None else value.detach()
         for value in (advantage, mask != 0, old_logprob, ref_logprob)

@@ -39,7 +39,7 @@ def of(function: str, arguments: dict) -> Plan:
     if not torch.is_grad_enabled() or not _need_gradient(arguments):
         return FORWARD
     count = rows.shape[0]
-    shape = (*candidates.shape, rows.element_size(), rows.device.type)
+    shape = (*candidates.shape, rows.element_size(), "cuda" if rows.is_cuda else "cpu")
     if function in ("info_nce", "dual_info_nce"):
         shared = arguments["labels"] is None and arguments["group"] is None
         plan = contrastive(tuple(arguments["directions"]), shared, count, *shape)
@@ -47,7 +47,7 @@ def of(function: str, arguments: dict) -> Plan:
     counts = arguments.get("mask")
     if function == "linear_cross_entropy":
         counts = arguments["target"] != arguments["ignore_index"]
-    if counts is not None and not rows.is_cuda:
+    if counts is not None and rows.device.type == "cpu":
         count = int((counts != 0).sum())
     if function == "linear_logprob" or arguments.get("reduction") == "none":
         return again(ROW_CHUNKS)

@@ -111,6 +111,36 @@ def test_compile_of_group_reward():
     assert torch.equal(reward(query, target), compiled(query, target))
 
 
+def test_shapes_beyond_32_bits_without_data():
+    """2^32 logits: shapes, dtypes and gradients, and nothing is computed."""
+    query, target = (
+        torch.empty(2**16, 64, dtype=torch.bfloat16, device="meta", requires_grad=True)
+        for _ in range(2)
+    )
+    loss = kernels.info_nce(query, target)
+    grads = torch.autograd.grad(loss, (query, target))
+    assert loss.shape == () and [grad.shape for grad in grads] == [query.shape, target.shape]
+    ids = torch.empty(2**16, dtype=torch.long, device="meta")
+    loss = kernels.linear_cross_entropy(query, target, ids)
+    grads = torch.autograd.grad(loss, (query, target))
+    assert loss.dtype == torch.float32 and [grad.dtype for grad in grads] == [torch.bfloat16] * 2
+
+
+def test_function_transforms_are_right_or_refused():
+    query, target = unit(4, 8), unit(4, 8)
+    with pytest.raises(RuntimeError, match="functorch"):
+        torch.func.grad(lambda q: kernels.info_nce(q, target))(query)
+    with pytest.raises(RuntimeError, match="info_nce has no forward-mode derivative"):
+        torch.func.jvp(lambda q: kernels.info_nce(q, target), (query,), (query,))
+    with pytest.raises(RuntimeError, match="linear_cross_entropy has no forward-mode derivative"):
+        torch.func.jvp(
+            lambda q: kernels.linear_cross_entropy(q, q, ROWS.new_ones(4)), (query,), (query,)
+        )
+    batched = torch.func.vmap(lambda q: kernels.info_nce(q, target))(torch.stack([query, target]))
+    alone = [kernels.info_nce(q, target) for q in (query, target)]
+    assert torch.allclose(batched, torch.stack(alone))
+
+
 def test_errors_name_the_argument():
     logits, number = torch.randn(3, 5), torch.tensor(1.0)
     with pytest.raises(RuntimeError, match="excluded holds 5"):

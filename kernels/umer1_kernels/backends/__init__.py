@@ -118,7 +118,8 @@ def _how(function: str, backend: str) -> str:
 
 def _cpu_obstacle(tensors: tuple[Tensor, ...]) -> str | None:
     for tensor in tensors:
-        if tensor.device.type != "cpu":
+        # tensors without data only get their shapes
+        if tensor.device.type not in ("cpu", "meta"):
             return f"the inputs are on {tensor.device}"
         if tensor.dtype not in CPU_DTYPES:
             return f"it takes float64, float32 and bfloat16, not {tensor.dtype}"
