@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from umer1_kernels import segments
-from umer1_kernels import checks
+from umer1_kernels import checks, segments
 from umer1_kernels.backends import choose
 from umer1_kernels.reference.hidden_gather import EPSILON
 from umer1_kernels.reference.hidden_gather import gather_hidden as reference_gather_hidden
