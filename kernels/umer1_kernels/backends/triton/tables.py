@@ -1,0 +1,120 @@
+"""Tile sizes as data, one table per architecture. Nothing is tuned at run time."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import torch
+
+
+class ProductTile(NamedTuple):
+    """How product_kernel cuts its matrices."""
+
+    block_m: int
+    block_n: int
+    block_k: int
+    group: int  # row tiles that share the right matrix
+    warps: int
+    stages: int
+    descriptors: bool  # operands by the tensor memory accelerator; plain pointers otherwise
+
+
+class RowTile(NamedTuple):
+    """Rows, columns per step (of a row's loop, or of one program) and warps of a row kernel."""
+
+    rows: int
+    columns: int
+    warps: int
+
+
+# role -> tile, for 16-bit inputs; "float32" for exact float32 products in any role.
+# sm_80 serves every architecture without a table of its own: 64 KiB of shared memory, no TMA.
+PRODUCT = {
+    "sm_80": {
+        "logits": ProductTile(128, 128, 32, 8, 8, 4, False),
+        "multiply": ProductTile(128, 128, 32, 8, 8, 4, False),
+        "accumulate": ProductTile(128, 128, 32, 8, 8, 4, False),
+        "float32": ProductTile(128, 128, 16, 8, 8, 3, False),
+    },
+    "sm_90": {
+        "logits": ProductTile(128, 256, 64, 8, 8, 4, True),
+        "multiply": ProductTile(128, 256, 64, 8, 8, 4, True),
+        "accumulate": ProductTile(128, 256, 64, 8, 8, 4, True),
+        "float32": ProductTile(128, 128, 16, 8, 8, 3, False),
+    },
+    "sm_100": {
+        "logits": ProductTile(128, 256, 64, 8, 8, 4, True),
+        "multiply": ProductTile(128, 256, 64, 8, 8, 4, True),
+        "accumulate": ProductTile(128, 128, 64, 8, 8, 4, True),
+        "float32": ProductTile(128, 128, 16, 8, 8, 3, False),
+    },
+    # the interpreter: small, so that small matrices have edges and several tiles
+    "cpu": {
+        "logits": ProductTile(32, 64, 64, 2, 4, 2, True),
+        "multiply": ProductTile(32, 64, 64, 2, 4, 2, True),
+        "accumulate": ProductTile(32, 64, 64, 2, 4, 2, True),
+        "float32": ProductTile(32, 64, 64, 2, 4, 2, False),
+    },
+}
+
+# kernel -> tile. One row per program streams best; rows that need the same candidates' ids or pools
+# share them.
+ROW = {
+    "cuda": {
+        "row_pools": RowTile(rows=1, columns=4096, warps=8),
+        "row_pools_short": RowTile(rows=4, columns=1024, warps=8),  # for up to this many columns
+        "row_pools_ids": RowTile(rows=2, columns=2048, warps=8),
+        "column_pools": RowTile(rows=64, columns=1024, warps=8),
+        "gradient": RowTile(rows=2, columns=2048, warps=8),
+        "reward": RowTile(rows=1, columns=256, warps=4),
+        "gather": RowTile(rows=1, columns=1024, warps=4),
+    },
+    # the interpreter: its time goes by steps, not by numbers
+    "cpu": {
+        "row_pools": RowTile(rows=16, columns=128, warps=4),
+        "row_pools_short": RowTile(rows=32, columns=64, warps=4),
+        "row_pools_ids": RowTile(rows=16, columns=128, warps=4),
+        "column_pools": RowTile(rows=32, columns=128, warps=4),
+        "gradient": RowTile(rows=32, columns=128, warps=4),
+        "reward": RowTile(rows=1, columns=64, warps=4),
+        "gather": RowTile(rows=1, columns=64, warps=4),
+    },
+}
+COLUMN_POOLS_STEP = {"cuda": 4, "cpu": 16}  # rows that column_pools reads at a time
+
+# `pools` and `gradient` make the logits of this many numbers at a time (256 MiB of float32), but
+# never fewer rows than fill the matrix units.
+CHUNK_LOGITS = 2**26
+CHUNK_ROWS = 256
+
+
+def product_tile(role: str, tensor: torch.Tensor) -> ProductTile:
+    table = PRODUCT[architecture(tensor.device)]
+    return table["float32" if tensor.dtype == torch.float32 else role]
+
+
+def row_tile(kernel: str, tensor: torch.Tensor) -> RowTile:
+    return ROW[tensor.device.type][kernel]
+
+
+@functools.cache
+def architecture(device: torch.device) -> str:
+    """The name of the table for this device."""
+    if device.type != "cuda":
+        return "cpu"
+    major, _ = torch.cuda.get_device_capability(device)
+    # 12.x has Blackwell's number but neither its matrix unit nor its shared memory
+    return {9: "sm_90", 10: "sm_100"}.get(major, "sm_80")
+
+
+@functools.cache
+def multiprocessors(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 2
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def chunk_rows(rows: int, columns: int) -> int:
+    """How many of these rows have their logits in memory at a time."""
+    return min(max(rows, 1), max(CHUNK_LOGITS // max(columns, 1) // CHUNK_ROWS, 1) * CHUNK_ROWS)
