@@ -23,7 +23,8 @@ def weighted_loss(
 ) -> tuple[Tensor, Tensor]:
     """The loss, and hit [N] bool: the positive beats every negative of the first direction."""
     if not isinstance(scale, Tensor):
-        scale = torch.tensor(scale, dtype=rows.weight.dtype, device=rows.query.device)
+        # a fill, not a copy from the host: a CUDA graph may capture it
+        scale = torch.full((), scale, dtype=rows.weight.dtype, device=rows.query.device)
     if rows.group is not None and set(directions) == {"q2t", "t2q"} and rows.first_label >= 0:
         problem = _problem(rows, scale, directions, partition)
         return distributed_pair(backend, problem, reduction, rows.group)

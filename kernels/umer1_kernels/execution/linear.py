@@ -88,7 +88,8 @@ def head(
 ) -> Head:
     """Different dtypes meet in float32 (float64)."""
     dtype = checks.compute_dtype(hidden, weight)
-    scale = torch.tensor(1.0 / temperature, dtype=dtype, device=hidden.device)
+    # a fill, not a copy from the host: a CUDA graph may capture it
+    scale = torch.full((), 1.0 / temperature, dtype=dtype, device=hidden.device)
     if hidden.dtype != weight.dtype:
         hidden, weight = hidden.to(dtype), weight.to(dtype)
     label = live.gather(ids).long()
