@@ -2,6 +2,10 @@
 
 import copy
 import inspect
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -283,11 +287,34 @@ def test_restore_refuses_when_wrapped_since():
 
 
 @pytest.mark.slow
-def test_compiled():
+def test_compiled_as_one_graph():
     model, inputs = qwen2(), text_batch()
     apply_umer1_kernels(model)
     expected = model(**inputs).loss
-    assert torch.allclose(torch.compile(model, backend="eager")(**inputs).loss, expected)
+    expected_grads = gradients(model, expected)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    loss = compiled(**inputs).loss
+    assert torch.allclose(loss, expected)
+    assert_same(gradients(model, loss), expected_grads)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("how", ["ddp", "fsdp", "fsdp with its own head"])
+def test_on_two_processes(how, tmp_path):
+    """Averaged gradients under DistributedDataParallel and fully_shard, tied head included."""
+    script = Path(__file__).with_name("apply_cases.py")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, script, how, str(rank), "2", tmp_path / "store"],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    outputs = [process.communicate(timeout=280)[0] for process in processes]
+    for process, output in zip(processes, outputs):
+        assert process.returncode == 0, output
 
 
 @pytest.mark.timeout(120)
