@@ -212,7 +212,8 @@ def _obstacle(model: nn.Module) -> str | None:
     if loss != LOSS:
         return f"its loss is {loss}, not {LOSS}"
     if not isinstance(head, nn.Linear) or type(head).forward is not nn.Linear.forward:
-        return f"lm_head is a {type(head).__name__}, not a plain linear layer"
+        kind = f"{type(head).__module__}.{type(head).__qualname__}"
+        return f"lm_head is a {kind}, not a plain torch.nn.Linear"
     if head.bias is not None:
         return "lm_head has a bias"
     if not head.weight.is_floating_point():

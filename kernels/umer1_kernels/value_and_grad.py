@@ -63,9 +63,10 @@ def info_nce_value_and_grad(
         InfoNCEGradients: loss as info_nce returns it; gradients in the dtype and shape of query,
         target and scale. With `group` they are what loss.backward() would leave in .grad of this
         process: of query and target, the gradient of the *sum* of all processes' losses in the rows
-        of this one (rows are candidates elsewhere too); of scale, the gradient of this process's
-        own loss. Averaged over processes, as DistributedDataParallel does, what follows from them
-        is the gradient of the mean loss. Every process must make the call.
+        of this one (rows are candidates elsewhere too); of scale, this process's share, whose mean
+        over processes is the gradient of the mean loss. Parameter gradients that follow from them
+        are to be averaged over processes, as DistributedDataParallel does: then they are those of
+        the mean loss. Every process must make the call.
 
     Raises:
         ValueError, TypeError: an argument is wrong; the message names it.
