@@ -12,6 +12,7 @@ VOCABULARY = 61
 IMAGE, VISION_START, VISION_END, END, PAD, GEN = 50, 51, 52, 53, 54, 55
 GRIDS = torch.tensor([[1, 4, 4], [1, 2, 6]])  # patches; four of them make one token
 PATCH_VALUES = 3 * 2 * 4 * 4
+TOLERANCE = 1e-5  # relative, for losses and gradients in float32
 
 
 def qwen2_vl(seed=0, **text) -> Qwen2VLForConditionalGeneration:
@@ -79,6 +80,25 @@ def image_batch(seed=2) -> dict:
         "image_grid_thw": GRIDS,
         "labels": labels,
     }
+
+
+def untied():
+    return qwen2_vl(tie_word_embeddings=False)
+
+
+def gradients(model, *losses):
+    model.zero_grad()
+    for loss in losses:
+        loss.backward()
+    used = ((name, value) for name, value in model.named_parameters() if value.grad is not None)
+    return {name: value.grad.clone() for name, value in used}  # text does not use the vision tower
+
+
+def assert_same(got, expected):
+    assert got.keys() == expected.keys()
+    for name, value in expected.items():
+        error = (got[name] - value).abs().max() / value.abs().max().clamp_min(1e-3)
+        assert error < TOLERANCE, f"{name}: {error}"
 
 
 def _noisy(model):
