@@ -7,7 +7,7 @@ STAMP    = $(VENV)/.installed
 SOURCES  = $(shell find csrc -type f 2>/dev/null)
 EXTRAS   = data,eval,train-core,dev
 
-.PHONY: help setup quickstart test test-all gpu tiny-model lint clean
+.PHONY: help setup quickstart test test-all guard gpu tiny-model lint clean
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
@@ -31,6 +31,9 @@ test: $(STAMP)  ## the fast tests
 
 test-all: $(STAMP)  ## every test that needs no GPU, however long
 	$(PY) -m pytest -q -m "not gpu"
+
+guard: $(STAMP)  ## what must not get worse: counts exactly, time ratios by a quarter; minutes on two cores
+	$(PY) -m bench.guard
 
 gpu:  ## on a GPU machine, with the system python3 and no network: build in place, GPU tests, benches, one JSON
 	$(PYTHON) -m bench.gpu

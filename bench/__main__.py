@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import torch
@@ -13,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "kernels")]  # from a checkout, without installing
 
 from bench.results import Results, table, write_liger_csv  # noqa: E402
-from bench.runner import DeviceLost, measure  # noqa: E402
+from bench.runner import DeviceLost, Row, failed_row, in_one_line, measure, require_alive  # noqa: E402
 from bench.suites import MODULES, cases  # noqa: E402
 
 FAMILIES = ("eager", "compile", "torch", "loop", "liger", "sentence-transformers")
@@ -60,13 +62,14 @@ def main(argv: list[str] | None = None) -> int:
     for case in chosen:
         began = time.monotonic()
         print(f"{case.suite}  {case.name}", flush=True)
+        if arguments.limit:
+            faulthandler.dump_traceback_later(arguments.limit, exit=True)
         try:
-            rows = measure(
-                case, device, families=families, seconds=arguments.seconds, quick=arguments.quick
-            )
+            rows = _measured(case, device, families, arguments)
         except DeviceLost as error:
             print(f"the device is lost: {error}", file=sys.stderr)
             return 3
+        faulthandler.cancel_dump_traceback_later()
         results.add(rows)
         failed += rows[0]["status"] != "ok"
         print(f"{rows[0]['plan']}\n{table(rows)}\n{time.monotonic() - began:.0f} s\n", flush=True)
@@ -78,6 +81,23 @@ def main(argv: list[str] | None = None) -> int:
         for path in plot(results.rows, arguments.plot):
             print(f"wrote {path}")
     return 1 if failed else 0
+
+
+def _measured(case, device, families, arguments) -> list[Row]:
+    """The case's rows; a case that cannot be measured at all must not stop the next one."""
+    try:
+        return measure(
+            case, device, families=families, seconds=arguments.seconds, quick=arguments.quick
+        )
+    except DeviceLost:
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        require_alive(device)
+        return [failed_row(case, device, in_one_line(error))]
+    finally:
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -116,6 +136,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--csv", type=Path, metavar="FILE", help="this run in Liger's CSV columns")
     parser.add_argument(
         "--plot", type=Path, metavar="DIR", help="PNGs: scaling, percent of the floor"
+    )
+    parser.add_argument(
+        "--limit", type=float, metavar="S", help="end the process if one case takes longer"
     )
     parser.add_argument("--list", action="store_true", help="name what would run, and stop")
     return parser

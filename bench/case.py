@@ -111,9 +111,14 @@ class Case(ABC):
         """The products no plan can avoid; None where a product is not the cost."""
         return None
 
+    @abstractmethod
     def explain(self, problem: Problem) -> str:
-        """Which backend and plan of ours run."""
-        return ""
+        """Which backend and plan of ours run; called with gradients on only if the case has leaves."""
+
+    def plan(self, problem: Problem) -> str:
+        """`explain` as the step runs it."""
+        with torch.set_grad_enabled(bool(problem.leaves)):
+            return self.explain(problem)
 
     def chosen(self, device: torch.device, families: list[str] | None) -> list[Variant]:
         """Ours and the peers that this case and `--peers` (None: all) let run."""

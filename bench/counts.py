@@ -16,7 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 # operators that wait for a value: on a GPU each stops the host
 SYNCS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::is_nonzero")
-PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
+# products, and where their left factor stands among the arguments
+PRODUCTS = {"aten::mm": 0, "aten::bmm": 0, "aten::addmm": 1, "aten::baddbmm": 1}
 # operators that only describe memory
 VIEWS = ("aten.detach.", "aten.t.", "aten.view.", "aten._unsafe_view.", "aten.slice.", "aten.select.",
          "aten.expand.", "aten.transpose.", "aten.unsqueeze.", "aten.squeeze.", "aten.alias.", "aten.as_strided.")  # fmt: skip
@@ -30,13 +31,15 @@ class Counts:
         dispatches: operators called from Python and autograd, views left out.
         allocations: tensors allocated, results included.
         peak_bytes: most bytes of tensors alive at a time, results included.
-        product_flop: 2 x rows x depth x columns over all matrix products of aten.
+        products: matrix products of aten.
+        product_flop: 2 x rows x depth x columns over them.
         syncs: operators that read a value back to the host.
     """
 
     dispatches: int
     allocations: int
     peak_bytes: int
+    products: int
     product_flop: int
     syncs: int
 
@@ -56,6 +59,7 @@ def count(call: Callable[[], object]) -> Counts:
         ((event.start_ns(), number, event.nbytes()) for number, event in enumerate(events)
          if event.name() == "[memory]")
     )  # fmt: skip
+    products = [event for event in events if event.name() in PRODUCTS]
     alive = peak = 0
     for _, _, size in memory:
         alive += size
@@ -64,7 +68,8 @@ def count(call: Callable[[], object]) -> Counts:
         dispatches=dispatches.number,
         allocations=sum(size > 0 for _, _, size in memory),
         peak_bytes=peak,
-        product_flop=sum(_flop(event) for event in events if event.name() in PRODUCTS),
+        products=len(products),
+        product_flop=sum(_flop(event) for event in products),
         syncs=sum(event.name() in SYNCS for event in events),
     )
 
@@ -76,8 +81,9 @@ def graph_breaks(function: Callable, *args, **keywords) -> int:
 
 
 def _flop(event) -> int:
-    """Of a product: the last two shapes are [..., m, k] and [..., k, n]."""
-    left, right = [shape for shape in event.shapes() if len(shape) >= 2][-2:]
+    """Of a product [..., m, k] x [..., k, n]."""
+    first = PRODUCTS[event.name()]
+    left, right = event.shapes()[first : first + 2]
     return 2 * math.prod(left) * right[-1]
 
 

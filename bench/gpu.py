@@ -23,10 +23,12 @@ sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
 from bench.case import OURS, Case  # noqa: E402
 from bench.environment import environment  # noqa: E402
 from bench.results import load  # noqa: E402
+from bench.runner import failed_row  # noqa: E402
 from bench.suites import cases  # noqa: E402
 
 BENCH_SECONDS = 480
-SECONDS_PER_CASE = 3  # of timing, three rounds at least
+SECONDS_PER_CASE = 3  # of timing
+LIMIT_PER_CASE = 150  # compilers included; a hang ends the process
 
 
 def main() -> int:
@@ -60,7 +62,8 @@ def bench(chosen: list[Case], device: str, seconds: float, *options: str) -> lis
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "rows.json"
             command = [sys.executable, "-m", "bench", "--device", device, "--json", str(file)]
-            command += ["--seconds", str(SECONDS_PER_CASE), "--case", *(c.name for c in left)]
+            command += ["--seconds", str(SECONDS_PER_CASE), "--limit", str(LIMIT_PER_CASE)]
+            command += ["--case", *(case.name for case in left)]
             why = _bench_process([*command, *options], deadline)
             new = load(file) if file.exists() else []
         rows += new
@@ -88,9 +91,7 @@ def _bench_process(command: list[str], deadline: float) -> str:
 
 def _failed(case: Case, device: str, why: str) -> dict:
     print(f"{case.suite}  {case.name}: {why}", file=sys.stderr)
-    dtype = str(case.dtype).removeprefix("torch.")
-    row = {"suite": case.suite, "case": case.name, "sizes": case.sizes(), "dtype": dtype}
-    return row | {"device": device, "variant": OURS, "family": OURS, "status": why}
+    return failed_row(case, torch.device(device), why)
 
 
 def _has_gpu_tests(path: Path) -> bool:

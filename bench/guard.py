@@ -8,6 +8,8 @@ Counts are exact: operators dispatched, tensors allocated, peak bytes, products 
 graph breaks, the plan that runs. More than recorded fails; less passes and asks to be recorded. Where the CPU has other
 vector instructions than the record, other kernels run, so counts other than graph breaks and host reads are not compared.
 
+Launches of the Triton kernels are counted under their interpreter (bench/launches.py), on any machine.
+
 Time ratios (percent of the matrix products' own speed, speed over the best eager peer) fail below 75 percent of the
 recorded value, best of three tries. Shapes are the small ones of `python -m bench --quick`, on two threads.
 """
@@ -27,6 +29,7 @@ sys.path[:0] = [str(ROOT / "kernels")]
 from bench.case import OURS, Case, step  # noqa: E402
 from bench.counts import count, graph_breaks  # noqa: E402
 from bench.environment import cpu_features, environment  # noqa: E402
+from bench.launches import counted  # noqa: E402
 from bench.runner import measure  # noqa: E402
 from bench.suites import cases  # noqa: E402
 
@@ -48,12 +51,17 @@ def main(argv: list[str] | None = None) -> int:
         recorded = read(FILE) if FILE.exists() else {}
         chosen = cases("cpu", quick=True, suites=arguments.suite)
         if arguments.record:
-            write(FILE, _record(recorded, chosen, arguments.counts_only))
+            write(FILE, _record(recorded, chosen, arguments.suite, arguments.counts_only))
             print(f"wrote {FILE.relative_to(ROOT)}")
             return 0
+        launches, why_not = counted(arguments.suite)
         problems = []
         for case in chosen:
             found, notes = _compare(case, recorded, arguments.counts_only)
+            more, same = _compare_launches(
+                recorded.get(_name(case), {}), launches.get(_name(case)), why_not
+            )
+            found, notes = found + more, notes + same
             print(f"{_name(case)}: {'; '.join(found) or 'ok'}", flush=True)
             print("".join(f"  note: {note}\n" for note in notes), end="")
             problems += found
@@ -70,7 +78,7 @@ def counts_of(case: Case) -> dict[str, int | str]:
     counted = count(lambda: step(ours, problem))
     gemms = case.gemms(problem)
     found = {
-        "plan": case.explain(problem),
+        "plan": case.plan(problem),
         "graph_breaks": graph_breaks(ours, **problem.inputs),
         "syncs": counted.syncs,
         "dispatches": counted.dispatches,
@@ -158,11 +166,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _record(recorded: Record, chosen: list[Case], counts_only: bool) -> Record:
+def _record(
+    recorded: Record, chosen: list[Case], suites: list[str] | None, counts_only: bool
+) -> Record:
     new = dict(recorded)
+    launches, why_not = counted(suites)
+    if why_not:
+        print(f"launches are not recorded: {why_not}", file=sys.stderr)
     for case in chosen:
         tables = dict(new.get(_name(case), {}))
         tables["counts"] = {"recorded_on": cpu_features(), **counts_of(case)}
+        if _name(case) in launches:
+            tables["launches"] = launches[_name(case)]
         if not counts_only:
             where = {"recorded_on": environment()["cpu"]}
             tries = [ratios_of(case) for _ in range(TRIES)]
@@ -191,6 +206,20 @@ def _compare(case: Case, recorded: Record, counts_only: bool) -> tuple[list[str]
         else:
             notes.append("time ratios were never recorded")
     return problems, notes
+
+
+def _compare_launches(
+    tables: dict, found: dict | None, why_not: str
+) -> tuple[list[str], list[str]]:
+    """Of one case; without triton there is nothing to run, which is said and is no failure."""
+    recorded = tables.get("launches")
+    if recorded is None:
+        return [], ["launches were never recorded"]
+    if found is None:
+        lost = "No module named 'triton'" not in why_not
+        message = f"launches could not be counted: {why_not}"
+        return ([message], []) if lost else ([], [message])
+    return worse_counts(recorded, found, same_cpu=True)
 
 
 def _name(case: Case) -> str:

@@ -51,7 +51,7 @@ def measure(
         if row["status"] == "ok":
             good.append(variant)
     try:
-        rows[OURS]["plan"] = case.explain(problem)
+        rows[OURS]["plan"] = case.plan(problem)
     except Exception as error:
         rows[OURS]["plan"] = f"not known: {error}"
     if good:
@@ -65,6 +65,28 @@ def measure(
         if unit and row.get("peak_bytes") is not None:
             row["peak_to_baseline"], row["baseline"] = row["peak_bytes"] / unit, case.baseline
     return list(rows.values())
+
+
+def failed_row(case: Case, device: torch.device, why: str) -> Row:
+    """The one row of a case that could not be measured at all."""
+    about = {"variant": OURS, "family": OURS, "note": "", "plan": "not known", "status": why}
+    return {**_describe(case, device), **provenance(device), **about}
+
+
+def in_one_line(error: BaseException) -> str:
+    """ "failed: TypeError: its first line"."""
+    line = (str(error).strip().splitlines() or [""])[0]
+    return f"failed: {type(error).__name__}: {line[:300]}"
+
+
+def require_alive(device: torch.device) -> None:
+    """Raise DeviceLost if the CUDA context no longer works."""
+    if device.type != "cuda":
+        return
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError as error:
+        raise DeviceLost(str(error).splitlines()[0]) from error
 
 
 def provenance(device: torch.device) -> Row:
@@ -120,18 +142,8 @@ def _attempt(device: torch.device, check: Callable[[], str]) -> str:
         torch.cuda.empty_cache()
         return "failed: out of memory"
     except Exception as error:
-        _require_alive(device)
-        line = (str(error).strip().splitlines() or [""])[0]
-        return f"failed: {type(error).__name__}: {line[:300]}"
-
-
-def _require_alive(device: torch.device) -> None:
-    if device.type != "cuda":
-        return
-    try:
-        torch.cuda.synchronize()
-    except RuntimeError as error:
-        raise DeviceLost(str(error).splitlines()[0]) from error
+        require_alive(device)
+        return in_one_line(error)
 
 
 def _time(

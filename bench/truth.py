@@ -20,7 +20,7 @@ def log_sums(
     row_sum = rows.new_full((len(rows),), float("-inf"), dtype=torch.float64)
     column_sum = row_sum.new_full((len(columns),), float("-inf")) if by_column else None
     for left in range(0, len(columns), COLUMN_BLOCK):
-        block = columns[left : left + COLUMN_BLOCK].detach().double().mul_(scale)
+        block = columns[left : left + COLUMN_BLOCK].detach().double() * scale
         for top in range(0, len(rows), ROW_BLOCK):
             logits = rows[top : top + ROW_BLOCK].detach().double() @ block.T
             part = row_sum[top : top + ROW_BLOCK]

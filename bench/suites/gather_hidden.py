@@ -22,7 +22,7 @@ def loop(hidden: Tensor, input_ids: Tensor) -> Tensor:
     vectors = []
     for states, ids in zip(hidden, input_ids, strict=True):
         positions = (ids == TOKEN).nonzero().squeeze(1)
-        vectors.append(states[positions[-1]].to(_wide(hidden)))
+        vectors.append(states[positions[-1]].to(_wide(hidden.dtype)))
     return F.normalize(torch.stack(vectors), dim=1)
 
 
@@ -31,11 +31,11 @@ def vectorised(hidden: Tensor, input_ids: Tensor) -> Tensor:
     position = torch.arange(input_ids.shape[1], device=hidden.device)
     last = torch.where(input_ids == TOKEN, position, -1).amax(1)
     row = torch.arange(len(hidden), device=hidden.device)
-    return F.normalize(hidden[row, last].to(_wide(hidden)), dim=1)
+    return F.normalize(hidden[row, last].to(_wide(hidden.dtype)), dim=1)
 
 
-def _wide(hidden: Tensor) -> torch.dtype:
-    return torch.promote_types(hidden.dtype, torch.float32)
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +64,7 @@ class GatherHidden(Case):
             ids.scatter_(1, place, TOKEN)
         hidden = torch.randn(*shape, self.hidden_size, generator=generator, device=device)
         upstream = torch.randn(shape[0], self.hidden_size, generator=generator, device=device)
+        upstream = upstream.to(_wide(self.dtype))
         inputs = {"hidden": hidden.to(self.dtype).requires_grad_(), "input_ids": ids}
         return Problem(inputs, leaves=("hidden",), upstream=upstream)
 

@@ -11,7 +11,7 @@ import umer1_kernels as kernels
 from bench import data
 from bench.case import Case, Variant
 from bench.peers import package
-from bench.suites.linear import HEADS, QUICK_HEAD, Linear
+from bench.suites.linear import HEADS, QUICK_HEAD, Linear, wide
 from bench.suites.ours import describe
 
 CLIP = (0.2, 0.28)
@@ -72,7 +72,7 @@ class GRPO(Linear):
 
     def peer(self, negative_logprob):
         def loss(hidden, weight, ids, advantage, mask, old_logprob, ref_logprob) -> Tensor:
-            logprob = -negative_logprob(hidden, weight, ids).float()
+            logprob = -wide(negative_logprob(hidden, weight, ids))
             terms = grpo_terms(logprob, advantage, old_logprob, ref_logprob)
             return torch.where(mask, terms, 0.0).sum() / self.normalizer
 

@@ -41,6 +41,11 @@ def negative_logprob_bf16(
     return F.cross_entropy(hidden @ weight.T, ids, reduction=reduction)
 
 
+def wide(values: Tensor) -> Tensor:
+    """In float32 at least."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Linear(Case):
     """T tokens through a head. `live` is the share of tokens that count: the end of every sequence."""

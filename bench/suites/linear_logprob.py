@@ -9,7 +9,7 @@ from torch import Tensor
 
 import umer1_kernels as kernels
 from bench.case import Case
-from bench.suites.linear import HEADS, QUICK_HEAD, Linear
+from bench.suites.linear import HEADS, QUICK_HEAD, Linear, wide
 from bench.suites.ours import describe
 
 
@@ -31,6 +31,7 @@ class LinearLogprob(Linear):
             return replace(problem, leaves=())
         generator = torch.Generator(device).manual_seed(1)
         upstream = torch.randn(self.tokens, generator=generator, device=device)
+        upstream = upstream.to(torch.promote_types(self.dtype, torch.float32))
         return replace(problem, upstream=upstream)
 
     def row_inputs(self, hidden, weight, ids):
@@ -44,7 +45,8 @@ class LinearLogprob(Linear):
 
     def peer(self, negative_logprob):
         def logprob(hidden: Tensor, weight: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-            return torch.where(mask, -negative_logprob(hidden, weight, ids).float(), 0.0)
+            values = wide(-negative_logprob(hidden, weight, ids))
+            return torch.where(mask, values, 0.0)
 
         return logprob
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 import umer1_kernels as kernels
 
 
 def backend_of(device: torch.device) -> str:
-    """ "triton" on CUDA where it is available (not the default there before it is measured), else "auto"."""
-    if device.type == "cuda" and kernels.backend_status().get("triton") == "available":
+    """ "triton" on CUDA (and under its interpreter) where it is available, else "auto".
+
+    By name, because "auto" takes the Triton kernels only once a GPU result of them is recorded.
+    """
+    wanted = device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
+    if wanted and kernels.backend_status().get("triton") == "available":
         return "triton"
     return "auto"
 
