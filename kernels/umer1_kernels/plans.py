@@ -29,20 +29,26 @@ WHOLE = Plan("whole", 3, "the R x C gradient of the logits")
 ROW_CHUNKS = Plan("row chunks", 3, "a chunk of that gradient, a float32 sum of the candidates'")
 PAIR_KEPT = Plan("both directions of kept logits", 3, "R x C exponentials or logits")
 PAIR_AGAIN = Plan("both directions, logits made twice", 4, "a chunk of the gradient, a float32 sum")
+GROUP_PAIR = PAIR_AGAIN._replace(name="both directions, column pools over the group")
 DIRECTIONS = Plan("one after the other", 3, "a chunk of each direction, float32 sums")
 
 
-def of(function: str, arguments: dict) -> Plan:
-    """The plan of a public loss called with these arguments, defaults included."""
+def of(function: str, arguments: dict, gradients: bool = False) -> Plan:
+    """The plan of a public loss called with these arguments, defaults included.
+
+    `gradients`: they are made whether or not an argument requires them.
+    """
     first = list(arguments.values())[:2]
     rows, candidates = first[0] if function == "dual_info_nce" else first
-    if not torch.is_grad_enabled() or not _need_gradient(arguments):
+    if not gradients and not (torch.is_grad_enabled() and _need_gradient(arguments)):
         return FORWARD
     count = rows.shape[0]
     shape = (*candidates.shape, rows.element_size(), "cuda" if rows.is_cuda else "cpu")
     if function in ("info_nce", "dual_info_nce"):
-        shared = arguments["labels"] is None and arguments["group"] is None
+        shared = arguments["labels"] is None
         plan = contrastive(tuple(arguments["directions"]), shared, count, *shape)
+        if plan.name.startswith("both") and arguments["group"] is not None:
+            return GROUP_PAIR
         return again(plan) if arguments["reduction"] == "none" else plan
     counts = arguments.get("mask")
     if function == "linear_cross_entropy":

@@ -35,6 +35,8 @@ def test_explain_says_what_runs_and_why():
     query.requires_grad_()
     both = kernels.explain(kernels.info_nce, query, query)
     assert both.plan.startswith("both directions of kept logits: 3 products")
+    alone = kernels.explain(kernels.info_nce_value_and_grad, query.detach(), query.detach())
+    assert alone == both
     rows = kernels.explain(kernels.info_nce, query, query, reduction="none")
     assert rows.plan.startswith("forward only, then") and ": 4 products" in rows.plan
     with pytest.raises(ValueError, match="function is 'softmax'"):

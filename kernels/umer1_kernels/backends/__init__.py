@@ -87,6 +87,8 @@ def explain(function, *args, **keywords) -> Choice:
     import umer1_kernels
 
     name = function if isinstance(function, str) else getattr(function, "__name__", repr(function))
+    gradients = name.endswith("_value_and_grad")
+    name = name.removesuffix("_value_and_grad")
     check_choice("function", name, tuple(HOW))
     bound = inspect.signature(getattr(umer1_kernels, name)).bind(*args, **keywords)
     bound.apply_defaults()
@@ -98,7 +100,7 @@ def explain(function, *args, **keywords) -> Choice:
     choice = choose(name, bound.arguments["backend"], *tensors)
     if choice.backend == "reference" or name not in CONTRASTIVE + LINEAR:
         return choice
-    plan = plans.of(name, bound.arguments)
+    plan = plans.of(name, bound.arguments, gradients)
     return choice._replace(plan=f"{plan.name}: {plan.products:g} products, keeps {plan.keeps}")
 
 
