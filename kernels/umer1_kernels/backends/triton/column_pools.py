@@ -45,7 +45,7 @@ def column_pools(logits: Tensor, block: Block, pools: Pools, first_row: int = 0)
         HAS_IDS=block.row_id is not None,
         HAS_LIVE=block.live is not None,
         ROWS=tile.rows,
-        STEP=tables.COLUMN_POOLS_STEP[logits.device.type],
+        STEP=tile.step,
         COLUMNS=tile.columns,
         num_warps=tile.warps,
     )

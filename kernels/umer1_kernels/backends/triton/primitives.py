@@ -5,7 +5,6 @@ Legend: R rows, C candidates, D dimension. `live` is the device's count of rows 
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +14,7 @@ from umer1_kernels.backends.triton import compaction, products, tables
 from umer1_kernels.backends.triton.buffers import empty_rows
 from umer1_kernels.backends.triton.column_pools import column_pools
 from umer1_kernels.backends.triton.gradient import logit_gradient
+from umer1_kernels.backends.triton.launch import on_device
 from umer1_kernels.backends.triton.row_pools import empty_pools, row_pools
 from umer1_kernels.execution.protocol import Block, Pools
 
@@ -26,7 +26,7 @@ class TritonPrimitives:
     def pools(
         self, block: Block, *, columns: bool = False, moment: bool = False
     ) -> tuple[Pools, Pools | None]:
-        with _on(block.rows):
+        with on_device(block.rows):
             block = _prepared(block)
             rows, of_columns = empty_pools(block, moment), _column_pools(block, columns)
             for begin, end in _chunks(block):
@@ -40,7 +40,7 @@ class TritonPrimitives:
 
     @torch.no_grad()
     def keep(self, block: Block, *, columns: bool = False, moment: bool = False) -> KeptLogits:
-        with _on(block.rows):
+        with on_device(block.rows):
             block = _prepared(block)
             rows, of_columns = empty_pools(block, moment), _column_pools(block, columns)
             logits = products.logits(block.rows, block.candidates, live=block.live)
@@ -60,7 +60,7 @@ class TritonPrimitives:
         column: Tensor | None = None,
         slope: Tensor | None = None,
     ) -> Tensor:
-        with _on(block.rows):
+        with on_device(block.rows):
             block = _prepared(block)
             count, width = block.rows.shape[0], block.candidates.shape[0]
             result = empty_rows(block.rows, count, width, block.rows.dtype)
@@ -78,16 +78,16 @@ class TritonPrimitives:
 
     @torch.no_grad()
     def multiply(self, left: Tensor, right: Tensor, *, live=None, out=None) -> Tensor:
-        with _on(left):
+        with on_device(left):
             return products.multiply(left, right, live=live, out=out)
 
     @torch.no_grad()
     def accumulate(self, total: Tensor, left: Tensor, right: Tensor, *, live=None) -> None:
-        with _on(left):
+        with on_device(left):
             products.accumulate(total, left, right, live=live)
 
     def compact(self, mask: Tensor) -> tuple[Tensor, Tensor | None, int]:
-        with _on(mask):
+        with on_device(mask):
             return compaction.compact(mask)
 
 
@@ -107,7 +107,7 @@ class KeptLogits:
         if self.logits is None:
             raise RuntimeError("the gradient of kept logits was already taken")
         logits, self.logits = self.logits, None
-        with _on(logits):
+        with on_device(logits):
             out = logits
             if self.block.rows.dtype != logits.dtype:
                 out = empty_rows(logits, *logits.shape, self.block.rows.dtype)
@@ -115,11 +115,6 @@ class KeptLogits:
                 logits, self.block, self.rows, row, label, self.columns, column, slope, out
             )
             return out
-
-
-def _on(tensor: Tensor):
-    """Triton launches on the current device, whatever its arguments live on."""
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
 
 
 def _prepared(block: Block) -> Block:

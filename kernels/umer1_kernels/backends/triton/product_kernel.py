@@ -105,7 +105,8 @@ def product_kernel(
     ACCUMULATE: tl.constexpr,  # out += product
     ZERO_DEAD: tl.constexpr,  # write 0 to dead rows, which stay untouched otherwise
     DESCRIPTORS: tl.constexpr,
-    EVEN: tl.constexpr,  # every contiguous size and the output's stride fill 16-byte accesses
+    EVEN_IN: tl.constexpr,  # the operands' rows fill whole 16-byte accesses
+    EVEN_OUT: tl.constexpr,  # the output's rows have room for whole ones
     VECTOR: tl.constexpr,  # input elements in 16 bytes
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -120,13 +121,17 @@ def product_kernel(
     left_stride = _multiple(left_stride.to(tl.int64), VECTOR)
     right_stride = _multiple(right_stride.to(tl.int64), VECTOR)
     out_stride = out_stride.to(tl.int64)
-    if EVEN:
-        columns = _multiple(columns, VECTOR)
+    out_columns = columns
+    if EVEN_OUT:
+        out_columns = tl.cdiv(columns, VECTOR) * VECTOR
         out_stride = _multiple(out_stride, VECTOR)
+    if EVEN_IN:
         if LEFT_TRANSPOSED:
             rows = _multiple(rows, VECTOR)
-        elif LIVE != _DEPTH:
+        else:
             depth = _multiple(depth, VECTOR)
+        if not RIGHT_TRANSPOSED:
+            columns = _multiple(columns, VECTOR)
 
     tiles_m = tl.cdiv(live_rows, BLOCK_M)
     tiles_n = tl.cdiv(columns, BLOCK_N)
@@ -172,11 +177,11 @@ def product_kernel(
         halves = tl.permute(tl.reshape(total, (BLOCK_M, 2, BLOCK_N // 2)), (0, 2, 1))
         first, second = tl.split(halves)
         _store_tile(
-            out, out_stride, first, m, n, rows, columns, live_rows, ACCUMULATE, ZERO_DEAD, BLOCK_M,
+            out, out_stride, first, m, n, rows, out_columns, live_rows, ACCUMULATE, ZERO_DEAD, BLOCK_M,
             BLOCK_N // 2,
         )  # fmt: skip
         _store_tile(
-            out, out_stride, second, m, n + BLOCK_N // 2, rows, columns, live_rows, ACCUMULATE,
+            out, out_stride, second, m, n + BLOCK_N // 2, rows, out_columns, live_rows, ACCUMULATE,
             ZERO_DEAD, BLOCK_M, BLOCK_N // 2,
         )  # fmt: skip
 
@@ -186,5 +191,5 @@ def product_kernel(
             row = (tile // tiles_n) * BLOCK_M + tl.arange(0, BLOCK_M)
             column = (tile % tiles_n) * BLOCK_N + tl.arange(0, BLOCK_N)
             pointers = out + row.to(tl.int64)[:, None] * out_stride + column[None, :]
-            inside = (row < rows)[:, None] & (column < columns)[None, :]
+            inside = (row < rows)[:, None] & (column < out_columns)[None, :]
             tl.store(pointers, zeros, mask=inside)

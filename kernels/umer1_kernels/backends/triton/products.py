@@ -29,7 +29,16 @@ def logits(rows: Tensor, candidates: Tensor, *, live=None, first_row: int = 0, o
     if out is None:
         out = empty_rows(rows, rows.shape[0], candidates.shape[0], dtype)
     if _by_kernel(rows, live):
-        return _product("logits", rows, candidates, out, live, first_row, right_transposed=True)
+        return _product(
+            "logits",
+            rows,
+            candidates,
+            out,
+            live,
+            first_row,
+            right_transposed=True,
+            padded_out=True,
+        )
     return _library_product(rows, candidates.T, out)
 
 
@@ -99,6 +108,7 @@ def _product(
     left_transposed: bool = False,
     right_transposed: bool = False,
     zero_dead: bool = False,
+    padded_out: bool = False,  # out is from `empty_rows`
 ) -> Tensor:
     """out [M, N] = (or, in `accumulate`, +=) left [M, K] @ right [K, N], stored as they are."""
     rows, depth = left.shape[::-1] if left_transposed else left.shape
@@ -114,6 +124,7 @@ def _product(
             "left_transposed": left_transposed,
             "right_transposed": right_transposed,
             "zero_dead": zero_dead,
+            "padded_out": False,
         }
         left, right = left.float(), right.float()
         return out.copy_(_product(role, left, right, wide, live, first_row, **options))
@@ -122,9 +133,9 @@ def _product(
     left, right = aligned_rows(left), aligned_rows(right)
     tile = tables.product_tile(role, left)
     vector = 16 // left.element_size()
-    contiguous_sizes = (columns, rows if left_transposed else depth)
-    even = is_aligned(out) and out.stride(0) % vector == 0
-    even = even and all(size % vector == 0 for size in contiguous_sizes)
+    row_sizes = (rows if left_transposed else depth, depth if right_transposed else columns)
+    even_in = all(size % vector == 0 for size in row_sizes)
+    even_out = padded_out or (columns % vector == 0 and out.stride(0) % vector == 0)
     if tile.descriptors:
         operands = (
             _descriptor(left, tile.block_m, tile.block_k, left_transposed),
@@ -151,7 +162,8 @@ def _product(
         ACCUMULATE=left_transposed,
         ZERO_DEAD=zero_dead and live is not None,
         DESCRIPTORS=tile.descriptors,
-        EVEN=even,
+        EVEN_IN=even_in,
+        EVEN_OUT=even_out and is_aligned(out),
         VECTOR=vector,
         BLOCK_M=tile.block_m,
         BLOCK_N=tile.block_n,

@@ -21,11 +21,12 @@ class ProductTile(NamedTuple):
 
 
 class RowTile(NamedTuple):
-    """Rows, columns per step (of a row's loop, or of one program) and warps of a row kernel."""
+    """What one program of a kernel that walks over rows takes at a time."""
 
     rows: int
     columns: int
     warps: int
+    step: int = 1  # rows read at a time by a program that walks down its rows
 
 
 # role -> tile, for 16-bit inputs; "float32" for exact float32 products in any role.
@@ -65,7 +66,7 @@ ROW = {
         "row_pools": RowTile(rows=1, columns=4096, warps=8),
         "row_pools_short": RowTile(rows=4, columns=1024, warps=8),  # for up to this many columns
         "row_pools_ids": RowTile(rows=2, columns=2048, warps=8),
-        "column_pools": RowTile(rows=64, columns=1024, warps=8),
+        "column_pools": RowTile(rows=64, columns=1024, warps=8, step=4),
         "gradient": RowTile(rows=2, columns=2048, warps=8),
         "reward": RowTile(rows=1, columns=256, warps=4),
         "gather": RowTile(rows=1, columns=1024, warps=4),
@@ -75,13 +76,12 @@ ROW = {
         "row_pools": RowTile(rows=16, columns=128, warps=4),
         "row_pools_short": RowTile(rows=32, columns=64, warps=4),
         "row_pools_ids": RowTile(rows=16, columns=128, warps=4),
-        "column_pools": RowTile(rows=32, columns=128, warps=4),
+        "column_pools": RowTile(rows=32, columns=128, warps=4, step=16),
         "gradient": RowTile(rows=32, columns=128, warps=4),
         "reward": RowTile(rows=1, columns=64, warps=4),
         "gather": RowTile(rows=1, columns=64, warps=4),
     },
 }
-COLUMN_POOLS_STEP = {"cuda": 4, "cpu": 16}  # rows that column_pools reads at a time
 
 # `pools` and `gradient` make the logits of this many numbers at a time (256 MiB of float32), but
 # never fewer rows than fill the matrix units.
@@ -95,7 +95,7 @@ def product_tile(role: str, tensor: torch.Tensor) -> ProductTile:
 
 
 def row_tile(kernel: str, tensor: torch.Tensor) -> RowTile:
-    return ROW[tensor.device.type][kernel]
+    return ROW["cpu" if architecture(tensor.device) == "cpu" else "cuda"][kernel]
 
 
 @functools.cache

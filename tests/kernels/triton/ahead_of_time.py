@@ -1,0 +1,253 @@
+"""Compile what the launch code launches, for a GPU that is not there; print what came out as JSON.
+
+    python tests/kernels/triton/ahead_of_time.py sm_90 [case ...]
+
+Run in a process of its own: with the interpreter in it, Triton does not compile. The real launch
+functions get CPU tensors that say they are on a GPU, under a driver that only names the
+architecture, so that signatures, alignments and tiles are those of a real launch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime.jit import JITFunction
+
+from umer1_kernels.backends.triton import (
+    compaction,
+    hidden_gather_kernels,
+    primitives,
+    products,
+    reward_kernel,
+    tables,
+)
+from umer1_kernels.execution.protocol import Block, Pools
+
+CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+ROWS, COLUMNS, DIM = 96, 4104, 64  # sizes in whole 16 bytes, as vocabularies and dimensions are
+
+
+class OnGpu(torch.Tensor):
+    """A CPU tensor that says it is on a GPU; so do the results of its methods."""
+
+    is_cuda = property(lambda self: True)
+
+
+class Driver:
+    """Names an architecture; runs nothing."""
+
+    def __init__(self, capability: int):
+        self.capability = capability
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self.capability, 32)
+
+    def get_current_device(self) -> int:
+        return self.capability
+
+    def get_current_stream(self, device) -> int:
+        return 0
+
+
+def pretend(architecture: str) -> None:
+    """From here on launches compile for this architecture and do nothing."""
+    triton.runtime.driver.set_active(Driver(int(architecture.removeprefix("sm_"))))
+    launch = JITFunction.run
+    JITFunction.run = lambda self, *args, grid, warmup, **options: launch(
+        self, *args, grid=grid, warmup=True, **options
+    )
+    torch.cuda.device = lambda device: contextlib.nullcontext()
+    tables.architecture = lambda device: architecture
+    tables.multiprocessors = lambda device: 132
+    products._library_product = lambda left, right, out: out
+
+
+def tensor(*shape: int, dtype=torch.float32) -> torch.Tensor:
+    return torch.zeros(shape, dtype=dtype).as_subclass(OnGpu)
+
+
+def block(dtype, *, rows=ROWS, columns=COLUMNS, dim=DIM, ids=False, live=True) -> Block:
+    compute = torch.float64 if dtype == torch.float64 else torch.float32
+    whole = {"dtype": torch.int64}
+    return Block(
+        tensor(rows, dim, dtype=dtype),
+        tensor(columns, dim, dtype=dtype),
+        tensor(dtype=compute),
+        tensor(rows, **whole),
+        tensor(rows, **whole) if ids else None,
+        tensor(columns, **whole) if ids else None,
+        tensor(dtype=torch.int32) if live else None,
+    )
+
+
+def vectors(like: Block) -> tuple[Pools, torch.Tensor, Pools, torch.Tensor]:
+    """Pools and a coefficient for rows, and for columns."""
+    rows, columns = (like.scale.new_zeros(len(side)) for side in (like.rows, like.candidates))
+    return Pools(rows, rows), rows, Pools(columns, columns), columns
+
+
+def gradient(dtype, *, ids=False, live=True, slope=False, column=False) -> None:
+    case = block(dtype, ids=ids, live=live)
+    pools, row, column_pools, by_column = vectors(case)
+    primitives.TritonPrimitives().gradient(
+        case,
+        pools,
+        row,
+        row,
+        column_pools if column else None,
+        by_column if column else None,
+        row if slope else None,
+    )
+
+
+def product(role: str, dtype, *, columns=COLUMNS, dim=DIM) -> None:
+    case = block(dtype, columns=columns, dim=dim)
+    dz = products.empty_rows(case.rows, ROWS, columns, dtype)
+    if role == "logits":
+        products.logits(case.rows, case.candidates, live=case.live)
+    elif role == "multiply":
+        products.multiply(dz, case.candidates, live=case.live)
+    else:
+        products.accumulate(tensor(columns, dim), dz, case.rows, live=case.live)
+
+
+def pools(dtype, *, columns=COLUMNS, ids=False, live=True, by_column=False, moment=False) -> None:
+    case = block(dtype, columns=columns, ids=ids, live=live)
+    primitives.TritonPrimitives().pools(case, columns=by_column, moment=moment)
+
+
+def later_chunk() -> None:
+    """A chunk of rows after the first adds to the candidates' pools."""
+    case = block(torch.bfloat16, live=False)
+    logits = products.empty_rows(case.rows, ROWS, COLUMNS, torch.float32)
+    primitives.column_pools(logits, case, vectors(case)[2], first_row=128)
+
+
+def score(dtype) -> None:
+    flags = tensor(64, dtype=torch.bool)
+    reward_kernel.scores(tensor(64, 64, dtype=dtype), flags, flags, tensor(dtype=dtype), 8, 0)
+
+
+def gather(dtype, last: bool) -> None:
+    bounds = tensor(8, dtype=torch.int64)
+    ids = tensor(96, dtype=torch.int64)
+    hidden_gather_kernels.gather(tensor(96, 64, dtype=dtype), ids, bounds, bounds, 7, last, True)
+
+
+def scatter(dtype) -> None:
+    index = tensor(8, dtype=torch.int64)
+    hidden_gather_kernels.scatter(
+        tensor(8, 64), tensor(8, 64), index, tensor(8), 96, dtype, normalize=True
+    )
+
+
+def step(dtype) -> None:
+    ids, flags = tensor(8, dtype=torch.int64), tensor(8, dtype=torch.bool)
+    states = tensor(8, 64, dtype=dtype)
+    hidden_gather_kernels.step_(tensor(8, 64), flags, states, ids, ids, flags, 7, True)
+
+
+HALF, FULL, DOUBLE = torch.bfloat16, torch.float32, torch.float64
+CASES: dict[str, Callable[[], object]] = {
+    "logits bfloat16": lambda: product("logits", HALF),
+    "logits float16": lambda: product("logits", torch.float16),
+    "logits float32": lambda: product("logits", FULL),
+    "logits odd": lambda: product("logits", HALF, columns=199, dim=63),
+    "multiply bfloat16": lambda: product("multiply", HALF),
+    "multiply float32": lambda: product("multiply", FULL),
+    "multiply odd": lambda: product("multiply", HALF, columns=199, dim=63),
+    "accumulate bfloat16": lambda: product("accumulate", HALF),
+    "accumulate float32": lambda: product("accumulate", FULL),
+    "accumulate odd": lambda: product("accumulate", HALF, columns=199, dim=63),
+    "row pools": lambda: pools(HALF, live=False),
+    "row pools live": lambda: pools(HALF),
+    "row pools moment": lambda: pools(HALF, moment=True),
+    "row pools short": lambda: pools(HALF, columns=1000, live=False),
+    "row pools ids": lambda: pools(HALF, ids=True, live=False),
+    "row pools float64": lambda: pools(DOUBLE, live=False, moment=True),
+    "column pools": lambda: pools(HALF, by_column=True, live=False),
+    "column pools ids": lambda: pools(HALF, by_column=True, ids=True, live=False),
+    "column pools later": later_chunk,
+    "gradient": lambda: gradient(HALF, live=False),
+    "gradient live": lambda: gradient(HALF),
+    "gradient slope": lambda: gradient(HALF, slope=True),
+    "gradient column": lambda: gradient(HALF, ids=True, live=False, column=True),
+    "gradient float32": lambda: gradient(FULL, live=False),
+    "gradient float64": lambda: gradient(DOUBLE, live=False, column=True),
+    "compact": lambda: compaction.compact(tensor(3000, dtype=torch.bool)),
+    "reward": lambda: score(FULL),
+    "reward float64": lambda: score(DOUBLE),
+    "gather last": lambda: gather(HALF, last=True),
+    "gather first": lambda: gather(FULL, last=False),
+    "gather float64": lambda: gather(DOUBLE, last=True),
+    "scatter": lambda: scatter(HALF),
+    "step": lambda: step(HALF),
+}
+
+
+def compiled() -> dict[str, dict]:
+    """Every kernel compiled so far in this process: {key: kernel}."""
+    return {
+        f"{function.fn.__name__} {key}": kernel
+        for module in _kernel_modules()
+        for function in vars(module).values()
+        if isinstance(function, JITFunction)
+        for caches in function.device_caches.values()
+        for key, kernel in caches[0].items()
+    }
+
+
+def measure(kernel) -> dict[str, int]:
+    """What the machine code uses; stack bytes are spilled registers."""
+    ptx = kernel.asm["ptx"]
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        command = [CUOBJDUMP, "-res-usage", file.name]
+        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return {
+        "registers": int(re.search(r"REG:(\d+)", usage)[1]),
+        "stack": int(re.search(r"STACK:(\d+)", usage)[1]),
+        "shared": kernel.metadata.shared,
+        "wgmma": len(re.findall(r"wgmma\.mma_async", ptx)),
+        "tcgen05": len(re.findall(r"tcgen05\.mma", ptx)),
+        "mma": len(re.findall(r"mma\.sync", ptx)),
+        "tma_loads": len(re.findall(r"cp\.async\.bulk\.tensor", ptx)),
+        "async_copies": len(re.findall(r"cp\.async\.cg", ptx)),
+        "loads_16_bytes": len(re.findall(r"ld\.global[.\w:]*\.v(?:4\.b32|2\.b64)", ptx)),
+        "stores_16_bytes": len(re.findall(r"st\.global[.\w:]*\.v(?:4\.b32|2\.b64)", ptx)),
+    }
+
+
+def _kernel_modules():
+    names = "column_pools compaction gradient hidden_gather_kernels product_kernel reward_kernel"
+    import umer1_kernels.backends.triton as package
+
+    return [getattr(package, name) for name in (*names.split(), "row_pools")]
+
+
+def main() -> None:
+    architecture, *names = sys.argv[1:]
+    pretend(architecture)
+    result, seen = {}, set()
+    for name in names or CASES:
+        CASES[name]()
+        kernels = compiled()
+        for key in kernels.keys() - seen:
+            result.setdefault(name, {})[key.split()[0]] = measure(kernels[key])
+        seen = set(kernels)
+    json.dump(result, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
