@@ -1,7 +1,7 @@
-"""Write the tables of docs/performance.md from the result files, so that no figure is typed by hand.
+"""Write the measured tables of the docs from the result files, so that no figure is typed by hand.
 
     python -m bench --json bench/results/cpu.json      # measure
-    python -m bench.report                             # every file in bench/results -> docs/performance.md
+    python -m bench.report                             # every file in bench/results -> docs/performance.md, numerics.md
 
 A table stands between `<!-- begin: NAME -->` and `<!-- end: NAME -->`; `--check` only says whether it is up to date.
 """
@@ -20,7 +20,7 @@ from bench.results import MIB, load, number
 from bench.runner import Row
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "performance.md"
+PAGES = [ROOT / "docs" / "performance.md", ROOT / "docs" / "numerics.md"]
 RESULTS = ROOT / "bench" / "results"
 BLOCK = re.compile(
     r"(<!-- begin: (?P<name>[\w-]+) -->\n)(?P<body>.*?)(<!-- end: (?P=name) -->)", re.DOTALL
@@ -28,7 +28,7 @@ BLOCK = re.compile(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """0 if the page is up to date (afterwards), 1 if `--check` finds it is not."""
+    """0 if the pages are up to date (afterwards), 1 if `--check` finds that one is not."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.report",
         description=__doc__,
@@ -36,15 +36,18 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("files", nargs="*", type=Path, help="default: bench/results/*.json")
     parser.add_argument("--check", action="store_true", help="change nothing")
-    parser.add_argument("--page", type=Path, default=PAGE, help=argparse.SUPPRESS)
+    parser.add_argument("--page", nargs="+", type=Path, default=PAGES, help="default: both pages")
     arguments = parser.parse_args(argv)
-    text = arguments.page.read_text()
-    written = render(text, arguments.files or sorted(RESULTS.glob("*.json")))
-    if arguments.check:
-        print(f"{arguments.page.name} is {'up to date' if written == text else 'out of date'}")
-        return int(written != text)
-    arguments.page.write_text(written)
-    return 0
+    files, stale = arguments.files or sorted(RESULTS.glob("*.json")), 0
+    for page in arguments.page:
+        text = page.read_text()
+        written = render(text, files)
+        if arguments.check:
+            print(f"{page.name} is {'up to date' if written == text else 'out of date'}")
+            stale += written != text
+        else:
+            page.write_text(written)
+    return int(stale > 0)
 
 
 def render(page: str, files: list[Path]) -> str:
@@ -86,7 +89,7 @@ def claims_table(rows: list[Row], device: str) -> str:
 def rows_table(rows: list[Row], device: str) -> str:
     """Every variant of every case: time, floor, memory, error; what it was measured on above each table."""
     if not rows:
-        return f"Not measured yet: `python -m bench --device {device} --json bench/results/{device}.json`."
+        return _not_measured(device)
     parts = []
     for place in dict.fromkeys(_place(row) for row in rows):
         here = [row for row in rows if _place(row) == place]
@@ -94,7 +97,39 @@ def rows_table(rows: list[Row], device: str) -> str:
     return "\n\n".join(parts)
 
 
-TABLES = {"claims": claims_table, "rows": rows_table}
+def errors_table(rows: list[Row], device: str) -> str:
+    """The worst gradient of every variant that ran, one line per case, ours first."""
+    lines = []
+    for case in dict.fromkeys((row["suite"], row["case"]) for row in rows):
+        found = {}
+        for row in (row for row in rows if (row["suite"], row["case"]) == case):
+            gradients = [value for name, value in row.get("errors", {}).items() if name != "output"]
+            if gradients:
+                found[row["variant"]] = max(gradients)
+        if found:
+            cells = [f"{found[name]:.1e}" if name in found else "–" for name in ERROR_VARIANTS]
+            lines.append((" ".join(case), *cells))
+    if not lines:
+        return _not_measured(device)
+    return _markdown(("case", *ERROR_VARIANTS), lines)
+
+
+def _not_measured(device: str) -> str:
+    return (
+        f"Not measured yet: `python -m bench --device {device} --json bench/results/{device}.json`."
+    )
+
+
+TABLES = {"claims": claims_table, "rows": rows_table, "errors": errors_table}
+ERROR_VARIANTS = (
+    OURS,
+    "eager",
+    "eager-bf16",
+    "eager-fp32-product",
+    "compile-bf16",
+    "torch-chunked",
+    "liger",
+)
 ROW_HEADER = (
     "case", "variant", "ms (p20 to p80)", "% of floor", "time / best peer", "peak MiB", "/ eager", "gradient error",
 )  # fmt: skip
@@ -129,7 +164,7 @@ def _row_cells(row: Row) -> tuple[str, ...]:
 def _figure(value: float, wanted: float) -> str:
     if wanted < 0.01:
         return f"{value:.1e}"
-    return f"{value:.3f}" if wanted < 1 else f"{value:.2f}" if wanted < 10 else f"{value:.0f}"
+    return f"{value:.3g}" if wanted < 10 else f"{value:.0f}"
 
 
 def _markdown(header: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:

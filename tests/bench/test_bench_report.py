@@ -49,15 +49,17 @@ def test_blocks_are_filled_and_the_rest_is_left(tmp_path):
     file.write_text(json.dumps({"rows": ROWS}))
     page.write_text(
         "before\n<!-- begin: claims-cpu -->\nold\n<!-- end: claims-cpu -->\nbetween\n"
-        "<!-- begin: rows-cpu -->\n<!-- end: rows-cpu -->\nafter\n"
+        "<!-- begin: rows-cpu -->\n<!-- end: rows-cpu -->\n"
+        "<!-- begin: errors-cpu -->\n<!-- end: errors-cpu -->\nafter\n"
     )
-    assert report.main([str(file), "--check", f"--page={page}"]) == 1
-    assert report.main([str(file), f"--page={page}"]) == 0
-    assert report.main([str(file), "--check", f"--page={page}"]) == 0
+    assert report.main([str(file), "--check", "--page", str(page)]) == 1
+    assert report.main([str(file), "--page", str(page)]) == 0
+    assert report.main([str(file), "--check", "--page", str(page)]) == 0
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     assert "| info_nce one-way-4096-bf16 | % of floor | ≥ 85 | 90 | yes |" in text
-    assert "| info_nce one-way-4096-bf16 | time / best peer | ≤ 1.10 | 1.20 | **no** |" in text
+    assert "| info_nce one-way-4096-bf16 | time / best peer | ≤ 1.1 | 1.2 | **no** |" in text
+    assert "| info_nce one-way-4096-bf16 | 2.5e-03 | 2.5e-03 | – |" in text
     assert "Measured on a CPU, 2 threads, torch 2.15" in text and "query 2.5e-03" in text
 
 
