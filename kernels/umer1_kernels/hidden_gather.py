@@ -35,7 +35,7 @@ def gather_hidden(
             the prompt's own `<gen_emb>` cannot be taken for the answer's.
         occurrence: "last" or "first".
         normalize: divide by the L2 norm, in float32 at least.
-        backend: "auto", "reference" or "cpu".
+        backend: "auto", "reference", "cpu" or "triton".
 
     Returns:
         GatheredHidden: vectors [B, H], float32 (float64 for float64 input), differentiable; index
@@ -47,9 +47,13 @@ def gather_hidden(
     """
     segments.check_arguments(hidden, input_ids, token_id, lengths, cu_seqlens, start, occurrence)
     gather = reference_gather_hidden
-    if choose("gather_hidden", backend, hidden).backend == "cpu":
+    chosen = choose("gather_hidden", backend, hidden).backend
+    if chosen != "reference":
         checks.check_no_tangent("gather_hidden", hidden)
+    if chosen == "cpu":
         from umer1_kernels.backends.cpu.hidden_gather import gather_hidden as gather
+    elif chosen == "triton":
+        from umer1_kernels.backends.triton.hidden_gather import gather_hidden as gather
     return gather(
         hidden,
         input_ids,
@@ -65,13 +69,23 @@ def gather_hidden(
 class GenerationGather:
     """The vector of each decoding slot: one call per step, no host sync, no stored steps.
 
+    Args:
+        backend: "auto", "reference" or "triton": torch's operators, or one kernel per step.
+
     Attributes:
         vectors: float32 [slots, dim], zero until the slot's sequence has read the token.
         hit: bool [slots].
     """
 
     def __init__(
-        self, slots: int, dim: int, token_id: int, *, device="cpu", normalize: bool = True
+        self,
+        slots: int,
+        dim: int,
+        token_id: int,
+        *,
+        device="cpu",
+        normalize: bool = True,
+        backend: str = "auto",
     ):
         if slots < 1 or dim < 1:
             raise ValueError(f"slots is {slots} and dim {dim}; both must be at least 1")
@@ -80,6 +94,7 @@ class GenerationGather:
         # one more row takes what belongs to no slot
         self._vectors = torch.zeros(slots + 1, dim, dtype=torch.float32, device=device)
         self._hit = torch.zeros(slots + 1, dtype=torch.bool, device=device)
+        self._one_kernel = choose("gather_hidden", backend, self._vectors).backend == "triton"
 
     @property
     def vectors(self) -> Tensor:
@@ -98,6 +113,12 @@ class GenerationGather:
             slot_ids: int64 [B], all different; -1 for a row that belongs to no slot.
             generated: bool [B]; False while a row reads its prompt, whose tokens never count.
         """
+        if self._one_kernel:
+            from umer1_kernels.backends.triton.hidden_gather import generation_step_
+
+            inputs = (hidden, input_ids, slot_ids, generated)
+            generation_step_(self.vectors, self.hit, *inputs, self.token_id, self.normalize)
+            return
         taken = (input_ids == self.token_id) & generated & (slot_ids >= 0)
         rows = torch.where(taken, slot_ids, self._hit.shape[0] - 1)
         vectors = hidden.float()

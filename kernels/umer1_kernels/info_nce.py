@@ -58,7 +58,7 @@ def info_nce(
             process passes the same N and M and gets the loss of its own rows. The mean over
             processes is the global loss, so averaged gradients (DistributedDataParallel) are its
             gradient.
-        backend: "auto", "reference" or "cpu".
+        backend: "auto", "reference", "cpu" or "triton".
 
     Returns:
         A float32 scalar (float64 for float64 inputs), or [N] with reduction="none". Logits are made

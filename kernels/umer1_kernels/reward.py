@@ -40,7 +40,7 @@ def group_reward(
             threshold half way between this batch's mean positive and mean negative similarity.
         group: a process group: the pairs of all its processes are each other's candidates. Each
             process passes the same N and gets the rewards of its own pairs.
-        backend: "auto", "reference" or "cpu".
+        backend: "auto", "reference", "cpu" or "triton".
 
     Returns:
         GroupReward: query_reward, target_reward, query_advantage, target_advantage [N, G]; rank,
@@ -60,4 +60,6 @@ def group_reward(
     score_side = reference_score_side
     if choice.backend == "cpu":
         from umer1_kernels.backends.cpu.reward import score_side
+    elif choice.backend == "triton":
+        from umer1_kernels.backends.triton.reward import score_side
     return rollout_groups.rewards(score_side, query, target, query_valid, target_valid, kind, group)

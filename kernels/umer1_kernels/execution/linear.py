@@ -92,7 +92,8 @@ def head(
     scale = torch.full((), 1.0 / temperature, dtype=dtype, device=hidden.device)
     if hidden.dtype != weight.dtype:
         hidden, weight = hidden.to(dtype), weight.to(dtype)
-    label = live.gather(ids).long()
+    # the padding behind the tokens that count repeats the first token, whatever its id
+    label = torch.where(live.weight(dtype) != 0, live.gather(ids).long(), 0)
     checks.check_range(name, label, 0, weight.shape[0])
     return Head(live.gather(hidden), weight, label, scale, live.count)
 
