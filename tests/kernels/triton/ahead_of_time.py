@@ -1,6 +1,7 @@
 """Compile what the launch code launches, for a GPU that is not there; print what came out as JSON.
 
-    python tests/kernels/triton/ahead_of_time.py sm_90 [case ...]
+    python tests/kernels/triton/ahead_of_time.py sm_90 [case ...]     # {case: {kernel: measures}}
+    python tests/kernels/triton/ahead_of_time.py sm_90 --lengths      # [kernels, and after lengths changed]
 
 Run in a process of its own: with the interpreter in it, Triton does not compile. The real launch
 functions get CPU tensors that say they are on a GPU, under a driver that only names the
@@ -236,9 +237,36 @@ def _kernel_modules():
     return [getattr(package, name) for name in (*names.split(), "row_pools")]
 
 
+def launch_all(rows: int, sequences: int, size: int) -> None:
+    """Whatever has a length that changes from call to call, with this length; in float32."""
+    case = block(FULL, rows=rows, columns=1032, ids=True)
+    pools, row, column_pools, column = vectors(case)
+    backend = primitives.TritonPrimitives()
+    backend.pools(case, columns=True, moment=True)
+    dz = backend.gradient(case, pools, row, row, column_pools, column)
+    backend.multiply(dz, case.candidates, live=case.live)
+    backend.accumulate(tensor(1032, DIM), dz, case.rows, live=case.live)
+    backend.compact(tensor(rows, dtype=torch.bool))
+    bounds, ids = tensor(sequences, dtype=torch.int64), tensor(rows, dtype=torch.int64)
+    found = hidden_gather_kernels.gather(case.rows, ids, bounds, bounds, rows, True, True)
+    hidden_gather_kernels.scatter(*(found[k] for k in (0, 0, 1, 2)), rows, FULL, True)
+    flags = tensor(rows, dtype=torch.bool)
+    hidden_gather_kernels.step_(tensor(rows, DIM), flags, case.rows, ids, ids, flags, rows, True)
+    flags = tensor(sequences * size, dtype=torch.bool)
+    similarity = tensor(sequences * size, sequences * size)
+    reward_kernel.scores(similarity, flags, flags, tensor(), size, 0)
+
+
 def main() -> None:
     architecture, *names = sys.argv[1:]
     pretend(architecture)
+    if names == ["--lengths"]:
+        launch_all(96, 8, 8)
+        before = len(compiled())
+        for rows, sequences, size in ((1, 1, 1), (16, 3, 8), (17, 3, 5), (33, 16, 16)):
+            launch_all(rows, sequences, size)
+        json.dump([before, len(compiled())], sys.stdout)
+        return
     result, seen = {}, set()
     for name in names or CASES:
         CASES[name]()

@@ -1,0 +1,77 @@
+"""Every kernel compiles for GPUs that are not here, within the limits of bounds.json.
+
+Read there: shared memory per program; registers per thread; bytes spilled to the stack (0 where
+nothing is said; "odd" sizes cannot use 16-byte accesses, and float32 products are for the rare case
+of TF32 or of skipped rows); 16-byte accesses that a kernel must have.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+FOLDER = Path(__file__).parent
+BOUNDS = json.loads((FOLDER / "bounds.json").read_text())
+FAST = ("logits bfloat16", "row pools live", "gradient live")
+
+
+def run(*arguments: str):
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = str(FOLDER.parents[2] / "kernels")
+    done = subprocess.run(
+        [sys.executable, FOLDER / "ahead_of_time.py", *arguments],
+        env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+def check(architecture: str, case: str, kernel: str, used: dict) -> None:
+    product = kernel == "product_kernel"
+    assert used["shared"] <= BOUNDS["shared"][architecture]
+    assert used["stack"] <= BOUNDS["spilled"].get(case, 0)
+    if "float64" not in case:
+        assert used["registers"] <= BOUNDS["registers"].get(kernel, 255)
+    assert used["loads_16_bytes"] >= BOUNDS["needs_16_byte_loads"].get(kernel, 0)
+    assert used["stores_16_bytes"] >= BOUNDS["needs_16_byte_stores"].get(kernel, 0)
+    if product and case.split()[-1] in ("bfloat16", "float16"):
+        assert used[BOUNDS["matrix_unit"][architecture]] > 0
+        # a pipeline of loads that no thread waits for
+        assert used["async_copies" if architecture == "sm_80" else "tma_loads"] >= 6
+        assert used["stores_16_bytes"] >= 16
+    if product and case.endswith("float32"):  # no TF32
+        assert not any(used[unit] for unit in BOUNDS["matrix_unit"].values())
+
+
+def test_the_main_kernels_on_hopper():
+    result = run("sm_90", *FAST)
+    assert set(result) == set(FAST)
+    for case, kernels in result.items():
+        for kernel, used in kernels.items():
+            check("sm_90", case, kernel, used)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_100"])
+def test_every_kernel(architecture):
+    result = run(architecture)
+    kernels = {kernel for case in result.values() for kernel in case}
+    assert kernels == {
+        "product_kernel", "row_pools_kernel", "column_partials_kernel", "merge_partials_kernel",
+        "gradient_kernel", "place_kernel", "scores_kernel", "gather_kernel", "scatter_kernel",
+        "step_kernel",
+    }  # fmt: skip
+    for case, used_by in result.items():
+        for kernel, used in used_by.items():
+            check(architecture, case, kernel, used)
+
+
+def test_nothing_is_compiled_again_as_lengths_change():
+    """1, 16, 17 and 33 rows after 96; 3 sequences after 8; groups of 5 after 8."""
+    before, after = run("sm_90", "--lengths")
+    assert before == after and before > 0
