@@ -16,7 +16,7 @@ from torch import Tensor
 OURS = "umer1"
 # relative Frobenius error allowed before anything is timed: the contract for ours, sanity for peers
 TOLERANCE = {torch.bfloat16: 4e-3, torch.float16: 4e-3, torch.float32: 1e-4, torch.float64: 1e-9}
-PEER_TOLERANCE = 0.3
+PEER_TOLERANCE = 0.5
 
 
 @dataclass(slots=True)
