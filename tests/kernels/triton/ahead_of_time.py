@@ -118,6 +118,8 @@ def product(role: str, dtype, *, columns=COLUMNS, dim=DIM) -> None:
         products.logits(case.rows, case.candidates, live=case.live)
     elif role == "multiply":
         products.multiply(dz, case.candidates, live=case.live)
+    elif role == "transpose":
+        products.transpose_multiply(dz, case.rows, live=case.live)
     else:
         products.accumulate(tensor(columns, dim), dz, case.rows, live=case.live)
 
@@ -167,6 +169,7 @@ CASES: dict[str, Callable[[], object]] = {
     "multiply bfloat16": lambda: product("multiply", HALF),
     "multiply float32": lambda: product("multiply", FULL),
     "multiply odd": lambda: product("multiply", HALF, columns=199, dim=63),
+    "transpose bfloat16": lambda: product("transpose", HALF),
     "accumulate bfloat16": lambda: product("accumulate", HALF),
     "accumulate float32": lambda: product("accumulate", FULL),
     "accumulate odd": lambda: product("accumulate", HALF, columns=199, dim=63),

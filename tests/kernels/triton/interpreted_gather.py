@@ -14,10 +14,15 @@ pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
 
 @pytest.mark.parametrize(
-    "pairs, size, first, all_pairs",
-    [(2, 3, 0, 2), (1, 4, 2, 4), (1, 3, 0, 1), (3, 1, 0, 3), (1, 70, 0, 2)],
+    "pairs, size, first, all_pairs, dtype",
+    [
+        (2, 3, 0, 2, torch.float32),
+        (1, 4, 2, 4, torch.float64),
+        (1, 3, 0, 1, torch.float32),
+        (3, 1, 0, 3, torch.float64),
+        (1, 70, 0, 2, torch.float32),
+    ],
 )
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_scores_with_ties_and_invalid_rollouts(pairs, size, first, all_pairs, dtype):
     rows, candidates = pairs * size, all_pairs * size
     side = Side(

@@ -118,10 +118,18 @@ def test_near_ties_keep_their_digits_at_any_scale():
     steps = torch.randint(0, 20, (1, 150)) / 1024
     block = make_block(1, 150, 1, scale=200.0)
     block.rows, block.candidates = torch.ones(1, 1), (4096 + steps).T.contiguous()
-    rows, _ = TritonPrimitives().pools(block)
-    others = steps[0][torch.arange(150) != block.excluded].double()
-    wanted = torch.exp(200 * (others - others.max())).sum()
-    assert abs(float(rows.total / wanted) - 1) < 1e-6
+    found, primitives = truth(block), TritonPrimitives()
+    rows, columns = primitives.pools(block, columns=True)
+    torch.testing.assert_close(rows.total.double(), found.rows.total, rtol=1e-6, atol=0)
+    one, none = torch.ones(1), torch.zeros(1)
+    by_row = primitives.gradient(block, rows, one, none)
+    assert relative_error(by_row, gradient_truth(block, found, one, none)) < 1e-6
+    pools = columns._replace(best=columns.best + 1 / 1024)  # one candidate's best is its only logit
+    by_column = primitives.gradient(block, rows, none, none, pools, torch.ones(150))
+    assert (
+        relative_error(by_column, torch.exp(by_column.new_tensor(-200 / 1024)) * (by_row != 0))
+        < 1e-6
+    )
 
 
 def test_chunks_of_rows_give_the_same(monkeypatch):

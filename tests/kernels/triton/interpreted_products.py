@@ -19,12 +19,12 @@ LIMITS = {
 SHAPES = [(1, 63, 100, 1), (63, 100, 8, 40), (100, 199, 65, 64), (40, 64, 64, 0), (33, 40, 16, 99)]
 
 
-@pytest.fixture(params=[True, False], ids=["descriptors", "pointers"])
+@pytest.fixture
 def tiles(request, monkeypatch):
-    changed = {
-        role: tile._replace(descriptors=request.param)
-        for role, tile in tables.PRODUCT["cpu"].items()
-    }
+    """Operands by tensor descriptors, or by pointers as on architectures without them."""
+    descriptors = request.param == "descriptors"
+    tiles = tables.PRODUCT["cpu"].items()
+    changed = {role: tile._replace(descriptors=descriptors) for role, tile in tiles}
     monkeypatch.setitem(tables.PRODUCT, "cpu", changed)
 
 
@@ -35,10 +35,17 @@ def operands(rows, columns, dim, live, dtype):
     return vectors, gradient, torch.randn(columns, dim).to(dtype)
 
 
-@pytest.mark.usefixtures("tiles")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    "tiles, dtype",
+    [
+        ("descriptors", torch.float32),
+        ("descriptors", torch.float16),
+        ("pointers", torch.float32),
+    ],
+    indirect=["tiles"],
+)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_products_of_live_rows(shape, dtype):
+def test_products_of_live_rows(tiles, shape, dtype):
     rows, columns, dim, live = shape
     count = torch.tensor(live, dtype=torch.int32)
     vectors, gradient, candidates = operands(*shape, dtype)
@@ -54,6 +61,10 @@ def test_products_of_live_rows(shape, dtype):
     wanted[:live] = wide_gradient @ candidates.double()
     assert product.dtype == dtype and relative_error(product, wanted) <= LIMITS[dtype]
     assert (product[live:] == 0).all()
+
+    transposed = primitives.transpose_multiply(gradient, vectors, live=count)
+    assert transposed.dtype == dtype
+    assert relative_error(transposed, wide_gradient.T @ wide_vectors) <= LIMITS[dtype]
 
     start = torch.randn(columns, dim)
     total = start.clone()
@@ -80,12 +91,14 @@ def test_products_of_every_dtype(dtype, live):
     assert relative_error(out[:stop], wanted[:stop]) <= LIMITS[dtype] and (out[stop:] == 0).all()
     total = torch.ones(70, 24, dtype=compute)
     primitives.accumulate(total, gradient, vectors, live=count)
-    wanted = 1 + gradient[:stop].double().T @ vectors[:stop].double()
-    assert relative_error(total, wanted) <= exact
+    wanted = gradient[:stop].double().T @ vectors[:stop].double()
+    assert relative_error(total, 1 + wanted) <= exact
+    transposed = primitives.transpose_multiply(gradient, vectors, live=count)
+    assert transposed.dtype == dtype and relative_error(transposed, wanted) <= LIMITS[dtype]
 
 
-@pytest.mark.usefixtures("tiles")
-def test_any_strides_and_a_later_chunk():
+@pytest.mark.parametrize("tiles", ["descriptors", "pointers"], indirect=True)
+def test_any_strides_and_a_later_chunk(tiles):
     vectors, gradient, candidates = operands(40, 60, 24, 40, torch.float32)
     count = torch.tensor(30, dtype=torch.int32)
     logits = products.logits(vectors[16:], candidates, live=count, first_row=16)

@@ -71,6 +71,7 @@ def test_every_kernel(architecture):
             check(architecture, case, kernel, used)
 
 
+@pytest.mark.slow
 def test_nothing_is_compiled_again_as_lengths_change():
     """1, 16, 17 and 33 rows after 96; 3 sequences after 8; groups of 5 after 8."""
     before, after = run("sm_90", "--lengths")

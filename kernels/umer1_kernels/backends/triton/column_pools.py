@@ -115,10 +115,10 @@ def column_partials_kernel(
             negative &= ids[None, :] != tl.load(row_id + row, mask=counts, other=0)[:, None]
         value = tl.where(negative, value, float("-inf"))
         higher = tl.maximum(top, tl.max(value, axis=0))
-        reference = tl.where(higher == float("-inf"), 0.0, higher)
-        exponent = tl.where(negative, (value - reference[None, :]) * power, 0.0)
+        exponent = tl.where(negative, (value - higher[None, :]) * power, 0.0)
         term = tl.where(negative, tl.exp2(exponent), 0.0)
-        shift = tl.where(top == float("-inf"), 0.0, (top - reference) * power)
+        # a column without a negative so far has nothing to shrink
+        shift = tl.where(top == float("-inf"), 0.0, (top - higher) * power)
         part = tl.exp2(shift) * part + tl.sum(term, axis=0)
         top = higher
 
@@ -160,9 +160,8 @@ def merge_partials_kernel(
         other_top = tl.load(part_best + place, mask=readable, other=0.0)
         other = tl.load(part_total + place, mask=readable, other=0.0)
         higher = tl.maximum(top, other_top)
-        reference = tl.where(higher == float("-inf"), 0.0, higher)
-        shift = tl.where(top == float("-inf"), 0.0, (top - reference) * power)
-        other_shift = tl.where(other_top == float("-inf"), 0.0, (other_top - reference) * power)
+        shift = tl.where(top == float("-inf"), 0.0, (top - higher) * power)
+        other_shift = tl.where(other_top == float("-inf"), 0.0, (other_top - higher) * power)
         sum_ = tl.exp2(shift) * sum_ + tl.exp2(other_shift) * other
         top = higher
     tl.store(best + column, top * sign, mask=is_column)

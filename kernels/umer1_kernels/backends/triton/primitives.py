@@ -83,12 +83,8 @@ class TritonPrimitives:
 
     @torch.no_grad()
     def transpose_multiply(self, left: Tensor, right: Tensor, *, live=None) -> Tensor:
-        if live is None:
-            return self.multiply(left.T, right)
-        dtype = torch.float64 if right.dtype == torch.float64 else torch.float32
-        total = torch.zeros(left.shape[1], right.shape[1], dtype=dtype, device=right.device)
-        self.accumulate(total, left, right, live=live)
-        return total.to(right.dtype)
+        with on_device(left):
+            return products.transpose_multiply(left, right, live=live)
 
     @torch.no_grad()
     def accumulate(self, total: Tensor, left: Tensor, right: Tensor, *, live=None) -> None:

@@ -49,29 +49,45 @@ def multiply(left: Tensor, right: Tensor, *, live=None, out=None) -> Tensor:
     if _by_kernel(left, live):
         return _product("multiply", left, right, out, live, zero_dead=True)
     if live is not None:  # float64, which only checks need: multiplied, then dropped
-        _library_product(left, right, out)
-        return out.masked_fill_(_dead(left, live), 0.0)
-    if right.dtype in HALVES:
-        # by way of float32: cuBLAS may add the parts of a split sum in 16 bits otherwise
-        wide = right.new_empty(out.shape, dtype=torch.float32)
-        return out.copy_(_library_product(left, right, wide))
-    return _library_product(left, right, out)
+        return _rounded_product(left, right, out).masked_fill_(_dead(left, live), 0.0)
+    return _rounded_product(left, right, out)
+
+
+def transpose_multiply(left: Tensor, right: Tensor, *, live=None) -> Tensor:
+    """left [R, C].T @ right [R, D] over the live rows -> [C, D] in the dtype of right."""
+    out = right.new_empty(left.shape[1], right.shape[1])
+    if _by_kernel(left, live):
+        return _product("accumulate", left, right, out, live, left_transposed=True)
+    return _rounded_product(*_live_operands(left.T, right, live), out)
 
 
 def accumulate(total: Tensor, left: Tensor, right: Tensor, *, live=None) -> None:
     """total [C, D] float32 (float64) += left [R, C].T @ right [R, D] over the live rows."""
     if _by_kernel(left, live):
-        _product("accumulate", left, right, total, live, left_transposed=True)
+        options = {"left_transposed": True, "add": True}
+        _product("accumulate", left, right, total, live, **options)
         return
-    if live is not None:
-        dead = _dead(left, live)
-        left, right = left.masked_fill(dead, 0.0), right.masked_fill(dead, 0.0)
+    left, right = _live_operands(left.T, right, live)
     if left.dtype not in HALVES:
-        total.addmm_(left.T, right)
+        total.addmm_(left, right)
     elif left.is_cuda:
-        torch.addmm(total, left.T, right, out_dtype=torch.float32, out=total)
+        torch.addmm(total, left, right, out_dtype=torch.float32, out=total)
     else:
-        total.addmm_(left.T.float(), right.float())
+        total.addmm_(left.float(), right.float())
+
+
+def _rounded_product(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
+    """left @ right in the dtype of `out`, summed in float32 whatever cuBLAS is allowed to do."""
+    if out.dtype not in HALVES or _fills_device(out):
+        return torch.mm(left, right, out=out)
+    # too few tiles: cuBLAS may split the sum and add its parts in 16 bits
+    wide = out.new_empty(out.shape, dtype=torch.float32)
+    return out.copy_(_library_product(left, right, wide))
+
+
+def _fills_device(out: Tensor) -> bool:
+    tiles = (out.shape[0] // 128) * (out.shape[1] // 128)
+    return out.is_cuda and tiles >= 2 * tables.multiprocessors(out.device)
 
 
 def _library_product(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
@@ -92,6 +108,14 @@ def _by_kernel(left: Tensor, live: Tensor | None) -> bool:
     return live is not None
 
 
+def _live_operands(left: Tensor, right: Tensor, live: Tensor | None) -> tuple[Tensor, Tensor]:
+    """left [C, R] and right [R, D] with 0 where rows are dead, whatever these hold."""
+    if live is None:
+        return left, right
+    dead = _dead(right, live)
+    return left.masked_fill(dead.T, 0.0), right.masked_fill(dead, 0.0)
+
+
 def _dead(left: Tensor, live: Tensor) -> Tensor:
     """bool [R, 1]"""
     return (torch.arange(left.shape[0], device=left.device) >= live)[:, None]
@@ -108,15 +132,16 @@ def _product(
     left_transposed: bool = False,
     right_transposed: bool = False,
     zero_dead: bool = False,
+    add: bool = False,  # to `out`
     padded_out: bool = False,  # out is from `empty_rows`
 ) -> Tensor:
-    """out [M, N] = (or, in `accumulate`, +=) left [M, K] @ right [K, N], stored as they are."""
+    """out [M, N] = left [M, K] @ right [K, N]; the operands as they are stored."""
     rows, depth = left.shape[::-1] if left_transposed else left.shape
     columns = right.shape[0 if right_transposed else 1]
     if rows == 0 or columns == 0:
         return out
     if depth == 0:
-        return out if left_transposed else out.zero_()
+        return out if add else out.zero_()
     if not left.is_cuda and left.dtype == torch.bfloat16:
         # the interpreter multiplies bfloat16 wrongly and rounds to it downwards
         wide = out.float()
@@ -124,7 +149,7 @@ def _product(
             "left_transposed": left_transposed,
             "right_transposed": right_transposed,
             "zero_dead": zero_dead,
-            "padded_out": False,
+            "add": add,
         }
         left, right = left.float(), right.float()
         return out.copy_(_product(role, left, right, wide, live, first_row, **options))
@@ -159,7 +184,7 @@ def _product(
         LEFT_TRANSPOSED=left_transposed,
         RIGHT_TRANSPOSED=right_transposed,
         LIVE=live_counts,
-        ACCUMULATE=left_transposed,
+        ACCUMULATE=add,
         ZERO_DEAD=zero_dead and live is not None,
         DESCRIPTORS=tile.descriptors,
         EVEN_IN=even_in,

@@ -112,11 +112,10 @@ def row_pools_kernel(
             negative &= ids != own_id[:, None, None]
         value = tl.where(negative, value, float("-inf"))
         higher = tl.maximum(top, tl.max(value, axis=2))
-        # lanes that have met no negative yet
-        reference = tl.where(higher == float("-inf"), 0.0, higher)
-        exponent = tl.where(negative, (value - reference[:, :, None]) * power, 0.0)
+        exponent = tl.where(negative, (value - higher[:, :, None]) * power, 0.0)
         term = tl.where(negative, tl.exp2(exponent), 0.0)
-        shift = tl.where(top == float("-inf"), 0.0, (top - reference) * power)
+        # a lane without a negative so far has nothing to shrink
+        shift = tl.where(top == float("-inf"), 0.0, (top - higher) * power)
         shrink = tl.exp2(shift)
         if MOMENT:
             slope = shrink * (slope + shift * part) + tl.sum(term * exponent, axis=2)
@@ -124,8 +123,7 @@ def row_pools_kernel(
         top = higher
 
     highest = tl.max(top, axis=1)
-    reference = tl.where(highest == float("-inf"), 0.0, highest)
-    shift = tl.where(top == float("-inf"), 0.0, (top - reference[:, None]) * power)
+    shift = tl.where(top == float("-inf"), 0.0, (top - highest[:, None]) * power)
     shrink = tl.exp2(shift)
     is_row = local < rows
     tl.store(best + row, tl.where(counts, highest * sign, 0.0), mask=is_row)
