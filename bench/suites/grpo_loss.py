@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -91,18 +92,21 @@ class GRPO(Linear):
             return []
         loss_class, reason = package("liger_kernel.chunked_loss", "LigerFusedLinearGRPOLoss")
 
-        def loss(hidden, weight, ids, advantage, mask, old_logprob, ref_logprob) -> Tensor:
-            def by_sequence(tensor: Tensor) -> Tensor:
-                return tensor.view(self.sequences, -1, *tensor.shape[1:])
-
-            criterion = loss_class()(
+        @functools.cache
+        def criterion():
+            return loss_class()(
                 beta=BETA,
                 epsilon_low=CLIP[0],
                 epsilon_high=CLIP[1],
                 loss_type="dr_grpo",
                 max_completion_length=COMPLETION_LIMIT,
             )
-            return criterion(
+
+        def loss(hidden, weight, ids, advantage, mask, old_logprob, ref_logprob) -> Tensor:
+            def by_sequence(tensor: Tensor) -> Tensor:
+                return tensor.view(self.sequences, -1, *tensor.shape[1:])
+
+            return criterion()(
                 by_sequence(hidden),
                 weight,
                 by_sequence(ids),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 
 import torch
@@ -92,16 +93,18 @@ class InfoNCE(Case):
     def _sentence_transformers(self) -> Variant:
         loss_class, reason = package("sentence_transformers.losses", "MultipleNegativesRankingLoss")
 
-        def loss(query: Tensor, target: Tensor, labels: Tensor) -> Tensor:
-            directions = ("query_to_doc", "doc_to_query")[: len(self.directions)]
-            criterion = loss_class()(
+        @functools.cache
+        def criterion():
+            return loss_class()(
                 model=None,
                 scale=SCALE,
                 similarity_fct=lambda one, other: one @ other.T,
-                directions=directions,
+                directions=("query_to_doc", "doc_to_query")[: len(self.directions)],
                 partition_mode="per_direction",
             )
-            return criterion.compute_loss_from_embeddings([query, target], labels)
+
+        def loss(query: Tensor, target: Tensor, labels: Tensor) -> Tensor:
+            return criterion().compute_loss_from_embeddings([query, target], labels)
 
         name = "sentence-transformers"
         return Variant(name, name, loss, "MultipleNegativesRankingLoss", reason)
