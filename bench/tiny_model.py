@@ -1,8 +1,8 @@
 """Train the bundled model: `make tiny-model`, or `python -m bench.tiny_model --seeds 0 1 2`.
 
-For each seed: SFT from scratch on the miniature benchmark, evaluation, RL, evaluation. The first seed's final model
-becomes `umer1/assets/tiny`; `umer1/assets/tiny/results.json` holds every score of every seed, their means and spreads.
-A stage that is already finished under --work is kept; a killed one resumes.
+For each seed: SFT from scratch on the miniature benchmark, evaluation, RL, evaluation. Of the stage with the higher mean
+gen the first seed's model becomes `umer1/assets/tiny`; `umer1/assets/tiny/results.json` holds every score of every seed,
+their means and spreads. A stage that is already finished under --work is kept; a killed one resumes.
 """
 
 from __future__ import annotations
@@ -37,19 +37,22 @@ def main() -> None:
     arguments = parser.parse_args()
     data = build(arguments.work / "mini", seed=0)
     runs = {seed: train(seed, data, arguments.work / f"seed-{seed}") for seed in arguments.seeds}
+    gain = summary(runs, "rl")["rl_above_sft_gen"]["mean"]
+    stage = "rl" if gain > 0 else "sft"
     results = {
+        "bundled": f"seed {arguments.seeds[0]}, after {stage.upper()}",
         "command": "python -m bench.tiny_model --seeds " + " ".join(map(str, arguments.seeds)),
         "environment": environment(),
-        "summary": summary(runs),
+        "summary": {stage: summary(runs, stage) for stage in ("sft", "rl")},
         "seeds": {str(seed): run for seed, run in runs.items()},
     }
-    bundle(arguments.work / f"seed-{arguments.seeds[0]}" / "rl" / "model")
+    bundle(arguments.work / f"seed-{arguments.seeds[0]}" / stage / "model")
     (TINY / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     print(json.dumps(results["summary"], indent=1))
 
 
 def train(seed: int, data: Path, work: Path) -> dict:
-    """Both stages and their evaluations; each is skipped if it is finished."""
+    """Both stages and their evaluations; each is done once."""
     done = {}
     for stage, module, kind in (("sft", sft, SFTConfig), ("rl", rl, RLConfig)):
         model, seconds = work / stage / "model", work / stage / "seconds.json"
@@ -67,8 +70,12 @@ def train(seed: int, data: Path, work: Path) -> dict:
             began = time.monotonic()
             module.run(config)
             seconds.write_text(json.dumps(time.monotonic() - began))
-        report = score(model, data, work / f"{stage}-eval")
-        done[stage] = {"training_seconds": json.loads(seconds.read_text()), **scores(report)}
+        scored = work / f"{stage}-scores.json"
+        if not scored.exists():
+            found = scores(score(model, data, work / f"{stage}-eval"))
+            scored.write_text(json.dumps(found))
+        found = json.loads(scored.read_text())
+        done[stage] = {"training_seconds": json.loads(seconds.read_text()), **found}
     return done
 
 
@@ -103,8 +110,8 @@ def scores(report: Report) -> dict:
     return {"groups": groups, "tasks": tasks}
 
 
-def summary(runs: dict[int, dict]) -> dict:
-    """What the bundled model is to show, in points (percent): mean, and lowest and highest of the seeds."""
+def summary(runs: dict[int, dict], stage: str) -> dict:
+    """What a stage's models show, in points (percent): mean, and lowest and highest of the seeds."""
 
     def points(read) -> dict:
         values = [100 * read(run) for run in runs.values()]
@@ -114,12 +121,12 @@ def summary(runs: dict[int, dict]) -> dict:
             "high": round(max(values), 1),
         }
 
-    def group(run, column, name="overall", stage="rl"):
+    def group(run, column, name="overall", stage=stage):
         return run[stage]["groups"][name][column]
 
     multi = [
         name
-        for name, task in next(iter(runs.values()))["rl"]["tasks"].items()
+        for name, task in next(iter(runs.values()))[stage]["tasks"].items()
         if task["kind"] == "multi_step"
     ]
     return {
@@ -129,7 +136,7 @@ def summary(runs: dict[int, dict]) -> dict:
         "gen_above_disc_on": {
             name: points(
                 lambda run, name=name: (
-                    run["rl"]["tasks"][name]["gen"] - run["rl"]["tasks"][name]["disc"]
+                    run[stage]["tasks"][name]["gen"] - run[stage]["tasks"][name]["disc"]
                 )
             )
             for name in multi
@@ -137,7 +144,9 @@ def summary(runs: dict[int, dict]) -> dict:
         "oracle_above_both": points(
             lambda run: group(run, "oracle") - max(group(run, "gen"), group(run, "disc"))
         ),
-        "rl_above_sft_gen": points(lambda run: group(run, "gen") - group(run, "gen", stage="sft")),
+        "rl_above_sft_gen": points(
+            lambda run: group(run, "gen", stage="rl") - group(run, "gen", stage="sft")
+        ),
         "pass@16_above_pass@1": points(lambda run: group(run, "pass@16") - group(run, "pass@1")),
         "disc_on_one_look": points(lambda run: group(run, "disc", "one_look")),
     }

@@ -32,7 +32,7 @@ def _run(gen, disc, oracle, sft_gen):
 
 
 def test_summary_is_in_points_with_the_seeds_spread():
-    found = summary({0: _run(0.8, 0.5, 0.85, 0.7), 1: _run(0.6, 0.5, 0.7, 0.6)})
+    found = summary({0: _run(0.8, 0.5, 0.85, 0.7), 1: _run(0.6, 0.5, 0.7, 0.6)}, "rl")
     assert found["gen_above_disc"] == {"mean": 20.0, "low": 10.0, "high": 30.0}
     assert found["gen_above_disc_on"]["digit_sum"]["low"] == 10.0
     assert found["oracle_above_both"] == {"mean": 7.5, "low": 5.0, "high": 10.0}
