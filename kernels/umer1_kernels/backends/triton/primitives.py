@@ -29,9 +29,14 @@ class TritonPrimitives:
         with on_device(block.rows):
             block = _prepared(block)
             rows, of_columns = empty_pools(block, moment), _column_pools(block, columns)
+            workspace = _workspace(block)
             for begin, end in _chunks(block):
                 part = products.logits(
-                    block.rows[begin:end], block.candidates, live=block.live, first_row=begin
+                    block.rows[begin:end],
+                    block.candidates,
+                    live=block.live,
+                    first_row=begin,
+                    out=workspace[: end - begin],
                 )
                 row_pools(part, block, rows, begin)
                 if of_columns is not None:
@@ -64,6 +69,8 @@ class TritonPrimitives:
             block = _prepared(block)
             count, width = block.rows.shape[0], block.candidates.shape[0]
             result = empty_rows(block.rows, count, width, block.rows.dtype)
+            in_place = result.dtype == block.scale.dtype
+            workspace = None if in_place else _workspace(block)
             for begin, end in _chunks(block):
                 out = result[begin:end]
                 logits = products.logits(
@@ -71,7 +78,7 @@ class TritonPrimitives:
                     block.candidates,
                     live=block.live,
                     first_row=begin,
-                    out=out if out.dtype == block.scale.dtype else None,
+                    out=out if in_place else workspace[: end - begin],
                 )
                 logit_gradient(logits, block, rows, row, label, columns, column, slope, out, begin)
             return result
@@ -136,7 +143,13 @@ def _column_pools(block: Block, wanted: bool) -> Pools | None:
     return Pools(block.scale.new_empty(width), block.scale.new_empty(width))
 
 
-def _chunks(block: Block):
+def _workspace(block: Block) -> Tensor:
+    """Room for the logits of one chunk."""
+    count, width = block.rows.shape[0], block.candidates.shape[0]
+    return empty_rows(block.rows, tables.chunk_rows(count, width), width, block.scale.dtype)
+
+
+def _chunks(block: Block) -> list[tuple[int, int]]:
     count = block.rows.shape[0]
     size = tables.chunk_rows(count, block.candidates.shape[0])
     return [(begin, min(begin + size, count)) for begin in range(0, count, size)]
