@@ -21,7 +21,7 @@ pytestmark = [
 ]
 BFLOAT16, FLOAT16, FLOAT32, FLOAT64 = torch.bfloat16, torch.float16, torch.float32, torch.float64
 # of one rounded gradient or product, by its dtype
-ROUNDING = {FLOAT64: 1e-13, FLOAT32: 2e-6, FLOAT16: 4e-4, BFLOAT16: 2.5e-3}
+ROUNDING = {FLOAT64: 1e-13, FLOAT32: 2e-5, FLOAT16: 4e-4, BFLOAT16: 2.5e-3}
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_pools_and_gradients_against_float64(primitives, poisoned_memory, name):
 
 @pytest.mark.parametrize("dtype", [BFLOAT16, FLOAT16, FLOAT32, FLOAT64], ids=str)
 @pytest.mark.parametrize("live", [None, 0, 1, 300, 512])
-@pytest.mark.parametrize("shape", [(512, 1000, 384), (400, 1003, 63), (512, 4096, 1536)], ids=str)
+@pytest.mark.parametrize("shape", [(512, 1000, 384), (400, 1003, 63), (512, 32000, 1536)], ids=str)
 def test_products(primitives, poisoned_memory, shape, live, dtype):
     from umer1_kernels.backends.triton import products
 
@@ -160,7 +160,8 @@ def test_tf32_switched_on_elsewhere_changes_nothing(primitives, live):
     finally:
         torch.set_float32_matmul_precision(before)
     torch.testing.assert_close(rows.total.double(), found.rows.total, rtol=1e-5, atol=0)
-    assert relative_error(product, gradient.double() @ block.candidates.double()) <= 2e-6
+    # TF32 would be off by 3e-4
+    assert relative_error(product, gradient.double() @ block.candidates.double()) <= 2e-5
 
 
 def run(primitives, block: Block, coefficients) -> tuple[torch.Tensor, ...]:
@@ -214,7 +215,8 @@ def test_lengths_do_not_compile_again(primitives):
 
     kernels = (
         rows.row_pools_kernel, column_pools.column_partials_kernel, gradient.gradient_kernel,
-        column_pools.merge_partials_kernel, product_kernel.product_kernel, compaction.place_kernel,
+        column_pools.merge_partials_kernel, product_kernel.product_kernel,
+        product_kernel.merge_parts_kernel, compaction.place_kernel,
     )  # fmt: skip
     cached = lambda: [sum(len(c[0]) for c in kernel.device_caches.values()) for kernel in kernels]
 

@@ -112,6 +112,17 @@ def test_any_strides_and_a_later_chunk(tiles):
     assert relative_error(product[:30], gradient[:30] @ candidates) <= 1e-6
 
 
+@pytest.mark.parametrize("live", [0, 3, 33, 70])
+def test_few_live_rows_share_a_long_depth(live, monkeypatch):
+    """8 programs for 1 to 3 tiles: the depth of 1200 goes in parts, added up in order."""
+    monkeypatch.setattr(tables, "multiprocessors", lambda device: 8)
+    vectors, gradient, candidates = operands(70, 1200, 24, live, torch.float32)
+    count = torch.tensor(live, dtype=torch.int32)
+    product = TritonPrimitives().multiply(gradient, candidates, live=count)
+    wanted = gradient[:live].double() @ candidates.double()
+    assert relative_error(product[:live], wanted) <= 1e-6 and (product[live:] == 0).all()
+
+
 def test_float32_stays_float32_where_tf32_is_on():
     """The choice that sends float32 to our own kernel; what it computes is tested above."""
     on_gpu = type("OnGpu", (torch.Tensor,), {"is_cuda": property(lambda self: True)})

@@ -43,7 +43,7 @@ def check(architecture: str, case: str, kernel: str, used: dict) -> None:
         assert used[BOUNDS["matrix_unit"][architecture]] > 0
         # a pipeline of loads that no thread waits for
         assert used["async_copies" if architecture == "sm_80" else "tma_loads"] >= 6
-        assert used["stores_16_bytes"] >= 16
+        assert used["stores_16_bytes"] >= 8
     if product and case.endswith("float32"):  # no TF32
         assert not any(used[unit] for unit in BOUNDS["matrix_unit"].values())
 
@@ -62,8 +62,8 @@ def test_every_kernel(architecture):
     result = run(architecture)
     kernels = {kernel for case in result.values() for kernel in case}
     assert kernels == {
-        "product_kernel", "row_pools_kernel", "column_partials_kernel", "merge_partials_kernel",
-        "gradient_kernel", "place_kernel", "scores_kernel", "gather_kernel", "scatter_kernel",
+        "product_kernel", "merge_parts_kernel", "row_pools_kernel", "column_partials_kernel",
+        "merge_partials_kernel", "gradient_kernel", "place_kernel", "scores_kernel", "gather_kernel", "scatter_kernel",
         "step_kernel",
     }  # fmt: skip
     for case, used_by in result.items():

@@ -11,6 +11,7 @@ import triton.language as tl
 
 ALL, ROWS, DEPTH = 0, 1, 2  # what `live` counts
 _ROWS, _DEPTH = tl.constexpr(ROWS), tl.constexpr(DEPTH)
+_FEWEST_STEPS = tl.constexpr(8)  # of a part of the depth
 
 
 @triton.jit
@@ -50,6 +51,24 @@ def _load_tile(
 
 
 @triton.jit
+def _origin(
+    tile, tiles_m, tiles_n, GROUP: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
+):
+    """First row and column of a tile; GROUP row tiles go through the columns together."""
+    group = tile // (GROUP * tiles_n)
+    group_size = tl.minimum(tiles_m - group * GROUP, GROUP)
+    within = tile - group * GROUP * tiles_n
+    return (group * GROUP + within % group_size) * BLOCK_M, within // group_size * BLOCK_N
+
+
+@triton.jit
+def _splits(tiles, depth, programs, BLOCK_K: tl.constexpr):
+    """Into how many parts the depth of each tile goes, so that few tiles fill the programs."""
+    spare = programs // tl.maximum(tiles, 1)
+    return tl.maximum(tl.minimum(spare, tl.cdiv(depth, BLOCK_K * _FEWEST_STEPS)), 1)
+
+
+@triton.jit
 def _store_tile(
     out,
     stride,
@@ -64,15 +83,20 @@ def _store_tile(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
+    # half the columns at a time: the addresses of a whole tile do not fit the registers
+    halves = tl.permute(tl.reshape(tile, (BLOCK_M, 2, BLOCK_N // 2)), (0, 2, 1))
+    first, second = tl.split(halves)
     row = m + tl.arange(0, BLOCK_M)
-    column = n + tl.arange(0, BLOCK_N)
-    pointers = out + row.to(tl.int64)[:, None] * stride + column[None, :]
-    inside = (row < rows)[:, None] & (column < columns)[None, :]
-    if ACCUMULATE:
-        tile += tl.load(pointers, mask=inside, other=0.0)
-    if ZERO_DEAD:
-        tile = tl.where((row < live_rows)[:, None], tile, 0.0)
-    tl.store(pointers, tile.to(out.dtype.element_ty), mask=inside)
+    for half in tl.static_range(2):
+        values = second if half else first
+        column = n + half * (BLOCK_N // 2) + tl.arange(0, BLOCK_N // 2)
+        pointers = out + row.to(tl.int64)[:, None] * stride + column[None, :]
+        inside = (row < rows)[:, None] & (column < columns)[None, :]
+        if ACCUMULATE:
+            values += tl.load(pointers, mask=inside, other=0.0)
+        if ZERO_DEAD:
+            values = tl.where((row < live_rows)[:, None], values, 0.0)
+        tl.store(pointers, values.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit(
@@ -84,13 +108,14 @@ def _store_tile(
         "left_stride",
         "right_stride",
         "out_stride",
-    ],  # fmt: skip
+    ],
     do_not_specialize_on_alignment=["live"],
 )
 def product_kernel(
     left,  # row-major [M, K], or [K, M] if LEFT_TRANSPOSED; a tensor descriptor if DESCRIPTORS
     right,  # row-major [K, N], or [N, K] if RIGHT_TRANSPOSED
     out,  # [M, N]
+    parts,  # float32 [programs, BLOCK_M, BLOCK_N] with SPLIT: sums over parts of the depth
     live,  # int32, how many rows (or how much of the depth) count; unused with LIVE = ALL
     first_row,  # `live` counts from this many rows before the first one here
     rows,
@@ -104,6 +129,7 @@ def product_kernel(
     LIVE: tl.constexpr,
     ACCUMULATE: tl.constexpr,  # out += product
     ZERO_DEAD: tl.constexpr,  # write 0 to dead rows, which stay untouched otherwise
+    SPLIT: tl.constexpr,  # few tiles share the programs: merge_parts_kernel has to follow
     DESCRIPTORS: tl.constexpr,
     EVEN_IN: tl.constexpr,  # the operands' rows fill whole 16-byte accesses
     EVEN_OUT: tl.constexpr,  # the output's rows have room for whole ones
@@ -137,17 +163,22 @@ def product_kernel(
     tiles_n = tl.cdiv(columns, BLOCK_N)
     program = tl.program_id(0)
     programs = tl.num_programs(0)
-    for tile in range(program, tiles_m * tiles_n, programs):
-        group = tile // (GROUP * tiles_n)
-        group_size = tl.minimum(tiles_m - group * GROUP, GROUP)
-        within = tile - group * GROUP * tiles_n
-        m = (group * GROUP + within % group_size) * BLOCK_M
-        n = (within // group_size) * BLOCK_N
+    tiles = tiles_m * tiles_n
+    splits = 1
+    if SPLIT:
+        splits = _splits(tiles, depth, programs, BLOCK_K)
+    for item in range(program, tiles * splits, programs):
+        m, n = _origin(item // splits, tiles_m, tiles_n, GROUP, BLOCK_M, BLOCK_N)
         total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
         # descriptors do not mask by a count on the device: their last, partial step is apart
         APART: tl.constexpr = DESCRIPTORS and LIVE == _DEPTH
         steps = depth // BLOCK_K if APART else tl.cdiv(depth, BLOCK_K)
-        for step in range(steps):
+        first_step = 0
+        if SPLIT:
+            share = tl.cdiv(steps, splits)
+            first_step = item % splits * share
+            steps = tl.minimum(first_step + share, steps)
+        for step in range(first_step, steps):
             k = step * BLOCK_K
             a = _load_tile(
                 left, left_stride, m, k, rows, depth, LEFT_TRANSPOSED, BLOCK_M, BLOCK_K, DESCRIPTORS
@@ -173,23 +204,66 @@ def product_kernel(
                 a = tl.where(counts[None, :], a, 0.0)
                 b = tl.where(counts[:, None], b, 0.0)
                 total = tl.dot(a, b, total, input_precision="ieee")
-        # half the columns at a time: the addresses of a whole tile do not fit the registers
-        halves = tl.permute(tl.reshape(total, (BLOCK_M, 2, BLOCK_N // 2)), (0, 2, 1))
-        first, second = tl.split(halves)
-        _store_tile(
-            out, out_stride, first, m, n, rows, out_columns, live_rows, ACCUMULATE, ZERO_DEAD, BLOCK_M,
-            BLOCK_N // 2,
-        )  # fmt: skip
-        _store_tile(
-            out, out_stride, second, m, n + BLOCK_N // 2, rows, out_columns, live_rows, ACCUMULATE,
-            ZERO_DEAD, BLOCK_M, BLOCK_N // 2,
-        )  # fmt: skip
+        split = False
+        if SPLIT:
+            split = splits > 1
+            if split:
+                part = parts + item * (BLOCK_M * BLOCK_N)
+                _store_tile(
+                    part, BLOCK_N, total, 0, 0, BLOCK_M, BLOCK_N, BLOCK_M, False, False, BLOCK_M,
+                    BLOCK_N,
+                )  # fmt: skip
+        if not split:
+            _store_tile(
+                out, out_stride, total, m, n, rows, out_columns, live_rows, ACCUMULATE, ZERO_DEAD,
+                BLOCK_M, BLOCK_N,
+            )  # fmt: skip
 
     if ZERO_DEAD:
         zeros = tl.zeros((BLOCK_M, BLOCK_N), out.dtype.element_ty)
-        for tile in range(tiles_m * tiles_n + program, tl.cdiv(rows, BLOCK_M) * tiles_n, programs):
+        for tile in range(tiles + program, tl.cdiv(rows, BLOCK_M) * tiles_n, programs):
             row = (tile // tiles_n) * BLOCK_M + tl.arange(0, BLOCK_M)
             column = (tile % tiles_n) * BLOCK_N + tl.arange(0, BLOCK_N)
             pointers = out + row.to(tl.int64)[:, None] * out_stride + column[None, :]
             inside = (row < rows)[:, None] & (column < out_columns)[None, :]
             tl.store(pointers, zeros, mask=inside)
+
+
+@triton.jit(
+    do_not_specialize=["programs", "first_row", "rows", "columns", "depth", "out_stride"],
+    do_not_specialize_on_alignment=["live", "out"],
+)
+def merge_parts_kernel(
+    parts,  # of product_kernel with SPLIT and LIVE = ROWS
+    programs,  # it had
+    out,
+    live,
+    first_row,
+    rows,
+    columns,
+    depth,
+    out_stride,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP: tl.constexpr,
+    STRIP: tl.constexpr,  # rows of one program
+):
+    """Add the parts of each tile in order; does nothing where tiles were not split."""
+    live_rows = tl.maximum(tl.minimum(tl.load(live) - first_row, rows), 0)
+    tiles_m, tiles_n = tl.cdiv(live_rows, BLOCK_M), tl.cdiv(columns, BLOCK_N)
+    splits = _splits(tiles_m * tiles_n, depth, programs, BLOCK_K)
+    tile, strip = tl.program_id(0), tl.program_id(1)
+    if (splits > 1) & (tile < tiles_m * tiles_n):
+        m, n = _origin(tile, tiles_m, tiles_n, GROUP, BLOCK_M, BLOCK_N)
+        row = strip * STRIP + tl.arange(0, STRIP)[:, None]
+        column = tl.arange(0, BLOCK_N)[None, :]
+        total = tl.zeros((STRIP, BLOCK_N), tl.float32)
+        for part in range(splits):
+            place = (tile * splits + part) * (BLOCK_M * BLOCK_N)
+            total += tl.load(parts + place + row * BLOCK_N + column)
+        row, column = m + row, n + column
+        total = tl.where(row < live_rows, total, 0.0)
+        inside = (row < rows) & (column < columns)
+        pointers = out + row.to(tl.int64) * out_stride + column
+        tl.store(pointers, total.to(out.dtype.element_ty), mask=inside)

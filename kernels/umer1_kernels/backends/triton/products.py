@@ -13,9 +13,16 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from umer1_kernels.backends.triton import tables
 from umer1_kernels.backends.triton.buffers import aligned_rows, empty_rows, is_aligned
-from umer1_kernels.backends.triton.product_kernel import ALL, DEPTH, ROWS, product_kernel
+from umer1_kernels.backends.triton.product_kernel import (
+    ALL,
+    DEPTH,
+    ROWS,
+    merge_parts_kernel,
+    product_kernel,
+)
 
 HALVES = (torch.bfloat16, torch.float16)
+MERGED_ROWS = 16  # of one program that adds up parts of sums
 
 
 def logits(rows: Tensor, candidates: Tensor, *, live=None, first_row: int = 0, out=None) -> Tensor:
@@ -169,10 +176,23 @@ def _product(
     else:
         operands = (left, right)
     tiles = -(-rows // tile.block_m) * -(-columns // tile.block_n)
+    programs = tables.multiprocessors(left.device)
     live_counts = ALL if live is None else DEPTH if left_transposed else ROWS
-    product_kernel[(min(tiles, tables.multiprocessors(left.device)),)](
+    # few live rows make few tiles of a vocabulary's depth
+    split = zero_dead and live is not None
+    parts = None
+    if split:
+        parts = left.new_empty(programs, tile.block_m, tile.block_n, dtype=torch.float32)
+    blocks = {
+        "BLOCK_M": tile.block_m,
+        "BLOCK_N": tile.block_n,
+        "BLOCK_K": tile.block_k,
+        "GROUP": tile.group,
+    }
+    product_kernel[(programs if split else min(tiles, programs),)](
         *operands,
         out,
+        parts,
         live,
         first_row,
         rows,
@@ -186,17 +206,21 @@ def _product(
         LIVE=live_counts,
         ACCUMULATE=add,
         ZERO_DEAD=zero_dead and live is not None,
+        SPLIT=split,
         DESCRIPTORS=tile.descriptors,
         EVEN_IN=even_in,
         EVEN_OUT=even_out and is_aligned(out),
         VECTOR=vector,
-        BLOCK_M=tile.block_m,
-        BLOCK_N=tile.block_n,
-        BLOCK_K=tile.block_k,
-        GROUP=tile.group,
+        **blocks,
         num_warps=tile.warps,
         num_stages=tile.stages,
     )
+    if split and programs > 1:
+        # tiles are split only where two parts of each fit
+        merge_parts_kernel[(min(tiles, programs // 2), tile.block_m // MERGED_ROWS)](
+            parts, programs, out, live, first_row, rows, columns, depth, out.stride(0),
+            STRIP=MERGED_ROWS, **blocks, num_warps=tile.warps,
+        )  # fmt: skip
     return out
 
 

@@ -46,7 +46,7 @@ PRODUCT = {
     },
     "sm_100": {
         "logits": ProductTile(128, 256, 64, 8, 8, 4, True),
-        "multiply": ProductTile(128, 256, 64, 8, 8, 4, True),
+        "multiply": ProductTile(128, 128, 64, 8, 8, 4, True),
         "accumulate": ProductTile(128, 128, 64, 8, 8, 4, True),
         "float32": ProductTile(128, 128, 16, 8, 8, 3, False),
     },
