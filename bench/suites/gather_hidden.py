@@ -43,7 +43,6 @@ class GatherHidden(Case):
     """Every sequence holds the token twice; the gradient is zero everywhere but at the last."""
 
     suite = "gather_hidden"
-    baseline = "vectorised"
     sequences: int
     length: int
     hidden_size: int

@@ -62,7 +62,6 @@ class GroupReward(Case):
     """Output [4, N, G]: reward and advantage of the queries, then of the targets."""
 
     suite = "group_reward"
-    baseline = "vectorised"
     pairs: int
     rollouts: int = 8
     dim: int = 1536
