@@ -82,23 +82,19 @@ def on_cuda(variant: Variant, problem: Problem) -> Peak:
 
 
 def measure_here(case: Case, variant_name: str) -> int:
-    """Bytes beyond inputs and results of the first full-size call in this process."""
+    """Bytes beyond inputs and results of the second full-size call in this process."""
     device = torch.device("cpu")
-    _run(case.small(), variant_name, device)  # imports, threads, primitives
     problem = case.build(device)
     variant = _named(case, variant_name, device)
-    if variant.family == "compile":
-        step(variant.function, problem)  # compiling is not the call
+    step(
+        variant.function, problem
+    )  # imports, threads, compilation and the matrix library's kernels are not the call
     peak, result = process_peak(lambda: step(variant.function, problem))
     return max(0, peak - result_bytes(result))
 
 
 def result_bytes(result: dict[str, Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in result.values())
-
-
-def _run(case: Case, variant_name: str, device: torch.device) -> None:
-    step(_named(case, variant_name, device).function, case.build(device))
 
 
 def _named(case: Case, name: str, device: torch.device) -> Variant:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from umer1_kernels import checks, plans
 from umer1_kernels.execution.protocol import Block, Kept, Pools, Primitives
-from umer1_kernels.execution.terms import Terms, own_logits, terms
+from umer1_kernels.execution.terms import Terms, inner_product, own_logits, terms
 
 
 @dataclass(slots=True)
@@ -156,7 +156,8 @@ def pair_gradients(
             if total is not None:
                 primitives.accumulate(total, logit_grad, query[chunk])
         target_grad = None if total is None else total.to(target.dtype)
-    scale_grad = _scale_gradient(query, query_grad) / fold
+    # sum of x d loss / d x over all logits, without a pass over them
+    scale_grad = inner_product(query, query_grad) / fold
     return _unfold(Gradients(query_grad, target_grad, None, scale_grad), problem)
 
 
@@ -214,7 +215,7 @@ class _Sums:
             else:
                 by_rows = primitives.multiply(logit_grad, block.candidates)
                 self._add_rows(name[0], chunk, by_rows)
-            self.scale += _scale_gradient(block.rows, by_rows) / self.fold
+            self.scale += inner_product(block.rows, by_rows) / self.fold
             if name[2] == "t" and not problem.need_target:
                 continue
             if self.direct_candidates:
@@ -274,10 +275,3 @@ def _unfold(gradients: Gradients, problem: Problem) -> Gradients:
             if side is not None:
                 side.mul_(factor)
     return gradients
-
-
-def _scale_gradient(rows: Tensor, gradient: Tensor) -> Tensor:
-    """sum of x d loss / d x over all logits, from <rows, their gradient>: no pass over the logits."""
-    dtype = checks.compute_dtype(rows)
-    parts = zip(rows.split(4096), gradient.split(4096))
-    return sum((one.to(dtype) * other.to(dtype)).sum() for one, other in parts)

@@ -16,7 +16,7 @@ from torch.nn.functional import softplus
 from umer1_kernels import checks
 from umer1_kernels.execution.protocol import Pools
 
-OWN_ROWS = 4096  # rows whose own logits are made at a time, in float32
+WIDE_ROWS = 64  # rows that are widened to the compute dtype at a time
 
 
 class Terms(NamedTuple):
@@ -31,11 +31,25 @@ class Terms(NamedTuple):
 def own_logits(rows: Tensor, candidates: Tensor, label: Tensor) -> Tensor:
     """<rows_i, candidates_label_i> in the compute dtype, unscaled."""
     dtype = checks.compute_dtype(rows)
-    parts = [
-        (rows[begin : begin + OWN_ROWS].to(dtype) * candidates[index].to(dtype)).sum(1)
-        for begin, index in zip(range(0, rows.shape[0], OWN_ROWS), label.split(OWN_ROWS))
-    ]
-    return torch.cat(parts) if parts else rows.new_zeros(0, dtype=dtype)
+    result = torch.empty(rows.shape[0], dtype=dtype, device=rows.device)
+    for part in _parts(rows):
+        result[part] = (rows[part].to(dtype) * candidates[label[part]].to(dtype)).sum(1)
+    return result
+
+
+def inner_product(one: Tensor, other: Tensor) -> Tensor:
+    """sum of one * other in the compute dtype."""
+    dtype = checks.compute_dtype(one)
+    total = torch.zeros((), dtype=dtype, device=one.device)
+    for part in _parts(one):
+        total += (one[part].to(dtype) * other[part].to(dtype)).sum()
+    return total
+
+
+def _parts(rows: Tensor) -> list[slice]:
+    # on a GPU launches cost more than memory
+    size = WIDE_ROWS if rows.device.type == "cpu" else 2**16
+    return [slice(begin, begin + size) for begin in range(0, rows.shape[0], size)]
 
 
 def terms(pools: list[Pools], own: Tensor, scale: Tensor, weight: Tensor, joint: bool) -> Terms:
