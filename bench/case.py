@@ -93,7 +93,7 @@ class Case(ABC):
 
     @abstractmethod
     def small(self) -> Case:
-        """The same case at a size that costs nothing: the warm-up before memory is measured."""
+        """The same case at a size that costs nothing: launches are counted on it, in an interpreter."""
 
     @abstractmethod
     def build(self, device: torch.device) -> Problem:
