@@ -92,7 +92,7 @@ def test_pools_and_gradients_against_float64(primitives, poisoned_memory, name):
     block = make_block(*shape, **options)
     found = truth(block)
     rows, columns = primitives.pools(block, columns=True, moment=True)
-    tolerance = slack(block, found)
+    tolerance = 4 * slack(block, found)  # tensor cores add with fewer guard bits
     largest = 1e-5 * (1 + float(found.logits.abs().max()))
     for got, wanted in ((rows, found.rows), (columns, found.columns)):
         torch.testing.assert_close(got.best.double(), wanted.best, rtol=1e-6, atol=largest)

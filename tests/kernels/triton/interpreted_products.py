@@ -103,6 +103,8 @@ def test_any_strides_and_a_later_chunk(tiles):
     count = torch.tensor(30, dtype=torch.int32)
     logits = products.logits(vectors[16:], candidates, live=count, first_row=16)
     assert relative_error(logits[:14], (vectors @ candidates.T)[16:30]) <= 1e-6
+    dead = products.logits(vectors[32:], candidates, live=count, first_row=32)
+    assert dead.isnan().all()  # nothing was made
     strided = products.logits(
         vectors.T.contiguous().T, torch.stack([candidates] * 2, 2)[:, :, 1], live=count
     )

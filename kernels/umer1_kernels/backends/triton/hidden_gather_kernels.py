@@ -149,7 +149,7 @@ def gather_kernel(
     low = tl.maximum(tl.load(begin + sequence), 0)
     high = tl.minimum(tl.load(end + sequence), rows)
     lane = tl.arange(0, COLUMNS)
-    found = low - low - 1
+    found = tl.full((), -1, tl.int64)
     while (found < 0) & (low < high):
         if LAST:
             high -= COLUMNS
