@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from umer1_kernels.backends.triton import compaction, products, tables
-from umer1_kernels.backends.triton.buffers import empty_rows
+from umer1_kernels.backends.triton.buffers import aligned_rows, empty_rows
 from umer1_kernels.backends.triton.column_pools import column_pools
 from umer1_kernels.backends.triton.gradient import logit_gradient
 from umer1_kernels.backends.triton.launch import on_device
@@ -130,10 +130,13 @@ class KeptLogits:
 
 
 def _prepared(block: Block) -> Block:
-    """The block with vectors that kernels can index: one number after the other."""
+    """The block as kernels read it: vectors without gaps, and for our own product aligned rows."""
     vectors = (block.excluded, block.row_id, block.candidate_id)
     vectors = (None if vector is None else vector.contiguous() for vector in vectors)
-    return Block(block.rows, block.candidates, block.scale, *vectors, block.live)
+    sides = (block.rows, block.candidates)
+    if block.live is not None:
+        sides = (aligned_rows(side) for side in sides)  # once, not for every chunk
+    return Block(*sides, block.scale, *vectors, block.live)
 
 
 def _column_pools(block: Block, wanted: bool) -> Pools | None:
