@@ -3,7 +3,9 @@
 // Legend: R rows, C candidates, G rollouts per pair. The positives of row i are the G candidates of
 // its own pair.
 
+#include <limits>
 #include <tuple>
+#include <vector>
 
 #include "common/tensor.h"
 
@@ -21,36 +23,51 @@ struct Tally {
   double sum = 0.0;
   int64_t count = 0, reached = 0;
 
-  void add(double value, double threshold) {
-    sum += value;
-    ++count;
-    reached += value >= threshold;
+  template <typename T>
+  void add(const T* values, const bool* valid, int64_t begin, int64_t end, double threshold) {
+    for (int64_t j = begin; j < end; ++j) {
+      sum += valid[j] ? static_cast<double>(values[j]) : 0.0;
+      count += valid[j];
+      reached += valid[j] & (values[j] >= threshold);
+    }
   }
   double mean() const { return sum / static_cast<double>(count); }
 };
 
+// Entries of [begin, end) that are at least (strictly: above) `value`.
+template <bool kStrict, typename T>
+int32_t count_ahead(const T* values, int64_t begin, int64_t end, T value) {
+  int32_t count = 0;
+  for (int64_t j = begin; j < end; ++j) {
+    count += kStrict ? values[j] > value : values[j] >= value;
+  }
+  return count;
+}
+
 // One row. `first` is the column of the row's first positive. A tie between a positive and a
-// negative goes to the negative, one between positives to the lower column.
+// negative goes to the negative, one between positives to the lower column. `ranked` is scratch.
 template <typename T>
 Score score_row(const T* similarity, const bool* valid, int64_t candidates, int64_t first,
-                int64_t size, double threshold) {
+                int64_t size, double threshold, std::vector<T>& ranked) {
+  const int64_t last = first + size;
   Tally positive, negative;
-  for (int64_t j = 0; j < candidates; ++j) {
-    if (!valid[j]) continue;
-    const bool own = j >= first && j < first + size;
-    (own ? positive : negative).add(similarity[j], threshold);
-  }
+  positive.add(similarity, valid, first, last, threshold);
+  negative.add(similarity, valid, 0, first, threshold);
+  negative.add(similarity, valid, last, candidates, threshold);
   if (positive.count == 0 || negative.count == 0) return {};
 
+  // an invalid candidate is ahead of nobody
+  for (int64_t j = 0; j < candidates; ++j) {
+    ranked[j] = valid[j] ? similarity[j] : -std::numeric_limits<T>::infinity();
+  }
   int64_t in_top = 0;
-  for (int64_t p = first; p < first + size; ++p) {
+  for (int64_t p = first; p < last; ++p) {
     if (!valid[p]) continue;
-    int64_t ahead = 0;
-    for (int64_t j = 0; j < candidates; ++j) {
-      if (!valid[j] || j == p) continue;
-      const bool positive_behind = j > p && j < first + size;
-      ahead += positive_behind ? similarity[j] > similarity[p] : similarity[j] >= similarity[p];
-    }
+    const T value = ranked[p];
+    const int64_t ahead =
+        count_ahead<false>(ranked.data(), 0, p, value) +
+        count_ahead<true>(ranked.data(), p + 1, last, value) +
+        count_ahead<false>(ranked.data(), last, candidates, value);
     in_top += ahead < positive.count;
   }
   const double right_of_negatives =
@@ -77,12 +94,13 @@ std::tuple<Tensor, Tensor, Tensor> scores(const Tensor& similarity, const bool* 
 
   torch::stable::parallel_for(
       0, rows, row_grain(candidates * (size + 1)), [&](int64_t begin, int64_t end) {
+        std::vector<T> ranked(candidates);
         for (int64_t i = begin; i < end; ++i) {
           Score score;
           if (row_valid[i]) {
             const int64_t first = (i / size + first_group) * size;
-            score =
-                score_row(data + i * candidates, candidate_valid, candidates, first, size, limit);
+            score = score_row(data + i * candidates, candidate_valid, candidates, first, size,
+                              limit, ranked);
           }
           rank_data[i] = static_cast<T>(score.rank);
           gap_data[i] = static_cast<T>(score.gap);

@@ -79,9 +79,12 @@ def rewards(
         if kind == "adaptive_threshold":
             threshold = _middle(all_query, all_query_valid, all_target, all_target_valid, size)
         shared = {"threshold": threshold, "group_size": size, "first_group": rank * pairs}
+        of_query = query @ all_target.T
+        # one process has the other side's similarities already
+        of_target = of_query.T if group is None else target @ all_query.T
         scores = [
-            score_side(Side(query @ all_target.T, query_valid, all_target_valid, **shared)),
-            score_side(Side(target @ all_query.T, target_valid, all_query_valid, **shared)),
+            score_side(Side(of_query, query_valid, all_target_valid, **shared)),
+            score_side(Side(of_target, target_valid, all_query_valid, **shared)),
         ]
     ranks, gaps, shares = (
         torch.stack(values).to(query.dtype).view(2, pairs, size)
