@@ -26,10 +26,11 @@ class Held:
 
 def scale_(gradient: Tensor, factor: Tensor) -> Tensor:
     """gradient *= factor, with the factor in float32: in bfloat16 it would be off by up to 0.4 %."""
-    if factor.device.type == "cpu" and not torch.compiler.is_compiling():
-        # aten's CPU kernels keep a scalar in float32; most losses are not scaled at all
-        return gradient if factor == 1 else gradient.mul_(factor)
-    if gradient.dtype in (torch.float32, torch.float64):
+    # most losses are not scaled at all; while a compiler traces, the factor has no value to look at
+    if type(factor) is Tensor and factor.device.type == "cpu" and factor == 1:
+        return gradient
+    # aten's CPU kernels keep a scalar in float32
+    if factor.device.type == "cpu" or gradient.dtype in (torch.float32, torch.float64):
         return gradient.mul_(factor)
     for part in gradient.view(-1).split(SCALED_AT_ONCE):
         part.copy_(part.float().mul_(factor))
