@@ -4,6 +4,7 @@ Every process makes the whole batch from one seed, passes its own rows with `gro
 with what a single process gets from the whole batch.
 """
 
+import os
 import sys
 import warnings
 
@@ -192,8 +193,11 @@ def main(rank, world, store):
     gathered_rows(rank, world, supported=True)
     without_reduce_scatter(rank, world)
     uneven(rank)
-    dist.destroy_process_group()
+    dist.barrier()
+    print("everything equal", flush=True)
 
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    # gloo's threads sometimes abort an interpreter that shuts down in order
+    os._exit(0)
