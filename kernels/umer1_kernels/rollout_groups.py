@@ -53,6 +53,20 @@ class Side:
     first_group: int  # the pair number of row 0 among the candidates
 
 
+def score_by(operator: Callable[..., tuple[Tensor, Tensor, Tensor]], side: Side) -> Scores:
+    """Rank, gap and threshold share of every rollout of one side, by one operator."""
+    return Scores(
+        *operator(
+            side.similarity,
+            side.row_valid,
+            side.candidate_valid,
+            side.threshold,
+            side.group_size,
+            side.first_group,
+        )
+    )
+
+
 @torch.no_grad()
 def rewards(
     score_side: Callable[[Side], Scores],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -49,6 +50,26 @@ def segments(
         rows, ids = hidden.reshape(count * length, hidden.shape[2]), input_ids.reshape(-1)
     begin = first if start is None else first + start.long()
     return Segments(rows, ids, begin, last, origin)
+
+
+def gather_by(
+    operator: Callable[..., tuple[Tensor, Tensor, Tensor]],
+    hidden: Tensor,
+    input_ids: Tensor,
+    token_id: int,
+    *,
+    lengths=None,
+    cu_seqlens=None,
+    start=None,
+    occurrence: str = "last",
+    normalize: bool = True,
+) -> GatheredHidden:
+    """umer1_kernels.gather_hidden by an operator over segments -> vectors, row index (-1), norm."""
+    rows, ids, begin, end, origin = segments(hidden, input_ids, lengths, cu_seqlens, start)
+    vectors, index, _ = operator(
+        rows, ids.long(), begin, end, token_id, occurrence == "last", normalize
+    )
+    return GatheredHidden(vectors, torch.where(index >= 0, index - origin, -1))
 
 
 def check_arguments(hidden, input_ids, token_id, lengths, cu_seqlens, start, occurrence) -> None:

@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
 from umer1_kernels.backends.cpu.operators import operators
-from umer1_kernels.segments import GatheredHidden, segments
+from umer1_kernels.segments import gather_by
 
-
-def gather_hidden(
-    hidden: Tensor,
-    input_ids: Tensor,
-    token_id: int,
-    *,
-    lengths=None,
-    cu_seqlens=None,
-    start=None,
-    occurrence: str = "last",
-    normalize: bool = True,
-) -> GatheredHidden:
-    """See umer1_kernels.gather_hidden."""
-    rows, ids, begin, end, origin = segments(hidden, input_ids, lengths, cu_seqlens, start)
-    vectors, index, _ = operators.gather_hidden(
-        rows, ids.long(), begin, end, token_id, occurrence == "last", normalize
-    )
-    return GatheredHidden(vectors, torch.where(index >= 0, index - origin, -1))
+gather_hidden = functools.partial(gather_by, operators.gather_hidden)
 
 
 def _save(ctx, inputs, output) -> None:

@@ -6,30 +6,13 @@ Legend: R rows of all sequences back to back, B sequences, H hidden size.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
 from umer1_kernels import checks
-from umer1_kernels.segments import GatheredHidden, segments
-
-
-def gather_hidden(
-    hidden: Tensor,
-    input_ids: Tensor,
-    token_id: int,
-    *,
-    lengths=None,
-    cu_seqlens=None,
-    start=None,
-    occurrence: str = "last",
-    normalize: bool = True,
-) -> GatheredHidden:
-    """See umer1_kernels.gather_hidden."""
-    rows, ids, begin, end, origin = segments(hidden, input_ids, lengths, cu_seqlens, start)
-    vectors, index, _ = gather_rows(
-        rows, ids.long(), begin, end, token_id, occurrence == "last", normalize
-    )
-    return GatheredHidden(vectors, torch.where(index >= 0, index - origin, -1))
+from umer1_kernels.segments import gather_by
 
 
 @torch.library.custom_op("umer1_kernels::triton_gather_hidden", mutates_args=())
@@ -92,6 +75,7 @@ def _backward(ctx, grad: Tensor, *_):
 
 
 gather_rows.register_autograd(_backward, setup_context=_save)
+gather_hidden = functools.partial(gather_by, gather_rows)
 
 
 @torch.library.custom_op("umer1_kernels::triton_generation_step_", mutates_args=("vectors", "hit"))

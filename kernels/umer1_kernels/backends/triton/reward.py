@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
-from umer1_kernels.rollout_groups import Scores, Side
-
-
-def score_side(side: Side) -> Scores:
-    """Rank, gap and threshold share of every rollout of one side, in the dtype of `similarity`."""
-    return Scores(
-        *group_reward_scores(
-            side.similarity,
-            side.row_valid,
-            side.candidate_valid,
-            side.threshold,
-            side.group_size,
-            side.first_group,
-        )
-    )
+from umer1_kernels.rollout_groups import score_by
 
 
 @torch.library.custom_op("umer1_kernels::triton_group_reward_scores", mutates_args=())
@@ -40,3 +28,6 @@ def group_reward_scores(
 @group_reward_scores.register_fake
 def _(similarity, row_valid, candidate_valid, threshold, group_size, first_group):
     return tuple(similarity.new_empty(similarity.shape[0]) for _ in range(3))
+
+
+score_side = functools.partial(score_by, group_reward_scores)
