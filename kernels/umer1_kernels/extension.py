@@ -17,7 +17,7 @@ OPERATORS = (
     "bf16_keep",
     "bf16_kept_gradient_",
     "bf16_gradient_",
-    "group_reward_scores",
+    "group_reward",
     "gather_hidden",
     "gather_hidden_backward_",
 )

@@ -33,6 +33,15 @@ class GroupReward(NamedTuple):
     gap: Tensor
 
 
+class Rewards(NamedTuple):
+    """[2, N, G] each, query side first."""
+
+    reward: Tensor
+    advantage: Tensor
+    rank: Tensor
+    gap: Tensor
+
+
 class Scores(NamedTuple):
     """[R] each, 0 where nothing can be scored: rank in [0, 1], gap in [-2, 2], share in [0, 1]."""
 
@@ -53,23 +62,9 @@ class Side:
     first_group: int  # the pair number of row 0 among the candidates
 
 
-def score_by(operator: Callable[..., tuple[Tensor, Tensor, Tensor]], side: Side) -> Scores:
-    """Rank, gap and threshold share of every rollout of one side, by one operator."""
-    return Scores(
-        *operator(
-            side.similarity,
-            side.row_valid,
-            side.candidate_valid,
-            side.threshold,
-            side.group_size,
-            side.first_group,
-        )
-    )
-
-
 @torch.no_grad()
 def rewards(
-    score_side: Callable[[Side], Scores],
+    score_sides: Callable[[Side, Side, str], Rewards],
     query: Tensor,
     target: Tensor,
     query_valid: Tensor | None,
@@ -89,23 +84,32 @@ def rewards(
         all_target = distributed.gather_values(target, group)
         all_query_valid = distributed.gather_values(query_valid, group)
         all_target_valid = distributed.gather_values(target_valid, group)
-        threshold = query.new_tensor(FIXED_THRESHOLD)
+        threshold = query.new_full((), FIXED_THRESHOLD)
         if kind == "adaptive_threshold":
             threshold = _middle(all_query, all_query_valid, all_target, all_target_valid, size)
         shared = {"threshold": threshold, "group_size": size, "first_group": rank * pairs}
         of_query = query @ all_target.T
         # one process has the other side's similarities already
         of_target = of_query.T if group is None else target @ all_query.T
-        scores = [
-            score_side(Side(of_query, query_valid, all_target_valid, **shared)),
-            score_side(Side(of_target, target_valid, all_query_valid, **shared)),
-        ]
-    ranks, gaps, shares = (
-        torch.stack(values).to(query.dtype).view(2, pairs, size)
-        for values in zip(*scores, strict=True)
+        reward, advantage, ranks, gaps = score_sides(
+            Side(of_query, query_valid, all_target_valid, **shared),
+            Side(of_target, target_valid, all_query_valid, **shared),
+            kind,
+        )
+    return GroupReward(*reward.unbind(), *advantage.unbind(), ranks, gaps)
+
+
+def rewards_from_scores(
+    score_side: Callable[[Side], Scores], query: Side, target: Side, kind: str
+) -> Rewards:
+    """For backends that score a side at a time: the rest in plain PyTorch."""
+    scores = zip(score_side(query), score_side(target), strict=True)
+    shape = (2, -1, query.group_size)
+    rank, gap, share = (
+        torch.stack(values).to(query.similarity.dtype).view(shape) for values in scores
     )
-    reward = reward_of_kind(kind, ranks, gaps, shares)
-    return GroupReward(*reward, *advantage(reward), ranks, gaps)
+    reward = reward_of_kind(kind, rank, gap, share)
+    return Rewards(reward, advantage(reward), rank, gap)
 
 
 def reward_of_kind(kind: str, rank: Tensor, gap: Tensor, share: Tensor) -> Tensor:

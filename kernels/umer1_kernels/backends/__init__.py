@@ -33,7 +33,7 @@ HOW = {
     ),
     "group_reward": {
         "reference": "one product per side, vectorised comparisons",
-        "cpu": "one product per side, compiled row scores",
+        "cpu": "one product per side, one compiled operator for the rest",
         "triton": "one product per side, one kernel for its scores",
     },
     "gather_hidden": {

@@ -57,9 +57,10 @@ def _(rows, candidates, scale, excluded, row_id, candidate_id, best, row, label,
     return None
 
 
-@register_fake("umer1_kernels::group_reward_scores")
-def _(similarity: Tensor, row_valid, candidate_valid, threshold, group_size, first_group):
-    return tuple(similarity.new_empty(similarity.shape[0]) for _ in range(3))
+@register_fake("umer1_kernels::group_reward")
+def _(of_query: Tensor, of_target, q, t, all_q, all_t, threshold, group_size, first_group, kind):
+    shape = (2, of_query.shape[0] // group_size, group_size)
+    return tuple(of_query.new_empty(shape) for _ in range(4))
 
 
 @register_fake("umer1_kernels::gather_hidden")
