@@ -45,10 +45,10 @@ STABLE_TORCH_LIBRARY(umer1_kernels, m) {
       "Tensor? row_id, Tensor? candidate_id, Tensor best, Tensor row, Tensor label, "
       "Tensor? slope, Tensor? column_best, Tensor? column, Tensor(a!) out) -> ()");
   // similarities [R, C] of either side's rows with the other side's candidates, validity bool [R]
-  // and [C] -> reward, advantage, rank, gap [2, N, G]
+  // and [C] (none: all), threshold (none: the fixed one) -> reward, advantage, rank, gap [2, N, G]
   m.def(
-      "group_reward(Tensor of_query, Tensor of_target, Tensor query_valid, Tensor target_valid, "
-      "Tensor all_query_valid, Tensor all_target_valid, Tensor threshold, int group_size, "
+      "group_reward(Tensor of_query, Tensor of_target, Tensor? query_valid, Tensor? target_valid, "
+      "Tensor? all_query_valid, Tensor? all_target_valid, Tensor? threshold, int group_size, "
       "int first_group, int kind) -> (Tensor, Tensor, Tensor, Tensor)");
   // hidden [R, H], input_ids int64 [R], begin and end int64 [B] -> vectors [B, H], index [B], norm
   // [B]

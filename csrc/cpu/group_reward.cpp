@@ -3,8 +3,11 @@
 // Legend: R rows of a side, C candidates (rows of the other side, of all processes), G rollouts per
 // pair, N = R / G pairs. The positives of row i are the G candidates of its own pair.
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <memory>
+#include <optional>
 #include <tuple>
 #include <vector>
 
@@ -15,6 +18,7 @@
 namespace umer1 {
 namespace {
 
+constexpr double kFixedThreshold = 0.5;     // rollout_groups.FIXED_THRESHOLD
 constexpr double kDeviationEpsilon = 1e-4;  // as in the released code
 
 // The order of umer1_kernels.rollout_groups.KINDS.
@@ -29,20 +33,37 @@ struct Score {
   }
 };
 
-// Running mean similarity and how many reach the threshold.
+// Running mean similarity and how many reach the threshold, in lanes that add up independently.
 struct Tally {
-  double sum = 0.0;
+  static constexpr int kLanes = 8;
+  double sums[kLanes] = {};
   int64_t count = 0, reached = 0;
 
   template <typename T>
   void add(const T* values, const bool* valid, int64_t begin, int64_t end, double threshold) {
-    for (int64_t j = begin; j < end; ++j) {
-      sum += valid[j] ? static_cast<double>(values[j]) : 0.0;
+    const T limit = static_cast<T>(threshold);
+    int64_t j = begin;
+    for (; j + kLanes <= end; j += kLanes) {
+      int32_t counted = 0, above = 0;
+      for (int lane = 0; lane < kLanes; ++lane) {
+        sums[lane] += valid[j + lane] ? static_cast<double>(values[j + lane]) : 0.0;
+        counted += valid[j + lane];
+        above += valid[j + lane] & (values[j + lane] >= limit);
+      }
+      count += counted;
+      reached += above;
+    }
+    for (; j < end; ++j) {
+      sums[0] += valid[j] ? static_cast<double>(values[j]) : 0.0;
       count += valid[j];
-      reached += valid[j] & (values[j] >= threshold);
+      reached += valid[j] & (values[j] >= limit);
     }
   }
-  double mean() const { return sum / static_cast<double>(count); }
+  double mean() const {
+    double sum = 0.0;
+    for (double lane : sums) sum += lane;
+    return sum / static_cast<double>(count);
+  }
 };
 
 // Entries of [begin, end) that are at least (strictly: above) `value`.
@@ -109,23 +130,42 @@ void advantages(const T* reward, int64_t size, T* advantage) {
 // One side's similarities, and which of its rows and of its candidates count.
 struct Side {
   Tensor similarity;  // [R, C], contiguous
-  Tensor row_valid, candidate_valid;
+  std::optional<Tensor> row_valid, candidate_valid;
 
-  Side(const Tensor& values, const Tensor& rows, const Tensor& candidates)
+  Side(const Tensor& values, const std::optional<Tensor>& rows,
+       const std::optional<Tensor>& candidates)
       : similarity(torch::stable::contiguous(values)),
-        row_valid(vector_of(rows, "row_valid", ScalarType::Bool, values.size(0))),
-        candidate_valid(vector_of(candidates, "candidate_valid", ScalarType::Bool, values.size(1))) {
+        row_valid(flags(rows, "row_valid", values.size(0))),
+        candidate_valid(flags(candidates, "candidate_valid", values.size(1))) {}
+
+  static std::optional<Tensor> flags(const std::optional<Tensor>& valid, const char* name,
+                                     int64_t length) {
+    if (!valid.has_value()) return std::nullopt;
+    return vector_of(*valid, name, ScalarType::Bool, length);
   }
 };
+
+std::unique_ptr<bool[]> all_true(int64_t count) {
+  std::unique_ptr<bool[]> flags(new bool[count]);
+  std::fill_n(flags.get(), count, true);
+  return flags;
+}
+
+const bool* flags_or(const std::optional<Tensor>& flags, const bool* otherwise) {
+  return flags.has_value() ? flags->const_data_ptr<bool>() : otherwise;
+}
 
 using Rewards = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
 template <typename T>
-Rewards rewards(const Side (&sides)[2], const Tensor& threshold, int64_t size, int64_t first_group,
-                int64_t kind) {
+Rewards rewards(const Side (&sides)[2], const std::optional<Tensor>& threshold, int64_t size,
+                int64_t first_group, int64_t kind) {
   const Tensor& like = sides[0].similarity;
   const int64_t rows = like.size(0), candidates = like.size(1), pairs = rows / size;
-  const double limit = scalar_value<T>(threshold, "threshold", dtype_of<T>());
+  const double limit = threshold.has_value()
+                           ? scalar_value<T>(*threshold, "threshold", dtype_of<T>())
+                           : kFixedThreshold;
+  const std::unique_ptr<bool[]> all = all_true(std::max(rows, candidates));
   Tensor results[4];  // reward, advantage, rank, gap
   T* data[4];
   for (int i = 0; i < 4; ++i) {
@@ -141,8 +181,8 @@ Rewards rewards(const Side (&sides)[2], const Tensor& threshold, int64_t size, i
           const Side& side = sides[group / pairs];
           const int64_t pair = group % pairs;
           const T* similarity = side.similarity.const_data_ptr<T>();
-          const bool* row_valid = side.row_valid.const_data_ptr<bool>();
-          const bool* candidate_valid = side.candidate_valid.const_data_ptr<bool>();
+          const bool* row_valid = flags_or(side.row_valid, all.get());
+          const bool* candidate_valid = flags_or(side.candidate_valid, all.get());
           for (int64_t i = 0; i < size; ++i) {
             const int64_t row = pair * size + i, out = group * size + i;
             Score score;
@@ -160,9 +200,12 @@ Rewards rewards(const Side (&sides)[2], const Tensor& threshold, int64_t size, i
   return {results[0], results[1], results[2], results[3]};
 }
 
-Rewards group_reward(const Tensor& of_query, const Tensor& of_target, const Tensor& query_valid,
-                     const Tensor& target_valid, const Tensor& all_query_valid,
-                     const Tensor& all_target_valid, const Tensor& threshold, int64_t group_size,
+Rewards group_reward(const Tensor& of_query, const Tensor& of_target,
+                     const std::optional<Tensor>& query_valid,
+                     const std::optional<Tensor>& target_valid,
+                     const std::optional<Tensor>& all_query_valid,
+                     const std::optional<Tensor>& all_target_valid,
+                     const std::optional<Tensor>& threshold, int64_t group_size,
                      int64_t first_group, int64_t kind) {
   STD_TORCH_CHECK(of_query.dim() == 2, "of_query has ", of_query.dim(), " dimensions, not 2");
   const int64_t rows = of_query.size(0), candidates = of_query.size(1);

@@ -55,6 +55,9 @@ def samples(dtype):
         "group_reward": (
             unit(6, 6, dtype=dtype), unit(6, 6, dtype=dtype), *[FLAGS] * 4, number, 2, 0, 3,
         ),
+        "group_reward of all rows": (
+            unit(6, 6, dtype=dtype), unit(6, 6, dtype=dtype), *[None] * 5, 2, 0, 0,
+        ),
         "gather_hidden": (
             vectors.clone().requires_grad_(), IDS, torch.tensor([0, 2]), torch.tensor([2, 3]), 4,
             True, True,
