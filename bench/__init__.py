@@ -1,3 +1,8 @@
 """Measurements. `python -m bench --help`: the kernel library beside its peers; `python -m bench.guard`: what must not get
 worse; `python -m bench.report`: the tables of docs/performance.md; `python -m bench.gpu`: one GPU machine, one JSON;
 `python -m bench.tiny_model`: the bundled model."""
+
+import os
+
+# torch 2.15's profiler announces every start and stop on stderr otherwise; read when torch loads
+os.environ.setdefault("KINETO_LOG_LEVEL", "9")

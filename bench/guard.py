@@ -11,7 +11,8 @@ vector instructions than the record, other kernels run, so counts other than gra
 Launches of the Triton kernels are counted under their interpreter (bench/launches.py), on any machine.
 
 Time ratios (percent of the matrix products' own speed, speed over the best eager peer) fail below 75 percent of the
-recorded value, best of three tries. Shapes are the small ones of `python -m bench --quick`, on two threads.
+recorded value, best of three tries, and are compared on a CPU of the recorded name alone. Shapes are the small ones of
+`python -m bench --quick`, on two threads.
 """
 
 from __future__ import annotations
@@ -200,11 +201,13 @@ def _compare(case: Case, recorded: Record, counts_only: bool) -> tuple[list[str]
         notes.append(f"recorded with {where}, here {cpu_features()}: most counts are not compared")
     if not counts_only:
         times = dict(tables.get("times", {}))
-        times.pop("recorded_on", None)
-        if times:
-            problems += worse_ratios(times, lambda: ratios_of(case))
-        else:
+        where, here = times.pop("recorded_on", None), environment()["cpu"]
+        if not times:
             notes.append("time ratios were never recorded")
+        elif where != here:
+            notes.append(f"recorded on {where}, here {here}: time ratios are not compared")
+        else:
+            problems += worse_ratios(times, lambda: ratios_of(case))
     return problems, notes
 
 

@@ -59,6 +59,18 @@ def test_ratios_have_three_tries():
     assert problems == ["percent_of_floor is 59, was 80.0"]
 
 
+def test_time_ratios_of_another_cpu_are_not_compared(monkeypatch):
+    [case] = cases("cpu", quick=True, suites=["group_reward"])
+    monkeypatch.setattr(guard, "counts_of", lambda case: {})
+    monkeypatch.setattr(guard, "ratios_of", lambda case: {"speed_over_best_peer": 0.0})
+    here = guard.environment()["cpu"]
+    for cpu, failing in ((here, 1), ("another CPU", 0)):
+        times = {"recorded_on": cpu, "speed_over_best_peer": 2.0}
+        record = {"counts": {"recorded_on": cpu_features()}, "times": times}
+        problems, notes = guard._compare(case, {guard._name(case): record}, counts_only=False)
+        assert len(problems) == failing and len(notes) == 1 - failing
+
+
 def test_the_file_can_be_read_back(tmp_path):
     record = {"a b": {"counts": {"plan": 'a "quoted" \\ plan', "syncs": 3}, "times": {"x": 1.25}}}
     guard.write(tmp_path / "guard.toml", record)
