@@ -8,8 +8,9 @@ isolation hides, so build with
 
 Environment: UMER1_BUILD_CPU=0 leaves the extension out. UMER1_BUILD_CUDA=0|1|auto says whether it
 gets the CUDA kernels: auto (the default) if there are any and a CUDA torch and nvcc >= 12.8 are
-there; 1 fails where auto would leave them out. TORCH_CUDA_ARCH_LIST, MAX_JOBS, CC and CXX are
-honoured.
+there; 1 fails where auto would leave them out. A GPU need not be there. The CUDA kernels are built
+for sm_80 and sm_90a, with compute_90 code for later GPUs, or for TORCH_CUDA_ARCH_LIST. MAX_JOBS, CC
+and CXX are honoured.
 """
 
 import os
@@ -26,6 +27,12 @@ MINIMUM_NVCC = (12, 8)
 MINIMUM_TORCH = (2, 11)
 # symbols of the oldest supported torch only: 2.11, laid out as torch/headeronly/version.h does
 STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020b000000000000"]
+# code for A100 and its like, for Hopper, and what a driver compiles for GPUs after it
+CUDA_ARCHITECTURES = (
+    "-gencode=arch=compute_80,code=sm_80",
+    "-gencode=arch=compute_90a,code=sm_90a",
+    "-gencode=arch=compute_90,code=compute_90",
+)
 HOW_TO_BUILD = "pip install --no-build-isolation -e ."
 
 
@@ -70,13 +77,15 @@ def extension_options():
     if cuda:
         sources += cuda_sources
         arguments["cxx"] = [*flags, "-DUMER1_WITH_CUDA"]
-        arguments["nvcc"] = ["-O3", "-std=c++20", *STABLE_ABI]
+        arguments["nvcc"] = nvcc_flags()
     extension = (CUDAExtension if cuda else CppExtension)(
         "umer1_kernels._C",
         [str(source.relative_to(ROOT)) for source in sources],
         include_dirs=[str(ROOT / "csrc")],
         depends=[
-            str(header) for header in ROOT.glob("csrc/**/*") if header.suffix in (".h", ".inc")
+            str(header)
+            for header in ROOT.glob("csrc/**/*")
+            if header.suffix in (".h", ".inc", ".cuh")
         ],
         extra_compile_args=arguments,
         extra_link_args=["-s"],  # no symbol table: the library only registers operators
@@ -87,6 +96,13 @@ def extension_options():
         "cmdclass": {"build_ext": BuildExtension},
         "options": {"bdist_wheel": {"py_limited_api": "cp311"}},
     }
+
+
+def nvcc_flags():
+    flags = ["-O3", "-std=c++20", *STABLE_ABI, "-DUSE_CUDA"]  # the last: torch's CUDA functions
+    flags += ["-Xcompiler=-fvisibility=hidden", "-Xcompiler=-Wno-psabi"]
+    # torch reads the variable itself; without it torch would ask the GPUs that are there
+    return flags if os.environ.get("TORCH_CUDA_ARCH_LIST") else [*flags, *CUDA_ARCHITECTURES]
 
 
 def require_compiler():

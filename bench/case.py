@@ -38,7 +38,8 @@ class Problem:
 class Variant:
     """One way to compute a case.
 
-    `family` is what `--peers` chooses by; `unavailable` says in words why it cannot run here.
+    `family` is what `--peers` chooses by ("umer1": always); `unavailable` says in words why it cannot
+    run here; `calls` is how many calls one call makes, which its time is divided by.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Variant:
     function: Callable[..., Tensor]
     note: str = ""
     unavailable: str = ""
+    calls: int = 1
 
 
 class Expected(NamedTuple):
@@ -125,7 +127,7 @@ class Case(ABC):
         return [
             variant
             for variant in self.variants(device)
-            if variant.name == OURS
+            if variant.family == OURS
             or (families is None or variant.family in families)
             and (self.peers is None or variant.name in self.peers)
         ]

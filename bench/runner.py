@@ -127,7 +127,7 @@ def _check(case: Case, variant: Variant, problem: Problem, expected, row: Row) -
         if isinstance(tensor, torch.Tensor)
     )
     row["errors"] = errors(result, expected)
-    allowed = case.tolerance if variant.name == OURS else PEER_TOLERANCE
+    allowed = case.tolerance if variant.family == OURS else PEER_TOLERANCE
     for name, error in row["errors"].items():
         if not error <= allowed:
             return f"wrong: {name} is {error:.1e} off float64, {allowed:.0e} allowed; not timed"
@@ -156,14 +156,16 @@ def _time(
 ) -> None:
     runs = {
         # the check has run each once
-        variant.name: Run(lambda function=variant.function: step(function, problem), warm=True)
+        variant.name: Run(
+            lambda function=variant.function: step(function, problem), 1 / variant.calls, warm=True
+        )
         for variant in variants
     }
     gemms = case.gemms(problem)
     if gemms is not None:
         runs[FLOOR] = floor_run(gemms)
     samples = interleave(runs, device, seconds)
-    peers = {v.name: spread(samples[v.name]).median for v in variants if v.name != OURS}
+    peers = {v.name: spread(samples[v.name]).median for v in variants if v.family != OURS}
     best = min(peers, key=peers.get) if peers else None
     for variant in variants:
         mine, row = samples[variant.name], rows[variant.name]
@@ -175,7 +177,7 @@ def _time(
             row["percent_of_floor"] = 100 * paired_ratio(samples[FLOOR], mine)
         if best is not None:
             row["best_peer"], row["time_to_best_peer"] = best, paired_ratio(mine, samples[best])
-        if variant.name == OURS:
+        if variant.family == OURS:
             row["speedup"] = {name: paired_ratio(samples[name], mine) for name in peers}
 
 

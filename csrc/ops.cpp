@@ -5,6 +5,18 @@
 
 #include <torch/csrc/stable/library.h>
 
+namespace umer1 {
+
+bool has_cuda_kernels() {
+#ifdef UMER1_WITH_CUDA
+  return true;
+#else
+  return false;
+#endif
+}
+
+}  // namespace umer1
+
 STABLE_TORCH_LIBRARY(umer1_kernels, m) {
   // Softmaxes over the negatives of R rows among C candidates; see execution/protocol.py for pools and
   // coefficients. x are unscaled logits, z = scale * x; excluded int64 [R], ids int64 [R] and [C].
@@ -50,13 +62,30 @@ STABLE_TORCH_LIBRARY(umer1_kernels, m) {
       "group_reward(Tensor of_query, Tensor of_target, Tensor? query_valid, Tensor? target_valid, "
       "Tensor? all_query_valid, Tensor? all_target_valid, Tensor? threshold, int group_size, "
       "int first_group, int kind) -> (Tensor, Tensor, Tensor, Tensor)");
+  // the same from the vectors of all P pairs [P, G, d] and their validity bool [P, G]
+  m.def(
+      "group_reward_from_vectors(Tensor query, Tensor target, Tensor? query_valid, "
+      "Tensor? target_valid, Tensor? threshold, int first_pair, int pairs, int kind) "
+      "-> (Tensor, Tensor, Tensor, Tensor)");
   // hidden [R, H], input_ids int64 [R], begin and end int64 [B] -> vectors [B, H], index [B], norm
   // [B]
   m.def(
       "gather_hidden(Tensor hidden, Tensor input_ids, Tensor begin, Tensor end, int token_id, "
       "bool last, bool normalize) -> (Tensor, Tensor, Tensor)");
-  // adds the gradient of hidden [R, H] to the B rows it belongs to
+  // adds the gradient of hidden [R, H] to the B rows it belongs to (on CUDA: writes it, each row of
+  // hidden to one sequence at most)
   m.def(
       "gather_hidden_backward_(Tensor(a!) hidden_grad, Tensor grad, Tensor vectors, Tensor index, "
       "Tensor norm, bool normalize) -> ()");
+  // hidden [B, H], input_ids and slot_ids int64 [B], generated bool [B] -> rows of vectors float32
+  // [slots, H] and of hit bool [slots]
+  m.def(
+      "generation_step_(Tensor(a!) vectors, Tensor(b!) hit, Tensor hidden, Tensor input_ids, "
+      "Tensor slot_ids, Tensor generated, int token_id, bool normalize) -> ()");
+  // Whether this binary holds the CUDA kernels.
+  m.def("has_cuda_kernels() -> bool");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(umer1_kernels, CompositeExplicitAutograd, m) {
+  m.impl("has_cuda_kernels", TORCH_BOX(&umer1::has_cuda_kernels));
 }

@@ -72,6 +72,15 @@ def test_cuda_switch(build, monkeypatch):
         cuda_source(None)
 
 
+def test_cuda_architectures(build, monkeypatch):
+    """Hopper's own instructions, Ampere, and code for what comes; or what the user names."""
+    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
+    targets = [flag.split(",")[1] for flag in build["nvcc_flags"]() if flag.startswith("-gencode")]
+    assert targets == ["code=sm_80", "code=sm_90a", "code=compute_90"]
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "9.0a")
+    assert not [flag for flag in build["nvcc_flags"]() if "arch" in flag]  # torch adds them
+
+
 def test_build_without_torch_gives_the_python_package(build, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch", None)
     assert build["torch_is_there"]() is False

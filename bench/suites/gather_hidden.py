@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,8 @@ from torch import Tensor
 import umer1_kernels as kernels
 from bench.case import OURS, Case, Expected, Problem, Variant
 from bench.peers import compiled
-from bench.suites.ours import backend_of, describe
+from bench.suites import generation_gather
+from bench.suites.ours import backend_of, describe, native
 
 TOKEN = 151_658
 VOCABULARY = 151_936
@@ -32,6 +34,10 @@ def vectorised(hidden: Tensor, input_ids: Tensor) -> Tensor:
     last = torch.where(input_ids == TOKEN, position, -1).amax(1)
     row = torch.arange(len(hidden), device=hidden.device)
     return F.normalize(hidden[row, last].to(_wide(hidden.dtype)), dim=1)
+
+
+def ours(hidden: Tensor, input_ids: Tensor, *, backend: str) -> Tensor:
+    return kernels.gather_hidden(hidden, input_ids, TOKEN, backend=backend).vectors
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
@@ -68,17 +74,13 @@ class GatherHidden(Case):
         return Problem(inputs, leaves=("hidden",), upstream=upstream)
 
     def variants(self, device):
-        backend = backend_of(device)
-
-        def ours(hidden: Tensor, input_ids: Tensor) -> Tensor:
-            return kernels.gather_hidden(hidden, input_ids, TOKEN, backend=backend).vectors
-
-        return [
-            Variant(OURS, OURS, ours),
+        found = [
+            Variant(OURS, OURS, partial(ours, backend=backend_of(device))),
             Variant("loop", "loop", loop, "one sequence after the other"),
             Variant("vectorised", "eager", vectorised),
             Variant("compile", "compile", compiled(vectorised)),
         ]
+        return found + [native(partial(ours, backend="cuda"))] * (device.type == "cuda")
 
     def truth(self, problem):
         hidden, ids = problem.inputs.values()
@@ -95,12 +97,11 @@ class GatherHidden(Case):
 
 def cases(device: str, quick: bool) -> list[Case]:
     sequences, length, size = (8, 128, 256) if quick else (32, 1024, 1536)
-    return [
-        GatherHidden(
-            name=f"b{sequences}-l{length}-h{size}-bf16",
-            sequences=sequences,
-            length=length,
-            hidden_size=size,
-            dtype=torch.bfloat16,
-        )
-    ]
+    training = GatherHidden(
+        name=f"b{sequences}-l{length}-h{size}-bf16",
+        sequences=sequences,
+        length=length,
+        hidden_size=size,
+        dtype=torch.bfloat16,
+    )
+    return [training, *(generation_gather.cases(quick) if device == "cuda" else [])]

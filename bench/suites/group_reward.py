@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,8 +11,9 @@ from torch import Tensor
 import umer1_kernels as kernels
 from bench import data
 from bench.case import OURS, Case, Expected, Problem, Variant
+from bench.graphs import in_graph
 from bench.peers import compiled
-from bench.suites.ours import backend_of, describe
+from bench.suites.ours import backend_of, describe, native
 
 STD_EPSILON = 1e-4
 
@@ -57,6 +59,18 @@ def vectorised(query: Tensor, target: Tensor) -> Tensor:
     return torch.stack(result)
 
 
+def ours(query: Tensor, target: Tensor, *, backend: str) -> Tensor:
+    result = kernels.group_reward(query, target, backend=backend)
+    return torch.stack(
+        [
+            result.query_reward,
+            result.query_advantage,
+            result.target_reward,
+            result.target_advantage,
+        ]
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class GroupReward(Case):
     """Output [4, N, G]: reward and advantage of the queries, then of the targets."""
@@ -78,25 +92,17 @@ class GroupReward(Case):
         return Problem({"query": query.view(shape), "target": target.view(shape)})
 
     def variants(self, device):
-        backend = backend_of(device)
-
-        def ours(query: Tensor, target: Tensor) -> Tensor:
-            result = kernels.group_reward(query, target, backend=backend)
-            return torch.stack(
-                [
-                    result.query_reward,
-                    result.query_advantage,
-                    result.target_reward,
-                    result.target_advantage,
-                ]
-            )
-
-        return [
-            Variant(OURS, OURS, ours),
+        plain = Variant("vectorised", "eager", vectorised)
+        found = [
+            Variant(OURS, OURS, partial(ours, backend=backend_of(device))),
             Variant("released-loop", "loop", released_loop, "one rollout after the other"),
-            Variant("vectorised", "eager", vectorised),
+            plain,
             Variant("compile", "compile", compiled(vectorised)),
         ]
+        if device.type != "cuda":
+            return found
+        own = native(partial(ours, backend="cuda"))
+        return [*found, own, in_graph(own), in_graph(plain)]
 
     def truth(self, problem):
         query, target = (problem.inputs[name].double() for name in ("query", "target"))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import torch
 
 import umer1_kernels as kernels
+from bench.case import OURS, Variant
 
 
 def backend_of(device: torch.device) -> str:
@@ -18,6 +20,12 @@ def backend_of(device: torch.device) -> str:
     if wanted and kernels.backend_status().get("triton") == "available":
         return "triton"
     return "auto"
+
+
+def native(function: Callable[..., torch.Tensor], name: str = "umer1-cuda") -> Variant:
+    """A variant of ours by our own CUDA kernels, whatever "auto" takes."""
+    state = kernels.backend_status()["cuda"]
+    return Variant(name, OURS, function, "our CUDA kernels", state.replace("available", ""))
 
 
 def describe(function, *args, **keywords) -> str:

@@ -18,8 +18,11 @@ OPERATORS = (
     "bf16_kept_gradient_",
     "bf16_gradient_",
     "group_reward",
+    "group_reward_from_vectors",
     "gather_hidden",
     "gather_hidden_backward_",
+    "generation_step_",
+    "has_cuda_kernels",
 )
 HOW_TO_BUILD = (
     "build it with `pip install --no-build-isolation -e .` or `python setup.py build_ext --inplace`"
@@ -48,10 +51,23 @@ def load(library: Path) -> ExtensionStatus:
     return ExtensionStatus(True, str(library))
 
 
-# once, at import: torch.compile cannot trace the loading
+# once, at import: torch.compile can trace neither
 _status = load(LIBRARY)
+_has_cuda_kernels = _status.loaded and torch.ops.umer1_kernels.has_cuda_kernels()
 
 
 def extension_status() -> ExtensionStatus:
     """Whether the compiled extension is loaded, and from where or why not."""
     return _status
+
+
+def cuda_kernels_missing() -> str | None:
+    """Why the extension has no CUDA kernels to call, or None."""
+    if not _status.loaded:
+        return f"the compiled extension is missing: {_status.detail}"
+    if not _has_cuda_kernels:
+        return (
+            "the compiled extension was built without CUDA kernels; build it with a CUDA torch and "
+            "nvcc >= 12.8 (UMER1_BUILD_CUDA=1 says what is missing)"
+        )
+    return None

@@ -35,7 +35,7 @@ def gather_hidden(
             the prompt's own `<gen_emb>` cannot be taken for the answer's.
         occurrence: "last" or "first".
         normalize: divide by the L2 norm, in float32 at least.
-        backend: "auto", "reference", "cpu" or "triton".
+        backend: "auto", "reference", "cpu", "triton" or "cuda".
 
     Returns:
         GatheredHidden: vectors [B, H], float32 (float64 for float64 input), differentiable; index
@@ -54,6 +54,8 @@ def gather_hidden(
         from umer1_kernels.backends.cpu.hidden_gather import gather_hidden as gather
     elif chosen == "triton":
         from umer1_kernels.backends.triton.hidden_gather import gather_hidden as gather
+    elif chosen == "cuda":
+        from umer1_kernels.backends.cuda.hidden_gather import gather_hidden as gather
     return gather(
         hidden,
         input_ids,
@@ -70,7 +72,7 @@ class GenerationGather:
     """The vector of each decoding slot: one call per step, no host sync, no stored steps.
 
     Args:
-        backend: "auto", "reference" or "triton": torch's operators, or one kernel per step.
+        backend: "auto", "reference", or one kernel per step with "triton" or "cuda".
 
     Attributes:
         vectors: float32 [slots, dim], zero until the slot's sequence has read the token.
@@ -94,7 +96,7 @@ class GenerationGather:
         # one more row takes what belongs to no slot
         self._vectors = torch.zeros(slots + 1, dim, dtype=torch.float32, device=device)
         self._hit = torch.zeros(slots + 1, dtype=torch.bool, device=device)
-        self._one_kernel = choose("gather_hidden", backend, self._vectors).backend == "triton"
+        self._one_kernel = _step_kernel(choose("gather_hidden", backend, self._vectors).backend)
 
     @property
     def vectors(self) -> Tensor:
@@ -114,10 +116,8 @@ class GenerationGather:
             generated: bool [B]; False while a row reads its prompt, whose tokens never count.
         """
         if self._one_kernel:
-            from umer1_kernels.backends.triton.hidden_gather import generation_step_
-
             inputs = (hidden, input_ids, slot_ids, generated)
-            generation_step_(self.vectors, self.hit, *inputs, self.token_id, self.normalize)
+            self._one_kernel(self.vectors, self.hit, *inputs, self.token_id, self.normalize)
             return
         taken = (input_ids == self.token_id) & generated & (slot_ids >= 0)
         rows = torch.where(taken, slot_ids, self._hit.shape[0] - 1)
@@ -131,3 +131,14 @@ class GenerationGather:
         """Forget these slots, before other sequences take them."""
         self._vectors.index_fill_(0, slot_ids, 0.0)
         self._hit.index_fill_(0, slot_ids, False)
+
+
+def _step_kernel(backend: str):
+    """The backend's generation_step_, or None: torch's own operators."""
+    if backend == "triton":
+        from umer1_kernels.backends.triton.hidden_gather import generation_step_
+    elif backend == "cuda":
+        from umer1_kernels.backends.cuda.hidden_gather import generation_step_
+    else:
+        return None
+    return generation_step_

@@ -40,7 +40,7 @@ def group_reward(
             threshold half way between this batch's mean positive and mean negative similarity.
         group: a process group: the pairs of all its processes are each other's candidates. Each
             process passes the same N and gets the rewards of its own pairs.
-        backend: "auto", "reference", "cpu" or "triton".
+        backend: "auto", "reference", "cpu", "triton" or "cuda".
 
     Returns:
         GroupReward: query_reward, target_reward, query_advantage, target_advantage [N, G]; rank,
@@ -62,6 +62,10 @@ def group_reward(
         from umer1_kernels.backends.cpu.reward import score_sides
     elif choice.backend == "triton":
         from umer1_kernels.backends.triton.reward import score_sides
+    elif choice.backend == "cuda":
+        from umer1_kernels.backends.cuda.reward import rewards
+
+        return rewards(query, target, query_valid, target_valid, kind, group)
     return rollout_groups.rewards(
         score_sides, query, target, query_valid, target_valid, kind, group
     )

@@ -175,6 +175,14 @@ def _flat(vectors: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor | None]
     return torch.where(valid[:, None], rows, 0.0), valid
 
 
+def middle_of(
+    query: Tensor, query_valid: Tensor | None, target: Tensor, target_valid: Tensor | None
+) -> Tensor:
+    """The adaptive threshold of vectors [P, G, d], a scalar."""
+    with checks.full_precision(query):
+        return _middle(*_flat(query, query_valid), *_flat(target, target_valid), query.shape[1])
+
+
 def _middle(
     query: Tensor,
     query_valid: Tensor | None,

@@ -6,9 +6,10 @@ import sys
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import umer1_kernels as kernels
-from umer1_kernels import extension
+from umer1_kernels import backends, extension
 
 
 def test_the_extension_is_loaded():
@@ -16,6 +17,7 @@ def test_the_extension_is_loaded():
     assert kernels.extension_status().loaded, kernels.extension_status().detail
     status = kernels.backend_status()
     assert status["reference"] == status["cpu"] == "available" and "triton" in status
+    assert status["cuda"] == "available" or "CUDA" in status["cuda"]
 
 
 def test_explain_says_what_runs_and_why():
@@ -51,6 +53,50 @@ def test_a_backend_asked_for_by_name_never_falls_back():
         kernels.info_nce(query.to("meta"), query.to("meta"), backend="triton")
     with pytest.raises(ValueError, match="'triton' cannot run gather_hidden"):
         kernels.gather_hidden(query[None], torch.zeros(1, 3, dtype=torch.long), 0, backend="triton")
+    with pytest.raises(ValueError, match="'cuda' cannot run group_reward: the inputs are on cpu"):
+        kernels.group_reward(query[None], query[None], backend="cuda")
+    with pytest.raises(ValueError, match="'cuda' cannot run grpo_loss: it has no native kernel"):
+        backends.choose("grpo_loss", "cuda", query)
+    with pytest.raises(ValueError, match="'cuda' cannot run gather_hidden: the inputs are on cpu"):
+        kernels.GenerationGather(2, 4, 0, backend="cuda")
+
+
+@pytest.fixture
+def pretended_gpu(monkeypatch):
+    """CUDA tensors without data, and an extension that says it has kernels for them."""
+    monkeypatch.setattr(extension, "_has_cuda_kernels", True)
+    with FakeTensorMode():
+        yield
+
+
+def test_what_the_cuda_kernels_take(pretended_gpu, monkeypatch):
+    query = torch.empty(3, 4, 8, device="cuda")
+    choice = backends.choose("group_reward", "cuda", query, query)
+    assert choice.backend == "cuda" and "one launch" in choice.plan
+    with pytest.raises(ValueError, match="it takes float32, bfloat16, float16, not torch.float64"):
+        kernels.group_reward(query.double(), query.double(), backend="cuda")
+    wide = torch.empty(2, 33, 8, device="cuda")
+    with pytest.raises(ValueError, match="up to 32 rollouts per pair, not 33"):
+        kernels.group_reward(wide, wide, backend="cuda")
+    # no GPU has run them
+    assert kernels.explain(kernels.group_reward, query, query).backend == "reference"
+    monkeypatch.setattr(backends, "RECORDED_ON_GPU", frozenset({("cuda", "group_reward")}))
+    assert kernels.explain(kernels.group_reward, query, query).backend == "cuda"
+    monkeypatch.setattr(extension, "_has_cuda_kernels", False)
+    with pytest.raises(ValueError, match="built without CUDA kernels"):
+        kernels.group_reward(query, query, backend="cuda")
+
+
+def test_shapes_of_the_cuda_operators(pretended_gpu):
+    query = torch.empty(3, 4, 8, device="cuda", dtype=torch.bfloat16)
+    result = kernels.group_reward(query, query, backend="cuda")
+    assert [tuple(value.shape) for value in result] == [(3, 4)] * 4 + [(2, 3, 4)] * 2
+    assert {value.dtype for value in result} == {torch.float32}
+    ids = torch.zeros(3, 4, dtype=torch.long, device="cuda")
+    vectors, index = kernels.gather_hidden(query, ids, 1, backend="cuda")
+    assert vectors.shape == (3, 8) and vectors.dtype == torch.float32 and index.shape == (3,)
+    gather = kernels.GenerationGather(5, 8, 1, device="cuda", backend="cuda")
+    gather.step_(query[:, 0], ids[:, 0], ids[:, 0], ids[:, 0] == 0)
 
 
 def test_without_the_extension_everything_runs_on_the_reference(monkeypatch, tmp_path):

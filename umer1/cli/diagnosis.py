@@ -120,7 +120,7 @@ def _kernels(problems):
         import torch
 
         import umer1_kernels
-        from umer1_kernels.backends import PLANS, choose
+        from umer1_kernels.backends import HOW, choose
     except ImportError as error:
         problems.append(f"umer1_kernels cannot be imported: {error}")
         return {}
@@ -131,7 +131,7 @@ def _kernels(problems):
         **{f"backend {name}": state for name, state in umer1_kernels.backend_status().items()},
     }
     for device in ["cpu"] + ["cuda"] * torch.cuda.is_available():
-        for function in PLANS:
+        for function in HOW:
             choice = choose(function, "auto", torch.empty(0, device=device))
             # a reason only where something is missing
             why = "" if choice.backend != "reference" else f" ({choice.reason})"

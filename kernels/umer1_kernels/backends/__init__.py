@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from umer1_kernels import plans
+from umer1_kernels.backends.cuda import limits
 from umer1_kernels.checks import check_choice
-from umer1_kernels.extension import extension_status
+from umer1_kernels.extension import cuda_kernels_missing, extension_status
 
-BACKENDS = ("auto", "reference", "cpu", "triton")
+BACKENDS = ("auto", "reference", "cpu", "triton", "cuda")
 CPU_DTYPES = (torch.float64, torch.float32, torch.bfloat16)
 CONTRASTIVE = ("info_nce", "dual_info_nce")
 LINEAR = ("linear_cross_entropy", "linear_logprob", "grpo_loss")
@@ -22,8 +23,8 @@ TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 TRITON_INTERPRETED = (
     os.environ.get("TRITON_INTERPRET") == "1"
 )  # then its kernels run on CPU tensors
-# functions whose Triton kernels have a GPU result in bench/results: "auto" takes them there
-RECORDED_ON_GPU: frozenset[str] = frozenset()
+# (backend, function) with a GPU result in bench/results: "auto" takes them there, "cuda" first
+RECORDED_ON_GPU: frozenset[tuple[str, str]] = frozenset()
 
 # what a function does, by backend; the compiled losses' plans depend on shapes and are in plans.py
 HOW = {
@@ -35,11 +36,13 @@ HOW = {
         "reference": "one product per side, vectorised comparisons",
         "cpu": "one product per side, one compiled operator for the rest",
         "triton": "one product per side, one kernel for its scores",
+        "cuda": "products, scores and advantages of both sides in one launch",
     },
     "gather_hidden": {
         "reference": "comparison of all rows with all sequences",
         "cpu": "compiled scan of each sequence, normalisation and its gradient",
         "triton": "one kernel forward, one backward",
+        "cuda": "one kernel forward, one backward",
     },
 }
 
@@ -57,8 +60,7 @@ def choose(function: str, backend: str, *tensors: Tensor) -> Choice:
     """The backend for these inputs; ValueError if the one asked for cannot run."""
     check_choice("backend", backend, BACKENDS)
     if backend != "auto":
-        find = {"cpu": _cpu_obstacle, "triton": _triton_obstacle}.get(backend)
-        obstacle = find(tensors) if find else None
+        obstacle = _obstacle(backend, function, tensors)
         if obstacle:
             raise ValueError(f"backend {backend!r} cannot run {function}: {obstacle}")
         return Choice(function, backend, _how(function, backend), "asked for by name")
@@ -66,11 +68,14 @@ def choose(function: str, backend: str, *tensors: Tensor) -> Choice:
     if reason is None:
         reason = "the compiled extension is loaded and takes these inputs"
         return Choice(function, "cpu", _how(function, "cpu"), reason)
-    if _triton_obstacle(tensors) is None:
-        if function in RECORDED_ON_GPU:
+    able = [name for name in ("cuda", "triton") if _obstacle(name, function, tensors) is None]
+    for name in able:
+        if (name, function) in RECORDED_ON_GPU:
             reason = "CUDA inputs, and its kernels have a recorded GPU result"
-            return Choice(function, "triton", _how(function, "triton"), reason)
-        reason = 'its Triton kernels have no recorded GPU result yet; ask with backend="triton"'
+            return Choice(function, name, _how(function, name), reason)
+    if able:
+        names = " or ".join(f'backend="{name}"' for name in able)
+        reason = f"its GPU kernels have no recorded result yet; ask with {names}"
     return Choice(function, "reference", _how(function, "reference"), reason)
 
 
@@ -111,11 +116,23 @@ def backend_status() -> dict[str, str]:
         "reference": "available",
         "cpu": "available" if status.loaded else status.detail,
         "triton": _triton_missing() or "available",
+        "cuda": _cuda_missing() or "available",
     }
 
 
 def _how(function: str, backend: str) -> str:
     return HOW[function].get(backend, "by shape: see explain()")
+
+
+def _obstacle(backend: str, function: str, tensors: tuple[Tensor, ...]) -> str | None:
+    """Why this backend cannot run the function with these inputs, or None."""
+    if backend == "cpu":
+        return _cpu_obstacle(tensors)
+    if backend == "triton":
+        return _triton_obstacle(tensors)
+    if backend == "cuda":
+        return limits.obstacle(function, tensors) or cuda_kernels_missing()
+    return None
 
 
 def _cpu_obstacle(tensors: tuple[Tensor, ...]) -> str | None:
@@ -146,6 +163,14 @@ def _triton_missing() -> str | None:
     return _triton_obstacle(())
 
 
+def _cuda_missing() -> str | None:
+    missing = cuda_kernels_missing()
+    if missing is None and not torch.cuda.is_available():
+        return "torch sees no CUDA device"
+    return missing
+
+
 if extension_status().loaded:
     # the operators get their shapes and gradients before anything calls or traces them
     from umer1_kernels.backends import cpu  # noqa: F401
+    from umer1_kernels.backends.cuda import operators  # noqa: F401

@@ -1,0 +1,45 @@
+"""Which functions have a native CUDA kernel, and what it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+MOST_ROLLOUTS = 32  # of one pair: kMostRollouts in csrc/common/group_reward_schedule.h
+
+
+class Native(NamedTuple):
+    """The dtypes of its tensors, and a check of their shapes: what is beyond the kernel, or None."""
+
+    dtypes: tuple[torch.dtype, ...]
+    beyond: Callable[[tuple[Tensor, ...]], str | None] = lambda tensors: None
+
+
+def _many_rollouts(tensors: tuple[Tensor, ...]) -> str | None:
+    for tensor in tensors:
+        if tensor.dim() == 3 and tensor.shape[1] > MOST_ROLLOUTS:
+            return f"it takes up to {MOST_ROLLOUTS} rollouts per pair, not {tensor.shape[1]}"
+    return None
+
+
+NATIVE = {
+    "group_reward": Native((torch.float32, torch.bfloat16, torch.float16), _many_rollouts),
+    "gather_hidden": Native((torch.float64, torch.float32, torch.bfloat16, torch.float16)),
+}
+
+
+def obstacle(function: str, tensors: tuple[Tensor, ...]) -> str | None:
+    """Why the native kernel cannot take these inputs, or None."""
+    if function not in NATIVE:
+        return f"it has no native kernel; {', '.join(NATIVE)} have"
+    native = NATIVE[function]
+    for tensor in tensors:
+        if tensor.device.type != "cuda":
+            return f"the inputs are on {tensor.device}"
+        if tensor.dtype not in native.dtypes:
+            names = ", ".join(str(dtype).removeprefix("torch.") for dtype in native.dtypes)
+            return f"it takes {names}, not {tensor.dtype}"
+    return native.beyond(tensors)

@@ -1,0 +1,6 @@
+"""The measures beside these tests are a plain module."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
