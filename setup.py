@@ -66,6 +66,7 @@ def torch_is_there():
 
 def extension_options():
     """Keywords of setup() for the extension."""
+    name_toolkit()
     from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
 
     require_compiler()
@@ -113,6 +114,18 @@ def require_compiler():
             "Install one (Debian, Ubuntu: apt install g++), name one in CXX, or set "
             "UMER1_BUILD_CPU=0 to do without."
         )
+
+
+def name_toolkit():
+    """CUDA_HOME for torch, where only the PATH knows nvcc: it may be a script away from its toolkit."""
+    nvcc = shutil.which("nvcc")
+    if nvcc is None or os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH"):
+        return
+    command = [nvcc, "--dryrun", "-x", "cu", "-c", os.devnull, "-o", os.devnull]
+    plan = subprocess.run(command, capture_output=True, text=True).stderr
+    folder = re.search(r"^#\$ TOP=(.+)$", plan, re.MULTILINE)
+    if folder:
+        os.environ["CUDA_HOME"] = os.path.normpath(folder[1])
 
 
 def build_cuda(cuda_sources):

@@ -59,20 +59,31 @@ UMER1_HOST_DEVICE inline Score score_of(const Tally& positive, const Tally& nega
   return score;
 }
 
-// (r - mean) / (deviation + 1e-4) of rollout `one` of a group, unbiased deviation; 0 if it is alone.
+// Mean and unbiased deviation of a group's rewards.
+struct Spread {
+  double mean = 0.0, deviation = 0.0;
+};
+
 template <typename T>
-UMER1_HOST_DEVICE T advantage_of(const T* rewards, int64_t size, int64_t one) {
-  if (size == 1) return T(0);
-  double sum = 0.0, square = 0.0;
-  for (int64_t r = 0; r < size; ++r) sum += static_cast<double>(rewards[r]);
-  const double mean = sum / static_cast<double>(size);
+UMER1_HOST_DEVICE Spread spread_of(const T* rewards, int64_t size) {
+  Spread spread;
+  for (int64_t r = 0; r < size; ++r) spread.mean += static_cast<double>(rewards[r]);
+  spread.mean /= static_cast<double>(size);
+  if (size == 1) return spread;
+  double squares = 0.0;
   for (int64_t r = 0; r < size; ++r) {
-    const double centred = static_cast<double>(rewards[r]) - mean;
-    square += centred * centred;
+    const double centred = static_cast<double>(rewards[r]) - spread.mean;
+    squares += centred * centred;
   }
-  const double deviation = std::sqrt(square / static_cast<double>(size - 1));
-  return static_cast<T>((static_cast<double>(rewards[one]) - mean) /
-                        (deviation + kDeviationEpsilon));
+  spread.deviation = std::sqrt(squares / static_cast<double>(size - 1));
+  return spread;
+}
+
+// 0 in a group of one.
+template <typename T>
+UMER1_HOST_DEVICE T advantage_of(T reward, const Spread& spread) {
+  return static_cast<T>((static_cast<double>(reward) - spread.mean) /
+                        (spread.deviation + kDeviationEpsilon));
 }
 
 // Half way between the mean of all positive and of all negative similarities; 0 for none.

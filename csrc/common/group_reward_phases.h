@@ -219,7 +219,8 @@ UMER1_HOST_DEVICE void third_phase(const Block& block, const Problem& problem,
     });
     block.each([&](int worker) {
       if (worker >= problem.size) return;
-      result.advantage[out + worker] = advantage_of(group.reward, problem.size, worker);
+      const Spread spread = spread_of(group.reward, problem.size);
+      result.advantage[out + worker] = advantage_of(group.reward[worker], spread);
     });
   }
 }

@@ -4,13 +4,13 @@
 // pair, N = R / G pairs. The positives of row i are the G candidates of its own pair.
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 #include <memory>
 #include <optional>
 #include <tuple>
 #include <vector>
 
+#include "common/group_reward.h"
 #include "common/tensor.h"
 
 #include <torch/csrc/stable/library.h>
@@ -18,23 +18,10 @@
 namespace umer1 {
 namespace {
 
-constexpr double kFixedThreshold = 0.5;     // rollout_groups.FIXED_THRESHOLD
-constexpr double kDeviationEpsilon = 1e-4;  // as in the released code
+using namespace reward;
 
-// The order of umer1_kernels.rollout_groups.KINDS.
-enum Kind : int64_t { kRankGap, kRank, kGap, kThreshold, kAdaptiveThreshold, kKinds };
-
-struct Score {
-  double rank = 0.0, gap = 0.0, share = 0.0;
-
-  double reward(int64_t kind) const {
-    if (kind == kRankGap) return rank * gap;
-    return kind == kRank ? rank : kind == kGap ? gap : share;
-  }
-};
-
-// Running mean similarity and how many reach the threshold, in lanes that add up independently.
-struct Tally {
+// A Tally in lanes that add up independently.
+struct Lanes {
   static constexpr int kLanes = 8;
   double sums[kLanes] = {};
   int64_t count = 0, reached = 0;
@@ -59,10 +46,10 @@ struct Tally {
       reached += valid[j] & (values[j] >= limit);
     }
   }
-  double mean() const {
-    double sum = 0.0;
-    for (double lane : sums) sum += lane;
-    return sum / static_cast<double>(count);
+  Tally tally() const {
+    Tally found = {0.0, count, reached};
+    for (double lane : sums) found.sum += lane;
+    return found;
   }
 };
 
@@ -82,7 +69,7 @@ template <typename T>
 Score score_row(const T* similarity, const bool* valid, int64_t candidates, int64_t first,
                 int64_t size, double threshold, std::vector<T>& ranked) {
   const int64_t last = first + size;
-  Tally positive, negative;
+  Lanes positive, negative;
   positive.add(similarity, valid, first, last, threshold);
   negative.add(similarity, valid, 0, first, threshold);
   negative.add(similarity, valid, last, candidates, threshold);
@@ -102,29 +89,7 @@ Score score_row(const T* similarity, const bool* valid, int64_t candidates, int6
         count_ahead<false>(ranked.data(), last, candidates, value);
     in_top += ahead < positive.count;
   }
-  const double right_of_negatives =
-      static_cast<double>(negative.count - negative.reached) / static_cast<double>(negative.count);
-  const double right_of_positives =
-      static_cast<double>(positive.reached) / static_cast<double>(positive.count);
-  return {static_cast<double>(in_top) / static_cast<double>(positive.count),
-          positive.mean() - negative.mean(), (right_of_positives + right_of_negatives) / 2};
-}
-
-// A group's rewards -> (reward - mean) / (unbiased deviation + epsilon); 0 in a group of one.
-template <typename T>
-void advantages(const T* reward, int64_t size, T* advantage) {
-  if (size == 1) {
-    advantage[0] = 0;
-    return;
-  }
-  double sum = 0.0, squares = 0.0;
-  for (int64_t i = 0; i < size; ++i) sum += reward[i];
-  const double mean = sum / static_cast<double>(size);
-  for (int64_t i = 0; i < size; ++i) squares += (reward[i] - mean) * (reward[i] - mean);
-  const double deviation = std::sqrt(squares / static_cast<double>(size - 1));
-  for (int64_t i = 0; i < size; ++i) {
-    advantage[i] = static_cast<T>((reward[i] - mean) / (deviation + kDeviationEpsilon));
-  }
+  return score_of(positive.tally(), negative.tally(), in_top);
 }
 
 // One side's similarities, and which of its rows and of its candidates count.
@@ -159,7 +124,7 @@ using Rewards = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
 template <typename T>
 Rewards rewards(const Side (&sides)[2], const std::optional<Tensor>& threshold, int64_t size,
-                int64_t first_group, int64_t kind) {
+                int64_t first_group, Kind kind) {
   const Tensor& like = sides[0].similarity;
   const int64_t rows = like.size(0), candidates = like.size(1), pairs = rows / size;
   const double limit = threshold.has_value()
@@ -194,7 +159,11 @@ Rewards rewards(const Side (&sides)[2], const std::optional<Tensor>& threshold, 
             data[2][out] = static_cast<T>(score.rank);
             data[3][out] = static_cast<T>(score.gap);
           }
-          advantages(data[0] + group * size, size, data[1] + group * size);
+          const T* own = data[0] + group * size;
+          const Spread spread = spread_of(own, size);
+          for (int64_t i = 0; i < size; ++i) {
+            data[1][group * size + i] = advantage_of(own[i], spread);
+          }
         }
       });
   return {results[0], results[1], results[2], results[3]};
@@ -215,16 +184,16 @@ Rewards group_reward(const Tensor& of_query, const Tensor& of_target,
   STD_TORCH_CHECK(first_group >= 0 && first_group * group_size + rows <= candidates, "first_group ",
                   first_group, " leaves no positives for all ", rows, " rows among ", candidates,
                   " candidates");
-  STD_TORCH_CHECK(kind >= 0 && kind < kKinds, "kind is ", kind, ", not in [0, ", int{kKinds}, ")");
+  STD_TORCH_CHECK(kind >= 0 && kind < kKinds, "kind is ", kind, ", not in [0, ", kKinds, ")");
   const Side sides[2] = {{of_query, query_valid, all_target_valid},
                          {of_target, target_valid, all_query_valid}};
   if (of_query.scalar_type() == ScalarType::Double) {
     check_dtype(of_target, "of_target (float64, as of_query)", ScalarType::Double);
-    return rewards<double>(sides, threshold, group_size, first_group, kind);
+    return rewards<double>(sides, threshold, group_size, first_group, static_cast<Kind>(kind));
   }
   check_dtype(of_query, "of_query (float32 or float64)", ScalarType::Float);
   check_dtype(of_target, "of_target (float32, as of_query)", ScalarType::Float);
-  return rewards<float>(sides, threshold, group_size, first_group, kind);
+  return rewards<float>(sides, threshold, group_size, first_group, static_cast<Kind>(kind));
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <tuple>
 
+#include "common/hidden_gather.h"
 #include "common/tensor.h"
 
 #include <torch/csrc/stable/library.h>
@@ -15,8 +16,6 @@ namespace umer1 {
 namespace {
 
 using BFloat16 = torch::headeronly::BFloat16;
-
-constexpr double kEpsilon = 1e-12;  // smallest norm divided by
 
 int64_t find(const int64_t* ids, int64_t begin, int64_t end, int64_t token_id, bool last) {
   if (last) {
@@ -33,7 +32,7 @@ int64_t find(const int64_t* ids, int64_t begin, int64_t end, int64_t token_id, b
 
 // `Out` is what is computed in: float for bfloat16 and float32 rows, double for float64.
 template <typename In, typename Out>
-std::tuple<Tensor, Tensor, Tensor> gather(const Tensor& hidden, const Tensor& index,
+std::tuple<Tensor, Tensor, Tensor> vectors_at(const Tensor& hidden, const Tensor& index,
                                           bool normalize) {
   const int64_t count = index.size(0), size = hidden.size(1), row_stride = hidden.stride(0);
   Tensor vectors = new_tensor(hidden, {count, size}, dtype_of<Out>());
@@ -60,8 +59,7 @@ std::tuple<Tensor, Tensor, Tensor> gather(const Tensor& hidden, const Tensor& in
       const Out length = static_cast<Out>(std::sqrt(square));
       norm_data[b] = length;
       if (!normalize) continue;
-      // comparison this way round: a NaN norm stays NaN
-      const Out divisor = length < Out(kEpsilon) ? Out(kEpsilon) : length;
+      const Out divisor = gather::divisor_of(length);
       for (int64_t h = 0; h < size; ++h) vector[h] /= divisor;
     }
   });
@@ -91,16 +89,15 @@ std::tuple<Tensor, Tensor, Tensor> gather_hidden(const Tensor& hidden, const Ten
   }
   switch (hidden.scalar_type()) {
     case ScalarType::Double:
-      return gather<double, double>(states, index, normalize);
+      return vectors_at<double, double>(states, index, normalize);
     case ScalarType::BFloat16:
-      return gather<BFloat16, float>(states, index, normalize);
+      return vectors_at<BFloat16, float>(states, index, normalize);
     default:
       check_dtype(hidden, "hidden (float64, float32 or bfloat16)", ScalarType::Float);
-      return gather<float, float>(states, index, normalize);
+      return vectors_at<float, float>(states, index, normalize);
   }
 }
 
-// d/dx (x / |x|) = (g - v <v, g>) / |x|; below kEpsilon the divisor is a constant.
 template <typename In, typename Out>
 void scatter(Tensor& hidden_grad, const Tensor& grad, const Tensor& vectors, const Tensor& index,
              const Tensor& norm, bool normalize) {
@@ -127,15 +124,14 @@ void scatter(Tensor& hidden_grad, const Tensor& grad, const Tensor& vectors, con
     double along = 0.0;
     double divisor = 1.0;
     if (normalize) {
-      divisor = norm_data[b] < Out(kEpsilon) ? kEpsilon : static_cast<double>(norm_data[b]);
-      if (!(norm_data[b] < Out(kEpsilon))) {
+      divisor = static_cast<double>(gather::divisor_of(norm_data[b]));
+      if (!gather::is_tiny(norm_data[b])) {
         for (int64_t h = 0; h < size; ++h)
           along += static_cast<double>(v[h]) * static_cast<double>(g[h]);
       }
     }
     for (int64_t h = 0; h < size; ++h) {
-      const double value =
-          (static_cast<double>(g[h]) - static_cast<double>(v[h]) * along) / divisor;
+      const double value = gather::gradient_of(g[h], v[h], along, divisor);
       row[h] = static_cast<In>(static_cast<Out>(row[h]) + static_cast<Out>(value));
     }
   }

@@ -83,17 +83,17 @@ struct WarpProducts {
 
   // Over all lanes; sums 2 * lane and 2 * lane + 1 are left at the front. Each step halves what a
   // lane carries: it keeps one half and gets the other lane's share of it.
+  template <int kWidth = kSums / 2>
   __device__ static void add_up(float (&sum)[kSums], int lane) {
+    constexpr int kMask = kWidth / 2;
+    const bool upper = (lane & kMask) != 0;
 #pragma unroll
-    for (int mask = kLanes / 2, width = kSums / 2; mask > 0; mask /= 2, width /= 2) {
-      const bool upper = (lane & mask) != 0;
-#pragma unroll
-      for (int i = 0; i < width; ++i) {
-        const float sent = upper ? sum[i] : sum[i + width];
-        const float kept = upper ? sum[i + width] : sum[i];
-        sum[i] = kept + __shfl_xor_sync(0xffffffffu, sent, mask);
-      }
+    for (int i = 0; i < kWidth; ++i) {
+      const float sent = upper ? sum[i] : sum[i + kWidth];
+      const float kept = upper ? sum[i + kWidth] : sum[i];
+      sum[i] = kept + __shfl_xor_sync(0xffffffffu, sent, kMask);
     }
+    if constexpr (kMask > 1) add_up<kWidth / 2>(sum, lane);
   }
 #endif
 };

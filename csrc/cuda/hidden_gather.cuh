@@ -74,7 +74,7 @@ struct Sequences {
 };
 
 template <typename In, bool kAligned>
-__global__ void __launch_bounds__(kWorkers)
+__global__ void __launch_bounds__(kWorkers, 4)
     gather_kernel(const In* hidden, int64_t stride, int64_t size, const Sequences sequences,
                   Wide<In>* vectors, int64_t* index, Wide<In>* norm) {
   using T = Wide<In>;
@@ -107,7 +107,7 @@ __global__ void __launch_bounds__(kWorkers)
 
 // hidden_grad holds zeros, and no row is taken twice.
 template <typename In, bool kAligned>
-__global__ void __launch_bounds__(kWorkers)
+__global__ void __launch_bounds__(kWorkers, 4)
     scatter_kernel(In* hidden_grad, int64_t rows, int64_t size, const Wide<In>* grad,
                    const Wide<In>* vectors, const int64_t* index, const Wide<In>* norm,
                    bool normalize) {
@@ -128,13 +128,14 @@ struct Slots {
 };
 
 template <typename In, bool kAligned>
-__global__ void __launch_bounds__(kWorkers)
+__global__ void __launch_bounds__(kWorkers, 4)
     step_kernel(const In* hidden, int64_t stride, int64_t size, const Slots slots, float* vectors,
                 int64_t vector_stride, bool* hit) {
   constexpr int kPack = kPackOf<In>;
-  const int64_t b = blockIdx.x, slot = slots.slots[b];
-  const bool taken = slots.ids[b] == slots.token_id && slots.generated[b];
-  if (!taken || slot < 0 || slot >= slots.count) return;
+  // three loads at once, not one after the other
+  const int64_t b = blockIdx.x, slot = slots.slots[b], id = slots.ids[b];
+  const bool generated = slots.generated[b];
+  if (id != slots.token_id || !generated || slot < 0 || slot >= slots.count) return;
   const GatherBlock block;
   const Reader<In, kAligned> row = {hidden + b * stride, size};
   const Writer<float, kAligned> out = {vectors + slot * vector_stride, size};

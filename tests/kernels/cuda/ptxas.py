@@ -17,7 +17,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
 FUNCTION = re.compile(r"Compiling entry function '(\S+)'")
-SPILLED = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
+# a stack frame is local memory too: an array that is not in registers
+SPILLED = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 USED = re.compile(r"Used (\d+) registers")
 SHARED = re.compile(r"(\d+) bytes smem")
 # one instruction that reads 16 bytes of global memory

@@ -28,9 +28,10 @@ def rewards(
     if group is not None:
         distributed.check_even(group, query=query, target=target)
         first = distributed.rank_and_size(group)[0] * pairs
+        # every process must bring flags if one does
+        flags = [_flags(query, query_valid), _flags(query, target_valid)]
         query, target, query_valid, target_valid = (
-            distributed.gather_values(value, group)
-            for value in (query, target, query_valid, target_valid)
+            distributed.gather_values(value, group) for value in (query, target, *flags)
         )
         if kind == "adaptive_threshold":
             threshold = rollout_groups.middle_of(query, query_valid, target, target_valid)
@@ -38,3 +39,7 @@ def rewards(
         query, target, query_valid, target_valid, threshold, first, pairs, KINDS.index(kind)
     )
     return GroupReward(*reward.unbind(), *advantage.unbind(), rank, gap)
+
+
+def _flags(query: Tensor, valid: Tensor | None) -> Tensor:
+    return query.new_ones(query.shape[:2], dtype=torch.bool) if valid is None else valid
