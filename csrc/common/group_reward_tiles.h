@@ -167,24 +167,29 @@ UMER1_HOST_DEVICE inline void add(Part& part, float value, float threshold) {
 }
 
 // Adds the negatives of the tile to the sums of its own rows and columns; `row` and `column` are
-// the tile's place in the task.
+// the tile's place in the task. The last workers do it: count_ahead keeps the first ones busy.
 UMER1_HOST_DEVICE inline void add_parts(BlockState& state, const float* similarity, int row,
                                         int column, int worker) {
-  if (worker < kTileRows) {
-    if (state.rows.own[worker] < 0) return;
+  const int line = kWorkers - 1 - worker;
+  if (line < kTileRows) {
+    if (state.rows.own[line] < 0) return;
+    Part part = state.row_part[row + line];
     for (int c = 0; c < kTileColumns; ++c) {
       const int pair = state.columns.pair[c];
-      if (pair < 0 || pair == state.rows.pair[worker]) continue;
-      add(state.row_part[row + worker], similarity[worker * kTileColumns + c], state.threshold);
+      if (pair < 0 || pair == state.rows.pair[line]) continue;
+      add(part, similarity[line * kTileColumns + c], state.threshold);
     }
-  } else if (worker < kTileRows + kTileColumns) {
-    const int line = worker - kTileRows;
-    if (state.columns.own[line] < 0) return;
+    state.row_part[row + line] = part;
+  } else if (line < kTileRows + kTileColumns) {
+    const int c = line - kTileRows;
+    if (state.columns.own[c] < 0) return;
+    Part part = state.column_part[column + c];
     for (int r = 0; r < kTileRows; ++r) {
       const int pair = state.rows.pair[r];
-      if (pair < 0 || pair == state.columns.pair[line]) continue;
-      add(state.column_part[column + line], similarity[r * kTileColumns + line], state.threshold);
+      if (pair < 0 || pair == state.columns.pair[c]) continue;
+      add(part, similarity[r * kTileColumns + c], state.threshold);
     }
+    state.column_part[column + c] = part;
   }
 }
 

@@ -4,8 +4,11 @@
 
 #ifdef __CUDACC__
 #define UMER1_HOST_DEVICE __host__ __device__
+// before a loop that mostly runs once: unrolled it would only take registers
+#define UMER1_KEEP_ROLLED _Pragma("unroll 1")
 #else
 #define UMER1_HOST_DEVICE
+#define UMER1_KEEP_ROLLED
 #endif
 
 namespace umer1 {

@@ -36,6 +36,13 @@ def emulate(library, query, target, kind, valid=(None, None), own=None, threshol
     return dict(zip(NAMES, output)), bool(kept)
 
 
+def schedule(library, candidates, size, count):
+    """Tiles down and across a task, tasks, parts of a query's sums, of a target's."""
+    found = (ctypes.c_int * 5)()
+    library.group_reward_schedule(candidates, size, count, found)
+    return list(found)
+
+
 def truth(query, target, kind, valid=(None, None)):
     # a threshold found in float32 can tie with similarities that one found in float64 does not
     dtype = torch.float32 if kind == "adaptive_threshold" else torch.float64
@@ -107,9 +114,10 @@ def test_too_many_similarities_to_keep(library, kind):
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_tasks_of_many_tiles(library, kept):
-    """520 rollouts: tasks of 2 x 2 tiles, whose own sums come in parts."""
-    query, target = on_a_grid(65, 8, 5)
-    valid = [torch.rand(65, 8) > 0.1 for _ in range(2)]
+    """776 rollouts: tasks of 2 x 4 tiles, the last ones not full."""
+    assert schedule(library, 776, 8, 776)[:2] == [2, 4]
+    query, target = on_a_grid(97, 8, 5)
+    valid = [torch.rand(97, 8) > 0.1 for _ in range(2)]
     got, keeps = emulate(library, query, target, "rank_gap", valid, blocks=132 if kept else 3)
     assert keeps == kept
     check(got, truth(query, target, "rank_gap", valid))
@@ -156,14 +164,9 @@ def test_what_an_invalid_rollout_holds_is_never_read(library):
 
 
 def test_tasks_grow_with_the_batch(library):
-    def schedule(candidates, size, count):
-        found = (ctypes.c_int * 5)()
-        library.group_reward_schedule(candidates, size, count, found)
-        return list(found)
-
-    assert schedule(128, 8, 128) == [1, 1, 128, 16, 8]
-    rows, columns, tasks, *_ = schedule(1024, 8, 1024)
+    assert schedule(library, 128, 8, 128) == [1, 1, 128, 16, 8]
+    rows, columns, tasks, *_ = schedule(library, 1024, 8, 1024)
     assert rows * columns > 1 and 512 <= tasks <= 1024
-    assert schedule(16384, 32, 16384) == [8, 16, 128 * 128, 128, 128]
-    # eight processes
-    assert schedule(1024, 8, 128)[2] <= 1024
+    assert schedule(library, 16384, 32, 16384) == [8, 16, 128 * 128, 128, 128]
+    # one of eight processes
+    assert schedule(library, 1024, 8, 128)[2] <= 1024

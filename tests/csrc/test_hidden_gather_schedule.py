@@ -88,10 +88,12 @@ def test_the_right_occurrence_at_every_position(library, last):
 
 
 def test_a_zero_state_and_a_nan_state(library):
-    hidden = torch.stack([torch.zeros(5), torch.full((5,), float("nan"))])
+    hidden = torch.zeros(2, 5)
+    hidden[1] = torch.tensor([1.0, float("nan"), 2.0, 3.0, 4.0])
     ids, begin = torch.full((2,), TOKEN), torch.tensor([0, 1])
     vectors, _, norm, gradient = emulate(
         library, hidden, ids, begin, begin + 1, True, True, torch.ones(2, 5)
     )
     assert (vectors[0] == 0).all() and norm[0] == 0 and gradient[0].isfinite().all()
+    # one bad number is not hidden by the others
     assert vectors[1].isnan().all() and norm[1].isnan() and gradient[1].isnan().all()

@@ -101,7 +101,7 @@ def test_offsets_beyond_the_rows_read_nothing_there():
 
 def test_zero_and_nan_states():
     hidden = torch.zeros(2, 1, 24, device="cuda")
-    hidden[1] = float("nan")
+    hidden[1], hidden[1, 0, 7] = 1.0, float("nan")
     ids = torch.full((2, 1), TOKEN, device="cuda")
     hidden.requires_grad_()
     vectors, _ = gather_hidden(hidden, ids, TOKEN, backend="cuda")
