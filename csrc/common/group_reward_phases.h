@@ -115,7 +115,8 @@ UMER1_HOST_DEVICE void second_phase(const Block& block, const Products& products
       } else {
         similarities(block, products, problem, tile, state, similarity);
       }
-      const int row = t / schedule.columns * kTileRows, column = t % schedule.columns * kTileColumns;
+      const int row = t / schedule.columns * kTileRows;
+      const int column = t % schedule.columns * kTileColumns;
       block.each([&](int worker) {
         count_ahead(problem, work, state, similarity, worker);
         add_parts(state, similarity, row, column, worker);
@@ -131,7 +132,8 @@ UMER1_HOST_DEVICE inline void load_group(const Problem& problem, const Schedule&
                                          int worker) {
   const int size = problem.size, first = pair * size;
   const int64_t block = static_cast<int64_t>(first) * size;
-  const int* ahead = work.ahead + (is_query ? 0 : static_cast<int64_t>(problem.count) * size) + block;
+  const int64_t queries = static_cast<int64_t>(problem.count) * size;
+  const int* ahead = work.ahead + block + (is_query ? 0 : queries);
   for (int item = worker; item < size * size; item += kWorkers) {
     const int row = item / size, column = item % size;
     const float value = work.positives[block + item];

@@ -1,4 +1,4 @@
-// One tile of similarities in the group_reward kernel: its lines, its products, what is read off it.
+// A tile of similarities in the group_reward kernel: its lines, its products, what is read off it.
 //
 // `Block` runs a function for each of its kWorkers workers and then waits for all: threads of a
 // CUDA block, or a loop. `Products` fills BlockState::slices for the tile in its lines.
@@ -155,8 +155,8 @@ UMER1_HOST_DEVICE inline void count_ahead(const Problem& problem, const Work& wo
                  similarity[r * kTileColumns + column] >= value;
       }
     }
-    const int64_t counter = (static_cast<int64_t>(is_row ? 0 : problem.count) + own) * size + partner;
-    if (ahead > 0) add_to_counter(work.ahead + counter, ahead);
+    const int64_t side = is_row ? 0 : problem.count;
+    if (ahead > 0) add_to_counter(work.ahead + (side + own) * size + partner, ahead);
   }
 }
 

@@ -1,9 +1,10 @@
 // The hidden state at a token: its search and L2 norm by the workers of one block, and the
 // arithmetic shared with the CPU.
 //
-// `Block` runs a function for each of its kWorkers workers and then waits for all; sum() and
-// maximum() give every worker what a function of the worker comes to. `Reader` has read(at, values):
-// the elements at, at + 1, ... of a row, and `Writer` write(at, values); they know where it ends.
+// `Block` runs a function for each of its kWorkers workers and then waits for all; its sum() and
+// maximum() give every worker what a function of the workers comes to. `Reader` has
+// read(at, values): the elements at, at + 1, ... of a row; `Writer` has write(at, values). Both know
+// where the row ends.
 
 #pragma once
 

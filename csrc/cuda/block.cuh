@@ -6,7 +6,7 @@
 
 namespace umer1::cuda {
 
-// Outside device code the members do nothing: nvcc asks for them when it reads common/ for the host.
+// On the host the members do nothing: nvcc asks for them when it reads common/ for both.
 template <int kThreads>
 struct ThreadBlock {
   UMER1_HOST_DEVICE int id() const {

@@ -90,7 +90,7 @@ __global__ void __launch_bounds__(kWorkers, 4)
   T length = T(0);
   if (found < 0) {
     UMER1_KEEP_ROLLED
-    for (int64_t at = static_cast<int64_t>(threadIdx.x) * kPack; at < size; at += kWorkers * kPack) {
+    for (int64_t at = int64_t{threadIdx.x} * kPack; at < size; at += kWorkers * kPack) {
       const T zeros[kPack] = {};
       out.write(at, zeros);
     }
@@ -121,9 +121,9 @@ __global__ void __launch_bounds__(kWorkers, 4)
 }
 
 struct Slots {
-  const int64_t* ids;      // [B]: what each row read
-  const int64_t* slots;    // [B]: where it belongs, or -1
-  const bool* generated;   // [B]
+  const int64_t* ids;     // [B]: what each row read
+  const int64_t* slots;   // [B]: where it belongs, or -1
+  const bool* generated;  // [B]
   int64_t count, token_id;
   bool normalize;
 };

@@ -16,7 +16,9 @@ UMER1_HOST_DEVICE inline float widen(__half value) { return __half2float(value);
 
 UMER1_HOST_DEVICE inline void narrow(float value, float& to) { to = value; }
 UMER1_HOST_DEVICE inline void narrow(double value, double& to) { to = value; }
-UMER1_HOST_DEVICE inline void narrow(float value, __nv_bfloat16& to) { to = __float2bfloat16_rn(value); }
+UMER1_HOST_DEVICE inline void narrow(float value, __nv_bfloat16& to) {
+  to = __float2bfloat16_rn(value);
+}
 UMER1_HOST_DEVICE inline void narrow(float value, __half& to) { to = __float2half_rn(value); }
 
 // Loaded and stored in one instruction where it is 4, 8 or 16 bytes.

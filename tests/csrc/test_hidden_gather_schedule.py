@@ -54,7 +54,9 @@ def library(compiled):
 @given(data=st.data())
 def test_any_lengths_and_sizes(library, data):
     torch.manual_seed(data.draw(st.integers(0, 1000)))
-    lengths = data.draw(st.lists(st.sampled_from([0, 1, 5, 1023, 1024, 1025, 3000]), min_size=1, max_size=4))
+    lengths = data.draw(
+        st.lists(st.sampled_from([0, 1, 5, 1023, 1024, 1025, 3000]), min_size=1, max_size=4)
+    )
     bounds = torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()])
     begin, end = bounds[:-1].clone(), bounds[1:].clone()
     begin += data.draw(st.sampled_from([0, 2]))  # some sequences have nothing left to search

@@ -54,7 +54,11 @@ def check(got, wanted):
         # a deviation near 0 magnifies the rounding of rewards
         allowed = 1e-3 if "advantage" in name else 5e-6
         torch.testing.assert_close(
-            value, expected.float(), atol=allowed, rtol=1e-4, msg=lambda text, n=name: f"{n}: {text}"
+            value,
+            expected.float(),
+            atol=allowed,
+            rtol=1e-4,
+            msg=lambda text, n=name: f"{n}: {text}",
         )
 
 

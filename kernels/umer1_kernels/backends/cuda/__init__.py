@@ -1,4 +1,4 @@
 """Our own CUDA kernels, in the compiled extension. Importing `operators` needs the extension.
 
-None of them has run on a GPU yet: `limits.NATIVE` says what each takes, `backend="cuda"` asks for it.
+Never run on a GPU yet. `limits.NATIVE` says what each takes; `backend="cuda"` asks for it.
 """

@@ -12,7 +12,7 @@ MOST_ROLLOUTS = 32  # of one pair: kMostRollouts in csrc/common/group_reward_sch
 
 
 class Native(NamedTuple):
-    """The dtypes of its tensors, and a check of their shapes: what is beyond the kernel, or None."""
+    """The dtypes of its tensors, and a check of their shapes: what is beyond it, or None."""
 
     dtypes: tuple[torch.dtype, ...]
     beyond: Callable[[tuple[Tensor, ...]], str | None] = lambda tensors: None
