@@ -117,7 +117,7 @@ def require_compiler():
 
 
 def name_toolkit():
-    """CUDA_HOME for torch, where only the PATH knows nvcc: it may be a script outside the toolkit."""
+    """CUDA_HOME for torch, where only the PATH knows nvcc, which may be a script elsewhere."""
     nvcc = shutil.which("nvcc")
     if nvcc is None or os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH"):
         return

@@ -2,9 +2,8 @@
 // arithmetic shared with the CPU.
 //
 // `Block` runs a function for each of its kWorkers workers and then waits for all; its sum() and
-// maximum() give every worker what a function of the workers comes to. `Reader` has
-// read(at, values): the elements at, at + 1, ... of a row; `Writer` has write(at, values). Both know
-// where the row ends.
+// maximum() give every worker what a function of the workers comes to. `Reader` has read(at, values)
+// for the elements at, at + 1, ... of a row, `Writer` write(at, values); both know where it ends.
 
 #pragma once
 
