@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from umer1_kernels import rollout_groups
+from umer1_kernels import distributed, rollout_groups
+from umer1_kernels.backends.cuda.reward import rewards
 from umer1_kernels.reference.reward import group_reward
 from umer1_kernels.rollout_groups import KINDS
 
@@ -170,3 +171,52 @@ def test_tasks_grow_with_the_batch(library):
     assert schedule(library, 16384, 32, 16384) == [8, 16, 128 * 128, 128, 128]
     # one of eight processes
     assert schedule(library, 1024, 8, 128)[2] <= 1024
+
+
+@pytest.fixture
+def operator(library):
+    """The operator on the CPU, by the emulation."""
+
+    def run(query, target, query_valid, target_valid, threshold, first, pairs, kind):
+        valid, own = (query_valid, target_valid), (first, pairs)
+        got, _ = emulate(library, query, target, KINDS[kind], valid, own, threshold)
+        return tuple(got[name] for name in NAMES)
+
+    with torch.library._scoped_library("umer1_kernels", "IMPL") as registration:
+        registration.impl("group_reward_from_vectors", run, "CPU")
+        yield
+
+
+def stacked(result):
+    pairs = (result.query_reward, result.target_reward)
+    advantages = (result.query_advantage, result.target_advantage)
+    return dict(zip(NAMES, (torch.stack(pairs), torch.stack(advantages), *result[4:])))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_python_makes_of_it(operator, kind):
+    query, target = on_a_grid(5, 4, 6)
+    valid = [torch.rand(5, 4) > 0.2, None]
+    got = rewards(query.requires_grad_(), target, *valid, kind, None)
+    check(stacked(got), truth(query.detach(), target, kind, valid))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_process_gathers_what_the_others_have(operator, monkeypatch, kind):
+    """The second of three processes, which has no flags while others do."""
+    query, target = on_a_grid(6, 4, 6)
+    valid = [torch.rand(6, 4) > 0.3 for _ in range(2)]
+    valid[0][2:4] = True
+    wanted = truth(query, target, kind, valid)
+    own = [value[2:4] for value in (query, target, *valid)]
+    whole = dict(zip(range(4), (query, target, *valid)))
+
+    def gather(value, group):
+        [number] = [n for n in whole if torch.equal(own[n], value)]
+        return whole.pop(number)
+
+    monkeypatch.setattr(distributed, "check_even", lambda group, **tensors: None)
+    monkeypatch.setattr(distributed, "rank_and_size", lambda group: (1, 3))
+    monkeypatch.setattr(distributed, "gather_values", gather)
+    got = rewards(own[0], own[1], None, own[3], kind, object())
+    check(stacked(got), wanted, slice(2, 4))
