@@ -62,7 +62,7 @@ template <int kPack, class Block, class Term>
 UMER1_HOST_DEVICE double sum_over_row(const Block& block, int64_t size, const Term& term) {
   return block.sum([&](int worker) {
     double sum = 0.0;
-    UMER1_KEEP_ROLLED
+    UMER1_UNROLL_BY(1)
     for (int64_t at = static_cast<int64_t>(worker) * kPack; at < size; at += kWorkers * kPack) {
       sum += term(at);
     }
@@ -90,7 +90,7 @@ template <typename T, int kPack, class Block, class Reader, class Writer>
 UMER1_HOST_DEVICE void write_row(const Block& block, int64_t size, const Reader& row, T divisor,
                                  const Writer& out) {
   block.each([&](int worker) {
-    UMER1_KEEP_ROLLED
+    UMER1_UNROLL_BY(1)
     for (int64_t at = static_cast<int64_t>(worker) * kPack; at < size; at += kWorkers * kPack) {
       T values[kPack];
       row.read(at, values);
@@ -122,7 +122,7 @@ UMER1_HOST_DEVICE void write_gradient(const Block& block, int64_t size, const Re
     }
   }
   block.each([&](int worker) {
-    UMER1_KEEP_ROLLED
+    UMER1_UNROLL_BY(1)
     for (int64_t at = static_cast<int64_t>(worker) * kPack; at < size; at += kWorkers * kPack) {
       T values[kPack], units[kPack];
       g.read(at, values);

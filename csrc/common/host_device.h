@@ -4,11 +4,14 @@
 
 #ifdef __CUDACC__
 #define UMER1_HOST_DEVICE __host__ __device__
-// before a loop that mostly runs once: unrolled it would only take registers
-#define UMER1_KEEP_ROLLED _Pragma("unroll 1")
+// The loop that follows: whole, or so many rounds at a time.
+#define UMER1_UNROLL _Pragma("unroll")
+#define UMER1_UNROLL_BY(rounds) UMER1_PRAGMA(unroll rounds)
+#define UMER1_PRAGMA(text) _Pragma(#text)
 #else
 #define UMER1_HOST_DEVICE
-#define UMER1_KEEP_ROLLED
+#define UMER1_UNROLL
+#define UMER1_UNROLL_BY(rounds)
 #endif
 
 namespace umer1 {

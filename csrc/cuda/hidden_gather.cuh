@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(kWorkers, 4)
   const Writer<T, kAligned> out = {vectors + b * size, size};
   T length = T(0);
   if (found < 0) {
-    UMER1_KEEP_ROLLED
+    UMER1_UNROLL_BY(1)
     for (int64_t at = int64_t{threadIdx.x} * kPack; at < size; at += kWorkers * kPack) {
       const T zeros[kPack] = {};
       out.write(at, zeros);
