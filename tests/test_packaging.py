@@ -153,8 +153,9 @@ def test_wheel_passes_the_kernel_tests_on_the_oldest_torch(wheel, tmp_path):
     )
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]
     check = "import torch, umer1_kernels as k; print(torch.__version__, k.__file__)"
+    command = [python, "-c", check]
     where = subprocess.run(
-        [python, "-c", check], cwd=tmp_path, capture_output=True, text=True, check=False
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert where.stdout.startswith(OLDEST_TORCH) and str(tmp_path) in where.stdout
 
