@@ -8,6 +8,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from umer1.profiling.costs import ITEM_BYTES, Argument, Cost, argument, aten_cost
 from umer1.profiling.kernel_costs import operator_cost
+from umer1.profiling.profile import operation_costs
+from umer1.profiling.trace import record
+from umer1.profiling.workload import Workload
 
 torch_version = tuple(int(part) for part in torch.__version__.split(".")[:2])
 
@@ -41,8 +44,9 @@ def test_products_agree_with_torchs_counter(name, dtype):
     call = products(left, right, batch)[name]
     with FlopCounterMode(display=False) as counter:
         call()
-    found = [cost for cost in recorded(call).values() if cost is not None and cost.dtype]
-    assert sum(cost.flop for cost in found) == counter.get_total_flops()
+    trace = record(Workload(call, dtype), torch.device("cpu"))
+    found = [cost for cost in operation_costs(trace.operations) if cost is not None and cost.dtype]
+    assert sum(cost.flop for cost in found) == trace.calls * counter.get_total_flops()
     assert {cost.dtype for cost in found} == {str(dtype).removeprefix("torch.")}
 
 

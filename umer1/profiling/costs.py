@@ -21,7 +21,10 @@ LIST = "TensorList"
 
 
 class Argument(NamedTuple):
-    """A tensor argument: its shape, bytes per element, dtype as torch names it; numbers in a list count together."""
+    """A tensor argument: its shape, bytes per element, dtype as torch names it.
+
+    A list of tensors is one argument, whose shape is the number of all their elements.
+    """
 
     shape: tuple[int, ...]
     item: int
@@ -163,6 +166,7 @@ def _is_true(constants: tuple, place: int) -> bool:
 
 def _elementwise(tensors: list[Argument]) -> Cost:
     """Inputs read, the result written; an operator in place reads what it overwrites."""
+    tensors = [each for each in tensors if each.shape] or tensors  # without numbers
     rank = max(len(each.shape) for each in tensors)
     shapes = [(1,) * (rank - len(each.shape)) + each.shape for each in tensors]
     # a size of 1 is stretched, to 0 too

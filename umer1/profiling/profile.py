@@ -18,6 +18,7 @@ from umer1.profiling.roofs import Roofs
 from umer1.profiling.trace import Operation, Trace, record
 from umer1.profiling.workload import build
 
+NOTHING = Cost(0.0, 0.0)
 OUTSIDE = "other"  # the stage of what runs in no stage
 
 
@@ -147,13 +148,18 @@ def run(request: Request, chrome_trace: Path | None = None) -> Profile:
 
 
 def operation_costs(operations: list[Operation]) -> list[Cost | None]:
-    """Of each operation; an operator of aten that calls others with a cost leaves it to them."""
+    """Of each operation; one of aten that calls others with a cost leaves it to them, and has none.
+
+    A product only leaves it to products: what else it calls prepares its output.
+    """
     costs = [each.cost or _cost(each) for each in operations]
     for number in reversed(range(len(operations))):
-        parent = operations[number].parent
-        while costs[number] is not None and parent >= 0:
-            if operations[parent].name.startswith("aten::"):
-                costs[parent] = None
+        cost, parent = costs[number], operations[number].parent
+        while cost not in (None, NOTHING) and parent >= 0:
+            outer = costs[parent]
+            keeps = outer is not None and outer.dtype and not cost.dtype
+            if operations[parent].name.startswith("aten::") and not keeps:
+                costs[parent] = NOTHING
             parent = operations[parent].parent
     return costs
 
@@ -193,7 +199,7 @@ def _row(name: str, stage: str, group: list, calls: int, roofs: Roofs) -> Row:
         floors = [roofs.floor(*cost) for cost in known]
         row.floor = sum(seconds for seconds, _ in floors) / calls
         by_bound = {bound: sum(s for s, b in floors if b == bound) for _, bound in floors}
-        row.bound = max(by_bound, key=by_bound.get)
+        row.bound = max(by_bound, key=by_bound.get) if row.floor else ""
     return row
 
 

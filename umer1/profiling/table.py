@@ -96,10 +96,10 @@ def _cells(profile: Profile, row: Row) -> tuple[str, ...]:
         _number(row.calls),
         _number(1e3 * seconds),
         f"{100 * profile.share(row):.1f}%",
-        _number(None if row.flop is None else row.flop / 1e9),
-        _number(None if row.bytes is None else row.bytes / 1e6),
-        _number(None if row.flop is None else row.flop / seconds / 1e9),
-        _number(None if row.bytes is None else row.bytes / seconds / 1e9),
+        _number(row.flop / 1e9 if row.flop else None),
+        _number(row.bytes / 1e6 if row.bytes else None),
+        _number(row.flop / seconds / 1e9 if row.flop else None),
+        _number(row.bytes / seconds / 1e9 if row.bytes else None),
         "-" if row.percent_of_roofline is None else f"{row.percent_of_roofline:.0f}",
     )
 

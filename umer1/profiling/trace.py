@@ -6,6 +6,7 @@ calls; on CUDA it is that of the kernels it launches itself. Kernels of Triton g
 
 from __future__ import annotations
 
+import os
 import re
 import statistics
 import time
@@ -49,12 +50,12 @@ class Operation:
 
 @dataclass(slots=True)
 class Trace:
-    """`calls` calls of a workload; seconds are of one call, medians.
+    """`calls` calls of a workload.
 
     Attributes:
         stages: nanoseconds on the host in each stage, without stages inside it, over all calls.
-        seconds: without the profiler; of a whole call, even where only its end is traced.
-        traced_seconds: with the profiler, from where the workload begins to count.
+        seconds: median of a call without the profiler; of all of it, even where only its end counts.
+        traced_seconds: mean of a call with the profiler, from where the workload begins to count.
     """
 
     operations: list[Operation]
@@ -77,6 +78,7 @@ def record(workload: Workload, device: torch.device, chrome_trace: Path | None =
     for _ in range(WARM_UP):
         workload.run()
     seconds = _timed(workload, device)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # it tells stderr when it starts and stops
     activities = [ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
@@ -95,13 +97,18 @@ def record(workload: Workload, device: torch.device, chrome_trace: Path | None =
     ranges = _ranges(events, workload.begins)
     if device.type == "cuda":
         operations = _by_kernel(events, ranges, launches, workload.bytes_of_lists)
+        if not operations:
+            raise ValueError(
+                "--device cuda: torch's profiler recorded no kernel; may this user read the GPU's "
+                "counters? (KINETO_LOG_LEVEL=0 says more)"
+            )
     else:
         operations = _by_operator(events, ranges, workload.bytes_of_lists)
     stages: dict[str, int] = {}
     for each in ranges:
         stages[each.name] = stages.get(each.name, 0) + each.own
     traced = [each.end - each.begin for each in ranges if each.name == CALL]
-    return Trace(operations, stages, TRACED, seconds, statistics.median(traced) / 1e9)
+    return Trace(operations, stages, TRACED, seconds, statistics.mean(traced) / 1e9)
 
 
 def _timed(workload: Workload, device: torch.device) -> float:
