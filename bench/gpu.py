@@ -129,7 +129,7 @@ def sanitize(suite: Suite) -> list[Step]:
 def kernels(suite: Suite) -> list[Step]:
     """The CUDA suites of `python -m bench`, cases with an aim first."""
     deadline, began = suite.deadline, suite.deadline.left()
-    measured = measure(by_importance(cases("cuda")), "cuda", deadline, suite.file.path)
+    measured = measure(by_importance(cases("cuda"), "cuda"), "cuda", deadline, suite.file.path)
     suite.file.read_again()
     bad = failures(suite.file.rows, measured)
     reached = f"{len(measured.done)} of {measured.asked} cases"

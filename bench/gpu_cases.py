@@ -27,9 +27,10 @@ class Measured:
     done: set[tuple[str, str]] = field(default_factory=set)
 
 
-def by_importance(chosen: list[Case]) -> list[Case]:
-    """Cases with an aim first, in the order of `bench.claims`."""
-    order = list(dict.fromkeys((claim.suite, claim.case) for claim in CLAIMS))
+def by_importance(chosen: list[Case], device: str) -> list[Case]:
+    """Cases with an aim on this device first, in the order of `bench.claims`."""
+    aims = [claim for claim in CLAIMS if claim.device == device]
+    order = list(dict.fromkeys((claim.suite, claim.case) for claim in aims))
     places = {key: place for place, key in enumerate(order)}
     return sorted(chosen, key=lambda case: places.get((case.suite, case.name), len(places)))
 
@@ -64,12 +65,13 @@ def measure(
 
 
 def failures(rows: list[Row], measured: Measured) -> list[str]:
-    """The measured cases whose row of ours is not good."""
-    return [
+    """The measured cases of which a row of ours is not good."""
+    bad = [
         f"{row['suite']} {row['case']}"
         for row in rows
-        if row["variant"] == OURS and row["status"] != "ok" and _key(row) in measured.done
+        if row["family"] == OURS and row["status"] != "ok" and _key(row) in measured.done
     ]
+    return list(dict.fromkeys(bad))
 
 
 def _bench(

@@ -57,7 +57,7 @@ def summary(file: GpuFile) -> str:
         (each["step"], each["status"], f"{each.get('seconds', 0.0):.0f} s", "", "", "")
         for each in file.steps
     ]
-    lines += [_cells(row) for row in file.rows if row["variant"] == OURS]
+    lines += [_cells(row) for row in file.rows if row["family"] == OURS]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     text = [
         "  ".join(
@@ -70,7 +70,7 @@ def summary(file: GpuFile) -> str:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    name = f"{row['suite']} {row['case']}"
+    name = f"{row['suite']} {row['case']} {row['variant'].removeprefix(OURS)}".rstrip()
     if row["status"] != "ok":
         return (name, row["status"][:60], "", "", "", "")
     peak, worst = row.get("peak_bytes"), max(row["errors"].values(), default=None)
@@ -89,6 +89,6 @@ def _skipped(file: GpuFile) -> list[str]:
     peers = {
         row["variant"]: row["status"]
         for row in file.rows
-        if row["variant"] != OURS and "not installed" in row["status"]
+        if row["family"] != OURS and "not installed" in row["status"]
     }
     return found + [f"skipped peer {name}: {why}" for name, why in peers.items()]

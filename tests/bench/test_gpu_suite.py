@@ -37,6 +37,7 @@ def suite(environment, tmp_path):
 def row(case, variant=OURS, status="ok", **figures):
     return {
         "suite": "info_nce", "case": case, "device": "cuda", "variant": variant, "status": status,
+        "family": variant.split("-")[0],
         "errors": {"query": 2e-3}, "median_ms": 1.5, "percent_of_floor": 90.0, "peak_bytes": 2**21, **figures,
     }  # fmt: skip
 
@@ -240,12 +241,13 @@ def test_everything_is_in_one_table(suite):
     suite.file.add_step(Step("memcheck", "skipped", detail="compute-sanitizer is not installed"))
     suite.file.content["rows"] = [
         row("a"), row("a", "liger", "liger-kernel is not installed (pip install 'umer1[peers]')"),
-        row("b", status="failed: out of memory"),
+        row("a", "umer1-graph", median_ms=0.5), row("b", status="failed: out of memory"),
     ]  # fmt: skip
     text = gpu_file.summary(suite.file)
     lines = [line.split() for line in text.splitlines()]
     assert ["build", "ok", "41", "s"] in lines
     assert ["info_nce", "a", "ok", "1.50", "ms", "90", "2.0", "2.0e-03"] in lines
+    assert ["info_nce", "a", "-graph", "ok", "0.500", "ms", "90", "2.0", "2.0e-03"] in lines
     assert "info_nce b" in text and "failed: out of memory" in text
     assert "skipped memcheck: compute-sanitizer is not installed" in text
     assert "skipped peer liger: liger-kernel is not installed" in text
@@ -255,7 +257,7 @@ def test_everything_is_in_one_table(suite):
 
 
 def test_cases_with_an_aim_come_first_in_the_order_of_the_aims():
-    ordered = gpu_cases.by_importance(cases("cuda"))
+    ordered = gpu_cases.by_importance(cases("cuda"), "cuda")
     assert sorted(case.name for case in ordered) == sorted(case.name for case in cases("cuda"))
     aims = list(dict.fromkeys(claim.case for claim in CLAIMS if claim.device == "cuda"))
     assert [case.name for case in ordered[: len(aims)]] == aims
