@@ -146,9 +146,10 @@ def _pytest(name: str, command: list[str], seconds: float, **options) -> Step:
     elif ended.status == NO_TESTS:
         made.status, made.detail = "skipped", "no test was selected"
     elif ended.status == 0:
-        made.status = "ok"
-        reasons = [line for line in ended.output.splitlines() if line.startswith("SKIPPED")]
-        made.detail = "; ".join([made.detail, *reasons])
+        made.status = "ok" if re.search(r"\b\d+ passed\b", ended.output) else "skipped"
+        # SKIPPED [2] tests/gpu/test_gpu.py:48: the reason
+        reasons = re.findall(r"^SKIPPED \[\d+\] [^ ]+: (.+)", ended.output, re.MULTILINE)
+        made.detail = "; ".join([made.detail, *dict.fromkeys(reasons)])
     if made.bad:
         made.output = ended.output[-4000:]
     return made

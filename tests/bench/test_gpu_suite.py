@@ -117,7 +117,9 @@ def test_gpu_tests_run_file_by_file(suite, monkeypatch):
         if "triton_losses" in name:
             return steps.Ended(None, "", seconds)
         status = 5 if "test_model_cuda" in name else 1 if name.endswith("test_gpu.py") else 0
-        return steps.Ended(status, "SKIPPED [1] a.py: no flash-attn\n== 3 passed, 1 skipped ==", 2)
+        skips = "SKIPPED [1] a.py:4: no flash-attn\nSKIPPED [2] a.py:9: no flash-attn\n"
+        passed = "" if "test_gpu_profile" in name else "5 passed, "
+        return steps.Ended(status, f"{skips}== {passed}3 skipped in 2 s ==", 2)
 
     monkeypatch.setattr(gpu, "run", run)
     found = {each.step: each for each in gpu.tests(suite)}
@@ -127,8 +129,10 @@ def test_gpu_tests_run_file_by_file(suite, monkeypatch):
     assert found["test tests/gpu/test_triton_losses.py"].status == "out of time"
     good = found["test tests/gpu/test_triton.py"]
     assert good.status == "ok"
-    assert good.detail == "3 passed, 1 skipped; SKIPPED [1] a.py: no flash-attn"
-    assert found["test tests/model/test_model_cuda.py"].status == "skipped"
+    assert good.detail == "5 passed, 3 skipped in 2 s; no flash-attn"
+    assert found["test tests/model/test_model_cuda.py"].detail == "no test was selected"
+    nothing_ran = found["test tests/gpu/test_gpu_profile.py"]
+    assert (nothing_ran.status, nothing_ran.bad) == ("skipped", False)
 
 
 def test_the_sanitizer_is_skipped_by_name(suite, monkeypatch):
@@ -148,11 +152,13 @@ def test_the_sanitizer_runs_the_kernels_own_tests(suite, monkeypatch, tmp_path):
 
     def run(command, seconds, environment):
         seen.append((command, environment))
-        return steps.Ended(9 if "racecheck" in command else 0, "ERROR SUMMARY: 1 error", 1.0)
+        found = "4 passed in 3 s\n========= ERROR SUMMARY: 1 error"
+        return steps.Ended(9 if "racecheck" in command else 0, found, 1.0)
 
     monkeypatch.setattr(gpu, "run", run)
     memory, race = gpu.sanitize(suite)
     assert (memory.status, race.status) == ("ok", "failed")
+    assert race.detail == "ERROR SUMMARY: 1 error"
     command, environment = seen[0]
     assert command[:5] == ["/bin/compute-sanitizer", "--tool", "memcheck", "--error-exitcode", "9"]
     assert command[-3:] == ["-k", "sanitize", "tests/gpu/test_cuda_reward.py"]
