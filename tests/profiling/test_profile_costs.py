@@ -104,13 +104,16 @@ def test_rows_that_are_taken_or_put():
     assert recorded(lambda: table.index_select(0, index))["aten::index_select"].bytes == 2 * 3 * 24
     found = recorded(lambda: F.embedding(index, table))
     assert found["aten::embedding"].bytes == 2 * 3 * 24
+    found = recorded(lambda: table.index_fill_(0, index, 0.0))
+    assert found["aten::index_fill_"].bytes == 3 * 24
     rows = torch.randn(3, 6)
     found = recorded(lambda: table.index_copy_(0, index, rows))
     assert found["aten::index_copy_"].bytes == 2 * 3 * 24
 
 
 def test_what_has_no_model_says_so():
-    assert aten_cost("aten::view", (Argument((3,), 4),), ()) is None
+    assert aten_cost("aten::unheard_of", (Argument((3,), 4),), ()) is None
+    assert aten_cost("aten::view", (Argument((3,), 4),), ()) == Cost(0, 0)
     assert aten_cost("torch_thing::mm", (Argument((3, 3), 4),) * 2, ()) is None
     # an argument that the trace does not describe
     assert aten_cost("aten::mm", (None, Argument((3, 3), 4)), ()) is None

@@ -116,11 +116,17 @@ def test_an_operator_of_aten_leaves_its_cost_to_those_it_calls():
         made("umer1_kernels::row_pools", 5, arguments=(square,)),
         made("aten::fill_", 5, parent=2, arguments=(square,)),
         made("aten::mm", 5, arguments=(square, square)),
-        made("aten::zero_", 5, parent=4, arguments=(square,)),
+        made("aten::sum", 5, parent=4, arguments=(square,) * 40),
         made("aten::bmm", 5, arguments=(square, square)),
         made("aten::mm", 5, parent=6, arguments=(square, square)),
     ]
+    operations += [
+        # what prepares the output is not the work
+        made("aten::sum", 5, arguments=(square,)),
+        made("aten::fill_", 5, parent=8, arguments=(Argument((4,), 4),)),
+    ]
     found = operation_costs(operations)
+    assert (found[8].bytes, found[9].bytes) == (64, 16)
     assert found[4].flop == found[7].flop == 2 * 4**3 and found[6] == Cost(0, 0)
     assert found[0] == Cost(0, 0) and found[1].bytes == 64
     assert found[2].bytes == found[3].bytes == 64  # ours count without what they call

@@ -2,7 +2,7 @@
 
 The least that the operator's definition asks for: every input read once, every output written once, whatever the
 caches do. A multiplication with its addition is 2 FLOPs, an element of anything else 1; causal attention is half of
-full attention. Operators that are not listed, and views, have no cost.
+full attention. Views cost nothing; what is not listed has no cost that is known.
 Legend: a product is [m, k] x [k, n].
 """
 
@@ -73,6 +73,8 @@ def aten_cost(name: str, arguments: tuple[Argument | None, ...], constants: tupl
     if not tensors:
         return None
     plain = base.rstrip("_")
+    if plain in _NO_WORK:
+        return Cost(0, 0)
     if plain in _ELEMENTWISE:
         return _elementwise(tensors)
     if plain in _REDUCTIONS:
@@ -198,6 +200,11 @@ def _index_select(arguments, constants) -> Cost:
     return Cost(0, 2 * source.bytes // max(source.shape[dimension], 1) * index.count)
 
 
+def _index_fill(arguments, constants) -> Cost:
+    target, dimension, index = arguments[0], int(constants[1]), arguments[2]
+    return Cost(0, target.bytes // max(target.shape[dimension], 1) * index.count)
+
+
 def _gather(arguments, constants) -> Cost:
     return Cost(0, arguments[2].count * (2 * arguments[0].item + arguments[2].item))
 
@@ -244,6 +251,7 @@ _FORMULAS: dict[str, Callable[[tuple, tuple], Cost]] = {
     "embedding": _taken(1),
     "embedding_dense_backward": _embedding_backward,
     "index_select": _index_select,
+    "index_fill_": _index_fill,
     "gather": _gather,
     "cat": lambda arguments, constants: Cost(0, 2 * arguments[0].bytes),
     "stack": lambda arguments, constants: Cost(0, 2 * arguments[0].bytes),
@@ -263,6 +271,12 @@ _ELEMENTWISE = frozenset(
 _REDUCTIONS = frozenset(
     "sum mean amax amin max min argmax argmin prod any all norm linalg_vector_norm var std nonzero "
     "_local_scalar_dense".split()
+)
+# they only say what memory looks like, or ask for some
+_NO_WORK = frozenset(
+    "view transpose t permute expand as_strided reshape slice select unsqueeze squeeze split split_with_sizes chunk "
+    "detach alias narrow unflatten flatten unbind unfold view_as view_as_complex view_as_real resolve_conj conj _conj "
+    "numpy_T empty empty_like empty_strided new_empty resize resize_as".split()
 )
 # how often the size of the first input goes through memory
 _PASSES = {

@@ -148,19 +148,24 @@ def run(request: Request, chrome_trace: Path | None = None) -> Profile:
 
 
 def operation_costs(operations: list[Operation]) -> list[Cost | None]:
-    """Of each operation; one of aten that calls others with a cost leaves it to them, and has none.
+    """Of each operation; one of aten that calls others for its work leaves it to them, and has none.
 
-    A product only leaves it to products: what else it calls prepares its output.
+    What it calls does its work where that is half of it at least: half of a product's FLOPs in
+    products, half of the bytes of anything else.
     """
     costs = [each.cost or _cost(each) for each in operations]
+    inner = [[0.0, 0.0] for _ in operations]  # FLOPs in products and bytes of what each one calls
     for number in reversed(range(len(operations))):
-        cost, parent = costs[number], operations[number].parent
-        while cost not in (None, NOTHING) and parent >= 0:
-            outer = costs[parent]
-            keeps = outer is not None and outer.dtype and not cost.dtype
-            if operations[parent].name.startswith("aten::") and not keeps:
-                costs[parent] = NOTHING
-            parent = operations[parent].parent
+        operation, cost = operations[number], costs[number]
+        flop, nbytes = inner[number]
+        if cost is not None and operation.name.startswith("aten::"):
+            left = 2 * flop >= cost.flop if cost.dtype else 2 * nbytes >= cost.bytes > 0
+            if left:
+                cost = costs[number] = NOTHING
+        if operation.parent >= 0:
+            own = cost or NOTHING
+            inner[operation.parent][0] += flop + (own.flop if own.dtype else 0.0)
+            inner[operation.parent][1] += nbytes + own.bytes
     return costs
 
 
