@@ -1,5 +1,6 @@
 """From a run to rows: own times, stages, what counts; and percent of the roofline by arithmetic."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from umer1.profiling.costs import Argument, Cost
 from umer1.profiling.profile import make_rows, operation_costs
 from umer1.profiling.ranges import stage
 from umer1.profiling.roofs import Roofs, measure
-from umer1.profiling.trace import TRACED, Operation, Trace, record
+from umer1.profiling.trace import Operation, Trace, record
 from umer1.profiling.workload import Workload
 
 CPU = torch.device("cpu")
@@ -35,7 +36,6 @@ def nested():
 
 def test_rows_are_of_one_call_and_know_their_stage():
     trace, rows = rows_of(nested)
-    assert trace.calls == TRACED
     product = rows["aten::mm", "products"]
     assert product.calls == 2 and product.flop == 2 * 2 * 64 * 32 * 48
     assert product.bytes == 2 * 4 * (64 * 32 + 32 * 48 + 64 * 48)
@@ -74,6 +74,19 @@ def test_nothing_counts_before_the_stage_a_workload_begins_with():
     assert set(trace.stages) == {"call", "engine", "decode"}
 
 
+def test_only_the_part_that_counts_is_timed():
+    def run():
+        with stage("prefill"):
+            time.sleep(0.02)
+        with stage("decode"):
+            time.sleep(0.01)
+
+    whole, part = (record(Workload(run, torch.float32, begins=name), CPU) for name in ("", "decode"))  # fmt: skip
+    assert 0.03 <= whole.seconds and 0.03 <= whole.traced_seconds
+    assert 0.01 <= part.traced_seconds < whole.traced_seconds - 0.015
+    assert part.seconds < whole.seconds - 0.01
+
+
 def test_the_chrome_trace_shows_the_stages(tmp_path):
     path = tmp_path / "deep" / "trace.json"
     record(Workload(nested, torch.float32), CPU, path)
@@ -93,7 +106,7 @@ def test_percent_of_roofline():
         made("b", 5_000_000, Cost(1e6, 4e6)),
         made("c", 1_000_000),
     ]
-    trace = Trace(operations, {}, 1, 0.05, 0.05)
+    trace = Trace(operations, {}, 0.05, 0.05)
     a, b, c = make_rows(trace, operation_costs(operations), ROOFS)
     assert (a.operator, a.calls, a.seconds, a.flop) == ("a", 2, 0.04, 2e9)
     assert a.floor == pytest.approx(0.02) and a.percent_of_roofline == pytest.approx(50)
@@ -102,10 +115,25 @@ def test_percent_of_roofline():
     assert c.percent_of_roofline is None and c.bound == ""
 
 
-def test_calls_are_divided():
+def test_calls_of_one_name_in_one_stage_are_one_row():
     operations = [made("a", 1_000_000, Cost(3e6, 3e6))] * 6
-    [row] = make_rows(Trace(operations, {}, 3, 0.0, 0.0), operation_costs(operations), ROOFS)
-    assert (row.calls, row.flop) == (2, 6e6) and row.seconds == pytest.approx(0.002)
+    [row] = make_rows(Trace(operations, {}, 0.0, 0.0), operation_costs(operations), ROOFS)
+    assert (row.calls, row.flop) == (6, 18e6) and row.seconds == pytest.approx(0.006)
+
+
+def test_the_fastest_call_is_the_one_that_counts():
+    naps = iter([0.0] * 7 + [0.02, 0.02, 0.0, 0.02, 0.02])  # warm-up, timed, traced
+
+    def run():
+        nap = next(naps)
+        time.sleep(nap)
+        if not nap:
+            LEFT.exp()
+        LEFT.sum()
+
+    trace, rows = rows_of(run)
+    assert trace.traced_seconds < 0.02
+    assert rows["aten::exp", "other"].calls == 1
 
 
 def test_an_operator_of_aten_leaves_its_cost_to_those_it_calls():
@@ -134,7 +162,7 @@ def test_an_operator_of_aten_leaves_its_cost_to_those_it_calls():
 
 def test_a_row_with_an_unknown_call_has_no_model():
     operations = [made("a", 10, Cost(1, 1)), made("a", 10)]
-    [row] = make_rows(Trace(operations, {}, 1, 0.0, 0.0), operation_costs(operations), ROOFS)
+    [row] = make_rows(Trace(operations, {}, 0.0, 0.0), operation_costs(operations), ROOFS)
     assert row.flop is None and row.percent_of_roofline is None
 
 

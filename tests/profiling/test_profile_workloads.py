@@ -98,8 +98,9 @@ def test_rl_step_has_all_parts_and_repeats_itself():
     names = {"rollouts", "prefill", "decode", "update", "decoder", "reference", "backward", "optimizer"}  # fmt: skip
     assert names <= set(trace.stages)
     rows = make_rows(trace, operation_costs(trace.operations), ROOFS)
-    # whole numbers of calls: every traced step did the same
-    assert all(row.calls == int(row.calls) for row in rows if row.stage == "decode")
+    again = record(workload, CPU)  # the same rollouts: as many decoding steps
+    counts = [sum(each.stage == "decode" for each in one.operations) for one in (trace, again)]
+    assert counts[0] == counts[1] > 0 and any(row.stage == "decode" for row in rows)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")

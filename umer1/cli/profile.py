@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from umer1.cli.models import DeviceOption
 from umer1.profiling.request import LOSS_SIZES, TARGETS, read, shape_help
 
 HELP = f"""Show where the time of a loss, a prefill, decoding or a training step goes.
@@ -41,7 +42,7 @@ def profile(
     model: Annotated[
         str, typer.Option("--model", "-m", help='"tiny" (bundled), a directory, or a hub id.')
     ] = "tiny",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: DeviceOption = None,
     trace: Annotated[
         Path | None, typer.Option(help="Write a Chrome trace (chrome://tracing, Perfetto).")
     ] = None,
@@ -56,6 +57,7 @@ def profile(
 ) -> None:
     from umer1.cli.output import note, print_json, stdout_to_stderr
 
+    device = device or _own_device()
     request = read(target, shape=shape, loss=loss, device=device, backend=backend, model=model)
     if ncu:
         raise typer.Exit(_ncu(ncu, request))
@@ -83,6 +85,12 @@ def profile(
 
 
 profile.__doc__ = HELP
+
+
+def _own_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _show(found) -> None:

@@ -70,11 +70,11 @@ def aten_cost(name: str, arguments: tuple[Argument | None, ...], constants: tupl
             return formula(arguments, constants)
         except (AttributeError, IndexError, TypeError, ValueError):  # an unknown argument
             return None
+    plain = base.rstrip("_")
+    if plain in _NO_WORK or base in _NO_WORK:
+        return Cost(0, 0)
     if not tensors:
         return None
-    plain = base.rstrip("_")
-    if plain in _NO_WORK:
-        return Cost(0, 0)
     if plain in _ELEMENTWISE:
         return _elementwise(tensors)
     if plain in _REDUCTIONS:
@@ -247,7 +247,6 @@ _FORMULAS: dict[str, Callable[[tuple, tuple], Cost]] = {
     "zero_": _fill,
     "uniform_": _fill,
     "normal_": _fill,
-    "arange": _fill,
     "embedding": _taken(1),
     "embedding_dense_backward": _embedding_backward,
     "index_select": _index_select,
@@ -272,11 +271,13 @@ _REDUCTIONS = frozenset(
     "sum mean amax amin max min argmax argmin prod any all norm linalg_vector_norm var std nonzero "
     "_local_scalar_dense".split()
 )
-# they only say what memory looks like, or ask for some
+# they say what memory looks like, ask for some, or leave all work to operators they call
 _NO_WORK = frozenset(
     "view transpose t permute expand as_strided reshape slice select unsqueeze squeeze split split_with_sizes chunk "
     "detach alias narrow unflatten flatten unbind unfold view_as view_as_complex view_as_real resolve_conj conj _conj "
-    "numpy_T empty empty_like empty_strided new_empty resize resize_as".split()
+    "numpy_T empty empty_like empty_strided new_empty resize resize_as to _to_copy contiguous clone type_as matmul "
+    "linear scaled_dot_product_attention item zeros zeros_like ones ones_like full full_like new_zeros new_full "
+    "arange index_put".split()
 )
 # how often the size of the first input goes through memory
 _PASSES = {

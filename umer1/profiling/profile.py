@@ -27,7 +27,7 @@ class Row:
     """An operator (a kernel) in a stage; everything is of one call of the workload.
 
     Attributes:
-        calls: of the operator.
+        calls: of the operator, in a call of the workload.
         flop, bytes: the least it has to do; None without a model.
         floor: seconds of that work at the roofs; bound: which roof is the lower one, "" without a model.
         kernels: seconds by kernel name (CUDA).
@@ -36,7 +36,7 @@ class Row:
 
     operator: str
     stage: str
-    calls: float
+    calls: int
     seconds: float
     flop: float | None = None
     bytes: float | None = None
@@ -55,7 +55,7 @@ class Profile:
     """A profiled workload. Seconds are of one call.
 
     Attributes:
-        seconds: without the profiler; traced_seconds: with it, from where the workload begins to count.
+        seconds: without the profiler; traced_seconds: with it; both of what counts (see Trace).
         stages: stage -> (seconds of its operators or kernels, seconds on the host), inner stages not in outer ones.
     """
 
@@ -174,9 +174,7 @@ def make_rows(trace: Trace, costs: list[Cost | None], roofs: Roofs) -> list[Row]
     grouped: dict[tuple[str, str], list[tuple[Operation, Cost | None]]] = {}
     for operation, cost in zip(trace.operations, costs, strict=True):
         grouped.setdefault((operation.name, operation.stage), []).append((operation, cost))
-    rows = [
-        _row(name, stage, group, trace.calls, roofs) for (name, stage), group in grouped.items()
-    ]
+    rows = [_row(name, stage, group, roofs) for (name, stage), group in grouped.items()]
     return sorted((row for row in rows if row.seconds > 0), key=lambda row: -row.seconds)
 
 
@@ -186,23 +184,23 @@ def _cost(operation: Operation) -> Cost | None:
     return aten_cost(operation.name, operation.arguments, operation.constants)
 
 
-def _row(name: str, stage: str, group: list, calls: int, roofs: Roofs) -> Row:
+def _row(name: str, stage: str, group: list, roofs: Roofs) -> Row:
     row = Row(
         name,
         OUTSIDE if stage == CALL else stage,
-        len(group) / calls,
-        sum(operation.nanoseconds for operation, _ in group) / calls / 1e9,
+        len(group),
+        sum(operation.nanoseconds for operation, _ in group) / 1e9,
         shapes=_most_frequent(_shapes(operation) for operation, _ in group),
     )
     for operation, _ in group:
         for kernel, nanoseconds in operation.kernels.items():
-            row.kernels[kernel] = row.kernels.get(kernel, 0.0) + nanoseconds / calls / 1e9
+            row.kernels[kernel] = row.kernels.get(kernel, 0.0) + nanoseconds / 1e9
     known = [cost for _, cost in group if cost is not None]
     if len(known) == len(group):
-        row.flop = sum(cost.flop for cost in known) / calls
-        row.bytes = sum(cost.bytes for cost in known) / calls
+        row.flop = sum(cost.flop for cost in known)
+        row.bytes = sum(cost.bytes for cost in known)
         floors = [roofs.floor(*cost) for cost in known]
-        row.floor = sum(seconds for seconds, _ in floors) / calls
+        row.floor = sum(seconds for seconds, _ in floors)
         by_bound = {bound: sum(s for s, b in floors if b == bound) for _, bound in floors}
         row.bound = max(by_bound, key=by_bound.get) if row.floor else ""
     return row
@@ -228,7 +226,7 @@ def _stages(trace: Trace, rows: list[Row]) -> dict[str, tuple[float, float]]:
     for name, host in trace.stages.items():
         name = OUTSIDE if name == CALL else name
         own = sum(row.seconds for row in rows if row.stage == name)
-        found[name] = (own, host / trace.calls / 1e9)
+        found[name] = (own, host / 1e9)
     order: Callable[[str], float] = lambda name: -found[name][1]
     return {name: found[name] for name in sorted(found, key=order)}
 

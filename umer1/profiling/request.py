@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import textwrap
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -153,13 +154,13 @@ def read(
 
 
 def shape_help() -> str:
-    """Every size of every workload with its default, a line each."""
+    """Every size of every workload with its default and what it counts, in lines of 76 columns."""
     lines = []
-    named = [(f"loss --loss {name}", sizes) for name, sizes in LOSS_SIZES.items()]
+    named = [(f"--loss {name}", sizes) for name, sizes in LOSS_SIZES.items()]
     for name, sizes in [*named, *TARGET_SIZES.items()]:
-        defaults = ",".join(f"{key}={size.default}" for key, size in sizes.items())
-        lines += [f"{name}: {defaults}"]
-        lines += [f"    {key}: {size.meaning}" for key, size in sizes.items()]
+        parts = [f"{key}={size.default} ({size.meaning})" for key, size in sizes.items()]
+        text = f"{name}: {', '.join(parts)}"
+        lines += textwrap.wrap(text, 76, subsequent_indent="    ", break_on_hyphens=False)
     return "\n".join(lines)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import statistics
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +19,11 @@ from torch.profiler import ProfilerActivity, profile
 from umer1.profiling.costs import Argument, Cost, argument
 from umer1.profiling.launches import Launches
 from umer1.profiling.ranges import CALL, PREFIX, stage
+from umer1.profiling.timeline import Range, Stages, fastest_call
 from umer1.profiling.workload import Workload
 
-WARM_UP, TIMED, TRACED = 2, 5, 3
-LONGEST_TIMED = 20.0  # seconds of timing without the profiler
+WARM_UP, TIMED, TRACED = 2, 5, 5
+LONGEST = 20.0  # seconds beyond which no further call is timed, or traced
 # events of the CUDA runtime and driver: cudaLaunchKernel, cuLaunchKernelEx
 RUNTIME = re.compile(r"cu(da)?[A-Z]")
 
@@ -50,27 +50,19 @@ class Operation:
 
 @dataclass(slots=True)
 class Trace:
-    """`calls` calls of a workload.
+    """The fastest of the traced calls of a workload: what else the machine does disturbs it least.
 
     Attributes:
-        stages: nanoseconds on the host in each stage, without stages inside it, over all calls.
-        seconds: median of a call without the profiler; of all of it, even where only its end counts.
-        traced_seconds: mean of a call with the profiler, from where the workload begins to count.
+        stages: nanoseconds on the host in each stage, without stages inside it.
+        seconds: of the fastest call without the profiler. Where only its end counts: times the
+            share of that end in the traced call.
+        traced_seconds: of what counts of the traced call.
     """
 
     operations: list[Operation]
     stages: dict[str, int]
-    calls: int
     seconds: float
     traced_seconds: float
-
-
-@dataclass(slots=True)
-class _Range:
-    name: str
-    begin: int
-    end: int
-    own: int
 
 
 def record(workload: Workload, device: torch.device, chrome_trace: Path | None = None) -> Trace:
@@ -86,7 +78,10 @@ def record(workload: Workload, device: torch.device, chrome_trace: Path | None =
         Launches(device) as launches,
         profile(activities=activities, record_shapes=True) as profiler,
     ):
-        for _ in range(TRACED):
+        began = time.monotonic()
+        for number in range(TRACED):
+            if number and time.monotonic() - began > LONGEST:
+                break
             with stage(CALL):
                 workload.run()
                 _synchronize(device)
@@ -94,7 +89,7 @@ def record(workload: Workload, device: torch.device, chrome_trace: Path | None =
         chrome_trace.parent.mkdir(parents=True, exist_ok=True)
         profiler.export_chrome_trace(str(chrome_trace))
     events = profiler.profiler.kineto_results.events()
-    ranges = _ranges(events, workload.begins)
+    ranges, share = fastest_call(events, workload.begins)
     if device.type == "cuda":
         operations = _by_kernel(events, ranges, launches, workload.bytes_of_lists)
         if not operations:
@@ -107,69 +102,23 @@ def record(workload: Workload, device: torch.device, chrome_trace: Path | None =
     stages: dict[str, int] = {}
     for each in ranges:
         stages[each.name] = stages.get(each.name, 0) + each.own
-    traced = [each.end - each.begin for each in ranges if each.name == CALL]
-    return Trace(operations, stages, TRACED, seconds, statistics.mean(traced) / 1e9)
+    return Trace(operations, stages, share * seconds, (ranges[0].end - ranges[0].begin) / 1e9)
 
 
 def _timed(workload: Workload, device: torch.device) -> float:
     samples: list[float] = []
     _synchronize(device)
-    while len(samples) < TIMED and sum(samples) < LONGEST_TIMED:
+    while len(samples) < TIMED and sum(samples) < LONGEST:
         began = time.perf_counter()
         workload.run()
         _synchronize(device)
         samples.append(time.perf_counter() - began)
-    return statistics.median(samples)
+    return min(samples)
 
 
 def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _ranges(events, begins: str) -> list[_Range]:
-    """The stages in order of their begin, cut to what counts; own: nanoseconds outside inner stages."""
-    found = [
-        _Range(event.name().removeprefix(PREFIX), event.start_ns(), event.end_ns(), 0)
-        for event in events
-        if event.device_type() == DeviceType.CPU and event.name().startswith(PREFIX)
-    ]
-    found.sort(key=lambda each: (each.begin, -each.end))
-    counted: list[_Range] = []
-    call = None
-    for each in found:
-        if each.name == CALL:
-            call = each
-            starts = [other.begin for other in found if other.name == begins]
-            call.begin = next((start for start in starts if call.begin <= start < call.end), call.begin)  # fmt: skip
-        elif call is None or each.end <= call.begin:
-            continue
-        each.begin = max(each.begin, call.begin)
-        counted.append(each)
-    open_ranges: list[_Range] = []
-    for each in counted:
-        each.own = each.end - each.begin
-        while open_ranges and open_ranges[-1].end <= each.begin:
-            open_ranges.pop()
-        if open_ranges:
-            open_ranges[-1].own -= each.own
-        open_ranges.append(each)
-    return counted
-
-
-class _Stages:
-    """The innermost stage at a time; times must not go backwards."""
-
-    def __init__(self, ranges: list[_Range]):
-        self.waiting = list(reversed(ranges))
-        self.opened: list[_Range] = []
-
-    def at(self, time_ns: int) -> str | None:
-        """None: nothing counts then."""
-        while self.waiting and self.waiting[-1].begin <= time_ns:
-            self.opened.append(self.waiting.pop())
-        self.opened = [each for each in self.opened if each.end > time_ns]
-        return self.opened[-1].name if self.opened else None
 
 
 def _is_operator(event) -> bool:
@@ -183,11 +132,11 @@ def _is_operator(event) -> bool:
     )
 
 
-def _by_operator(events, ranges: list[_Range], bytes_of_lists: int) -> list[Operation]:
+def _by_operator(events, ranges: list[Range], bytes_of_lists: int) -> list[Operation]:
     chosen = sorted(
         filter(_is_operator, events), key=lambda event: (event.start_ns(), -event.end_ns())
     )
-    stages, operations = _Stages(ranges), []
+    stages, operations = Stages(ranges), []
     opened: dict[int, list[tuple[int, int]]] = {}  # thread -> (end, number) of calls under way
     for event in chosen:
         name = stages.at(event.start_ns())
@@ -218,13 +167,13 @@ def _by_kernel(events, ranges, launches: Launches, bytes_of_lists: int) -> list[
         ),
         key=lambda event: event.start_ns(),
     )
-    hosts = {
-        event.correlation_id(): event
-        for event in events
-        if event.device_type() == DeviceType.CPU
-        and event.linked_correlation_id() == 0
-        and not RUNTIME.match(event.name())
-    }
+    hosts = {}
+    for event in events:
+        if event.device_type() != DeviceType.CPU or event.linked_correlation_id() != 0:
+            continue
+        # numbers of the CUDA runtime's own events may be those of operators
+        if not RUNTIME.match(event.name()) and ("::" in event.name() or event.correlation_id() not in hosts):  # fmt: skip
+            hosts[event.correlation_id()] = event
     by_host: dict[int, list] = {}
     costs = launches.costs([event.name() for event in kernels])
     own: dict[int, list[tuple[str, int, Cost | None]]] = {}
@@ -234,7 +183,7 @@ def _by_kernel(events, ranges, launches: Launches, bytes_of_lists: int) -> list[
             own.setdefault(host, []).append((event.name(), event.duration_ns(), cost))
         else:
             by_host.setdefault(host, []).append(event)
-    stages, operations = _Stages(ranges), []
+    stages, operations = Stages(ranges), []
     launched = [number for number in by_host.keys() | own.keys() if number in hosts]
     for number in sorted(launched, key=lambda number: hosts[number].start_ns()):
         host = hosts[number]
