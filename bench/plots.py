@@ -25,7 +25,7 @@ def plot(rows: list[Row], folder: Path) -> list[Path]:
         good = [row for row in rows if row["device"] == device and row["status"] == "ok"]
         folder.mkdir(parents=True, exist_ok=True)
         # without the name of the program that wrote it: the same rows give the same file
-        DRAWN[kind][0](good).savefig(folder / name, dpi=100, bbox_inches="tight", metadata={"Software": None})  # fmt: skip
+        DRAWN[kind][0](good).savefig(folder / name, dpi=75, bbox_inches="tight", metadata={"Software": None})  # fmt: skip
         written.append(folder / name)
     return written
 
@@ -57,7 +57,7 @@ def _scaling(rows: list[Row]):
     from matplotlib.figure import Figure
 
     rows, kinds = [row for row in rows if row["suite"] == "info_nce"], _kinds(rows)
-    figure = Figure(figsize=(11, 4 * len(kinds)))
+    figure = Figure(figsize=(11, 4 * len(kinds)), layout="constrained")
     axes = figure.subplots(len(kinds), 2, squeeze=False)
     for (directions, dtype), (time_axis, memory_axis) in zip(kinds, axes):
         here = [
@@ -77,14 +77,17 @@ def _scaling(rows: list[Row]):
         floor = sorted({(row["sizes"]["N"], row["floor_ms"]) for row in here})
         time_axis.plot(*zip(*floor), "k--", label="matrix products alone")
         title = f"InfoNCE, {'symmetric' if directions == 2 else 'one-way'}, {dtype}"
-        _finish(time_axis, f"{title}: time", "ms")
-        _finish(memory_axis, f"{title}: peak memory beyond inputs and gradients", "GiB")
+        sizes = sorted({row["sizes"]["N"] for row in here})
+        _finish(time_axis, f"{title}: time", "ms", sizes)
+        _finish(memory_axis, f"{title}: peak memory beyond inputs and gradients", "GiB", sizes)
     return figure
 
 
-def _finish(axis, title: str, unit: str) -> None:
+def _finish(axis, title: str, unit: str, sizes: list[int]) -> None:
     axis.set(title=title, xlabel="N = M", ylabel=unit, xscale="log", yscale="log")
     axis.title.set_fontsize(9)
+    axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    axis.set_xticks([], minor=True)
     axis.grid(True, which="both", alpha=0.25)
     if axis.has_data():
         axis.legend(fontsize=7)

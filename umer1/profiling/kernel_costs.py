@@ -59,6 +59,11 @@ def _scattered(arguments) -> Cost:
     return Cost(4 * gradient.count, gradient.bytes + vectors.bytes + gradient.count * target.item)
 
 
+def _similarities(arguments) -> Cost:
+    """of_query [R, C] and of_target [C, R]: every similarity is read once for each side."""
+    return Cost(2 * arguments[0].count, arguments[0].bytes + arguments[1].bytes)
+
+
 _OPERATORS: dict[str, Callable[[tuple], Cost]] = {
     "row_pools": _passes(1),
     "column_pools": _passes(1),
@@ -67,7 +72,7 @@ _OPERATORS: dict[str, Callable[[tuple], Cost]] = {
     "bf16_keep": _bf16_product(BFLOAT16),
     "bf16_kept_gradient_": _passes(1, 1),
     "bf16_gradient_": _bf16_product(BFLOAT16),
-    "group_reward_scores": _passes(1),
+    "group_reward": _similarities,
     "gather_hidden": _gathered,
     "gather_hidden_backward_": _scattered,
 }
