@@ -6,7 +6,8 @@ from pathlib import Path
 
 from umer1.profiling.profile import Profile, Row
 
-MOST_LABELS = 8
+MOST_POINTS, LEAST_SHARE = 12, 0.002
+COLORS = {"compute": "tab:blue", "memory": "tab:orange"}
 
 
 def save(profile: Profile, path: Path) -> None:
@@ -17,46 +18,52 @@ def save(profile: Profile, path: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(9, 4.6), layout="constrained")
     axes = figure.subplots()
+    # what computes nothing, such as a copy, has no place in FLOPs
     rows = [row for row in profile.rows if row.flop and row.bytes]
+    rows = [row for row in rows if profile.share(row) >= LEAST_SHARE][:MOST_POINTS]
     _roofs(axes, profile, rows)
-    for number, row in enumerate(rows):
+    for number, row in enumerate(rows, start=1):
         x, y = row.flop / row.bytes, row.flop / row.seconds / 1e9
+        text = f"{number}  {row.operator.split('::')[-1][:34]}, {row.stage}: {row.percent_of_roofline:.0f} %"
         # the area of a point is its share of the time
-        size = 20 + 900 * profile.share(row)
-        colour = "tab:blue" if row.bound == "compute" else "tab:orange"
-        axes.scatter(x, y, s=size, color=colour, alpha=0.55, linewidth=0, zorder=3)
-        if number < MOST_LABELS:
-            text = f"{row.operator.split('::')[-1]}  {row.percent_of_roofline:.0f} %"
-            axes.annotate(text, (x, y), textcoords="offset points", xytext=(6, 4), fontsize=7)
+        size = 40 + 1200 * profile.share(row)
+        axes.scatter(x, y, s=size, color=COLORS[row.bound], alpha=0.5, linewidth=0, zorder=3, label=text)  # fmt: skip
+        axes.annotate(str(number), (x, y), ha="center", va="center", fontsize=7, zorder=4)
     axes.set(
         xscale="log",
         yscale="log",
         xlabel="FLOP per byte, by the models",
         ylabel="GFLOP/s",
-        title=f"{profile.request.title}  {profile.request.shape()}",
+        title=f"{profile.request.title}  {profile.request.shape()}\n{profile.hardware}",
     )
     axes.title.set_fontsize(9)
     axes.grid(True, which="major", color="#e5e5e5", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.text(0.01, 0.005, profile.hardware, fontsize=6, color="#666666")
+    if rows:
+        legend = axes.legend(
+            title="percent of the roofline", fontsize=7, title_fontsize=7, frameon=False,
+            loc="upper left", bbox_to_anchor=(1.0, 1.0),
+        )  # fmt: skip
+        for handle in legend.legend_handles:
+            handle.set_sizes([30])
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=90)
 
 
 def _roofs(axes, profile: Profile, rows: list[Row]) -> None:
     bandwidth = profile.roofs.bandwidth / 1e9
     rates = {name: rate / 1e9 for name, rate in profile.roofs.flop_rate.items()}
-    intensities = [row.flop / row.bytes for row in rows]
     ridges = [rate / bandwidth for rate in rates.values()]
-    left = min([*intensities, *ridges]) / 3
-    right = max([*intensities, *ridges]) * 3
-    top = max(rates.values())
-    axes.plot([left, top / bandwidth], [left * bandwidth, top], color="black", linewidth=1)
-    axes.annotate(f"memory {bandwidth:,.0f} GB/s", (left, left * bandwidth), fontsize=7, xytext=(4, 10), textcoords="offset points")  # fmt: skip
+    intensities = [row.flop / row.bytes for row in rows] + ridges
+    left, right, top = min(intensities) / 3, max(intensities) * 3, max(rates.values())
+    style = {"color": "black", "linewidth": 1, "zorder": 2}
+    axes.plot([left, top / bandwidth], [left * bandwidth, top], **style)
+    near = {"fontsize": 7, "textcoords": "offset points", "ha": "right"}
+    axes.annotate(f"memory {bandwidth:,.0f} GB/s", (min(ridges) / 4, bandwidth * min(ridges) / 4), xytext=(-6, 2), **near)  # fmt: skip
     for name, rate in rates.items():
-        axes.plot([rate / bandwidth, right], [rate, rate], color="black", linewidth=1)
-        axes.annotate(f"{name} {rate:,.0f} GFLOP/s", (right, rate), ha="right", fontsize=7, xytext=(0, 3), textcoords="offset points")  # fmt: skip
+        axes.plot([rate / bandwidth, right], [rate, rate], **style)
+        axes.annotate(f"{name} {rate:,.0f} GFLOP/s", (rate / bandwidth, rate), xytext=(-6, 2), **near)  # fmt: skip
     axes.set_xlim(left, right)

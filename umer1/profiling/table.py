@@ -61,7 +61,10 @@ def notes(profile: Profile) -> list[str]:
     if missing:
         lines.append(f"no model of bytes and FLOPs: {', '.join(missing)}")
     if any((row.percent_of_roofline or 0) > 100 for row in profile.rows[:MOST_ROWS]):
-        lines.append("above 100 %: the data was in a cache, and the roof is that of memory")
+        lines.append(
+            "above 100 %: the data was in a cache, and the roof is memory's; or the machine was busier "
+            "while the roofs were measured"
+        )
     return lines
 
 
