@@ -26,6 +26,7 @@ examples
   python -m bench --suite info_nce linear_cross_entropy --json bench/results/cpu.json
   python -m bench --device cuda --json bench/results/gpu.json --plot plots
   python -m bench --case symmetric-4096-bf16 --peers eager --seconds 120
+  python -m bench report                               bench/results/*.json -> tables and plots of the docs and the README
 
 what a row says
   ms, p20, p80   one step: forward, and the gradients where the case has them; all variants in turn, round after round
@@ -42,6 +43,11 @@ Peers that are not installed are listed with the reason: pip install 'umer1[peer
 
 def main(argv: list[str] | None = None) -> int:
     """0 if everything chosen was measured, 1 if a variant of ours failed, 3 if the device was lost."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["report"]:
+        from bench import report
+
+        return report.main(argv[1:])
     parser = _parser()
     arguments = parser.parse_args(argv)
     if arguments.device == "cuda" and not torch.cuda.is_available():

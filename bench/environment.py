@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import torch
 
+ROOT = Path(__file__).resolve().parent.parent
+# what is measured: what these files hold
+SOURCES = ("setup.py", "csrc/**/*", "kernels/umer1_kernels/**/*.py")
+# results are what comes out, not what is measured
+CHANGED = ("--porcelain", "--untracked-files=no", "--", ".", ":(exclude)bench/results")
 PACKAGES = ("torch", "triton", "transformers", "tokenizers", "numpy", "accelerate")
 
 
 def environment() -> dict:
-    """GPU, driver, versions and commit, as they go into every result file."""
+    """GPU, driver, versions and commit, as they go into every result file.
+
+    A copy of the repository without its history says its commit by the variable UMER1_COMMIT.
+    """
     return {
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
@@ -22,11 +33,19 @@ def environment() -> dict:
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
-        "commit": _output("git", "rev-parse", "HEAD"),
-        "uncommitted_changes": bool(
-            _output("git", "status", "--porcelain", "--untracked-files=no")
-        ),
+        "commit": _output("git", "rev-parse", "HEAD") or os.environ.get("UMER1_COMMIT"),
+        "uncommitted_changes": bool(_output("git", "status", *CHANGED)),
+        "sources": sources(),
     }
+
+
+def sources() -> str:
+    """A digest of the native code and of the kernel library: equal digests, equal kernels."""
+    digest = hashlib.sha256()
+    files = {path for pattern in SOURCES for path in ROOT.glob(pattern) if path.is_file()}
+    for path in sorted(files):
+        digest.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def cpu_features() -> str:
@@ -45,7 +64,7 @@ def _version(name: str) -> str | None:
 
 def _output(*command: str) -> str | None:
     try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return result.stdout.strip() or None if result.returncode == 0 else None

@@ -1,18 +1,22 @@
-"""`make gpu`: build in place, run the GPU tests, run the CUDA suites, write bench/results/<gpu>.json.
+"""`make gpu`, `make gpu PART=kernels`: build in place, test and measure on this GPU -> bench/results/<gpu>.json.
 
-Needs one GPU, a CUDA torch, pytest and no network. A step that fails is recorded and the next one runs; a case that takes
-its process down (a lost device, a crash, a hang) is recorded as failed and the cases after it run in a new process. The
-suites have eight minutes; what they do not reach is recorded as such. The exit status is 1 if anything failed.
+Needs one GPU, a CUDA torch, pytest and no network. Everything ends inside nine minutes: what does not fit is recorded as
+not reached. Each step runs in processes of its own, and the file is written after each, so that a crash, a hang or a
+kill costs one step; what other parts measured on the same GPU with the same sources stays in it. What is not installed
+is skipped by name. The exit status is 1 if anything failed.
 """
 
 from __future__ import annotations
 
-import json
+import argparse
+import os
 import re
-import subprocess
+import shutil
+import signal
 import sys
-import tempfile
-import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,97 +24,146 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
 
-from bench.case import OURS, Case  # noqa: E402
-from bench.environment import environment  # noqa: E402
-from bench.results import load  # noqa: E402
-from bench.runner import failed_row  # noqa: E402
+from bench.gpu_cases import by_importance, failures, measure  # noqa: E402
+from bench.gpu_file import GpuFile, summary  # noqa: E402
+from bench.steps import Deadline, Step, run, step  # noqa: E402
 from bench.suites import cases  # noqa: E402
 
-BENCH_SECONDS = 480
-SECONDS_PER_CASE = 3  # of timing
-LIMIT_PER_CASE = 150  # compilers included; a hang ends the process
+SECONDS = (
+    525  # of the nine minutes, what is left for steps; the rest is starting, ending and writing
+)
+BUILD_SECONDS, TEST_SECONDS, SANITIZE_SECONDS = 240, 150, 45
+TESTS_AT_ONCE = 4
+NO_TESTS = 5  # pytest's exit status when nothing was selected
+PYTEST = [sys.executable, "-m", "pytest", "-q", "-rs", "-m", "gpu", "-p", "no:cacheprovider"]
 
 
-def main() -> int:
+@dataclass(slots=True)
+class Suite:
+    """What every part gets: where results go, and until when."""
+
+    file: GpuFile
+    deadline: Deadline
+
+
+def main(argv: list[str] | None = None) -> int:
+    """0 if everything that ran was good, 1 if not, 2 if there is no GPU or no such part."""
+    parser = argparse.ArgumentParser(prog="make gpu", description=__doc__.split("\n\n")[0])
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
+    chosen = parser.parse_args(argv).parts
+    unknown = [part for part in chosen if part not in PARTS]
+    if unknown:
+        known = ", ".join(PARTS)
+        print(f"make gpu PART={unknown[0]}: no such part; there are {known}", file=sys.stderr)
+        return 2
     if not torch.cuda.is_available():
         print("make gpu: torch sees no CUDA device here", file=sys.stderr)
         return 2
-    result = {"environment": environment(), "steps": [], "rows": []}
-    _step(result, "build", [sys.executable, "setup.py", "build_ext", "--inplace"])
-    # only these files: others may need packages that a GPU machine without a network lacks
-    files = [str(path) for path in sorted(ROOT.glob("tests/**/test_*.py")) if _has_gpu_tests(path)]
-    pytest = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
-    _step(result, "tests", [*pytest, *files])
-    began = time.monotonic()
-    result["rows"] = bench(cases("cuda"), "cuda", BENCH_SECONDS)
-    failed = [row for row in result["rows"] if row["variant"] == OURS and row["status"] != "ok"]
-    step = {"step": "bench", "ok": not failed, "seconds": round(time.monotonic() - began, 1)}
-    result["steps"].append(step)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # steps end with us
     name = re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
-    path = ROOT / "bench" / "results" / f"{name}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"wrote {path.relative_to(ROOT)}")
-    return 0 if all(step["ok"] for step in result["steps"]) else 1
+    suite = Suite(GpuFile(ROOT / "bench" / "results" / f"{name}.json"), Deadline(SECONDS))
+    good = carry_out(suite, [part for part in PARTS if not chosen or part in chosen])
+    print(summary(suite.file))
+    print(f"wrote {suite.file.path.relative_to(ROOT)}")
+    return 0 if good else 1
 
 
-def bench(chosen: list[Case], device: str, seconds: float, *options: str) -> list[dict]:
-    """Rows of these cases, measured by `python -m bench` in as many processes as it takes."""
-    deadline = time.monotonic() + seconds
-    left, rows = list(chosen), []
-    while left:
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "rows.json"
-            command = [sys.executable, "-m", "bench", "--device", device, "--json", str(file)]
-            command += ["--seconds", str(SECONDS_PER_CASE), "--limit", str(LIMIT_PER_CASE)]
-            command += ["--case", *(case.name for case in left)]
-            why = _bench_process([*command, *options], deadline)
-            new = load(file) if file.exists() else []
-        rows += new
-        done = {row["case"] for row in new}
-        left = [case for case in left if case.name not in done]
-        if left and time.monotonic() >= deadline:
-            return rows + [
-                _failed(case, device, f"not reached in {seconds:.0f} s") for case in left
-            ]
-        if left:  # the first one that has no rows took the process down
-            rows.append(_failed(left.pop(0), device, why))
-    return rows
+def carry_out(suite: Suite, parts: list[str]) -> bool:
+    """The build, then these parts; whether all that ran was good."""
+    steps = []
+    for part in (build, *(PARTS[name] for name in parts)):
+        for made in part(suite):
+            print(f"{made.step}: {made.status} in {made.seconds:.0f} s  {made.detail}", flush=True)
+            if made.bad and made.output:
+                print(made.output, flush=True)
+            suite.file.add_step(made)
+            steps.append(made)
+    return not any(made.bad for made in steps)
 
 
-def _bench_process(command: list[str], deadline: float) -> str:
-    """Run it, showing what it prints; why it ended before its time."""
-    seconds = max(1.0, deadline - time.monotonic())
-    try:
-        run = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, timeout=seconds)
-    except subprocess.TimeoutExpired:
-        return "failed: out of time"
-    last = (run.stderr.strip().splitlines() or [""])[-1]
-    return f"failed: its process ended with status {run.returncode}: {last[:300]}"
+def build(suite: Suite) -> list[Step]:
+    """The extension beside its sources, for this GPU's architecture alone unless the caller says others."""
+    major, minor = torch.cuda.get_device_capability()
+    own = f"{major}.{minor}" + ("a" if major >= 9 else "")
+    environment = {"TORCH_CUDA_ARCH_LIST": os.environ.get("TORCH_CUDA_ARCH_LIST", own)}
+    command = [sys.executable, "setup.py", "build_ext", "--inplace"]
+    seconds = suite.deadline.left(BUILD_SECONDS)
+    return [step("build", command, seconds, environment=environment)]
 
 
-def _failed(case: Case, device: str, why: str) -> dict:
-    print(f"{case.suite}  {case.name}: {why}", file=sys.stderr)
-    return failed_row(case, torch.device(device), why)
+def tests(suite: Suite) -> list[Step]:
+    """Every file with GPU tests in a process of its own: an illegal access ends that file's tests alone."""
+    # only these files: others may need packages that a GPU machine without a network lacks
+    files = [path for path in sorted(ROOT.glob("tests/**/test_*.py")) if _has_gpu_tests(path)]
+    limit = Deadline(suite.deadline.left(TEST_SECONDS))
+
+    def test(path: Path) -> Step:
+        name = str(path.relative_to(ROOT))
+        return _pytest(f"test {name}", [*PYTEST, name], limit.left())
+
+    with ThreadPoolExecutor(TESTS_AT_ONCE) as pool:
+        return list(pool.map(test, files))
+
+
+def sanitize(suite: Suite) -> list[Step]:
+    """Every CUDA kernel's `sanitize` test under compute-sanitizer."""
+    files = [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("tests/gpu/test_cuda_*.py"))]
+    program = shutil.which("compute-sanitizer") or shutil.which(
+        "compute-sanitizer",
+        path=os.path.join(os.environ.get("CUDA_HOME", "/usr/local/cuda"), "bin"),
+    )
+    steps = []
+    for tool in ("memcheck", "racecheck"):
+        if program is None or not files:
+            why = "there is no tests/gpu/test_cuda_*.py" if program else "compute-sanitizer is not installed"  # fmt: skip
+            steps.append(Step(tool, "skipped", detail=why))
+            continue
+        command = [program, "--tool", tool, "--error-exitcode", "9", *PYTEST, "-k", "sanitize", *files]  # fmt: skip
+        # blocks of the caching allocator lie side by side: beyond one's end would be the next one
+        environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+        seconds = suite.deadline.left(SANITIZE_SECONDS)
+        steps.append(_pytest(tool, command, seconds, environment=environment))
+    return steps
+
+
+def kernels(suite: Suite) -> list[Step]:
+    """The CUDA suites of `python -m bench`, cases with an aim first."""
+    deadline, began = suite.deadline, suite.deadline.left()
+    measured = measure(by_importance(cases("cuda"), "cuda"), "cuda", deadline, suite.file.path)
+    suite.file.read_again()
+    bad = failures(suite.file.rows, measured)
+    reached = f"{len(measured.done)} of {measured.asked} cases"
+    detail = f"{reached}, failed: {', '.join(bad)}" if bad else reached
+    return [Step("kernels", "failed" if bad else "ok", round(began - deadline.left(), 1), detail)]
+
+
+def _pytest(name: str, command: list[str], seconds: float, **options) -> Step:
+    """pytest as a step; what it skips is named in the detail."""
+    ended = run(command, seconds, **options)
+    made = Step(name, "failed", round(ended.seconds, 1), ended.last_line())
+    if ended.status is None:
+        made.status, made.detail = "out of time", f"ended after {ended.seconds:.0f} s"
+    elif ended.status == NO_TESTS:
+        made.status, made.detail = "skipped", "no test was selected"
+    elif ended.status == 0:
+        made.status = "ok" if re.search(r"\b\d+ passed\b", ended.output) else "skipped"
+        # SKIPPED [2] tests/gpu/test_gpu.py:48: the reason
+        reasons = re.findall(r"^SKIPPED \[\d+\] [^ ]+: (.+)", ended.output, re.MULTILINE)
+        made.detail = "; ".join([made.detail, *dict.fromkeys(reasons)])
+    if made.bad:
+        made.output = ended.output[-4000:]
+    return made
 
 
 def _has_gpu_tests(path: Path) -> bool:
     return "pytest.mark.gpu" in path.read_text()
 
 
-def _step(result: dict, name: str, command: list[str]) -> None:
-    began = time.monotonic()
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    output = (run.stdout + run.stderr)[-3000:]
-    ok = run.returncode == 0
-    step = {"step": name, "ok": ok, "seconds": round(time.monotonic() - began, 1)}
-    step["output"] = output.strip().splitlines()[-1:] if ok else output
-    result["steps"].append(step)
-    print(
-        f"{name}: {'ok' if ok else 'FAILED'} in {step['seconds']} s\n{output if not ok else output[-300:]}",
-        flush=True,
-    )
-
+PARTS: dict[str, Callable[[Suite], list[Step]]] = {
+    "tests": tests,
+    "sanitize": sanitize,
+    "kernels": kernels,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -19,28 +19,45 @@ def plot(rows: list[Row], folder: Path) -> list[Path]:
     import matplotlib
 
     matplotlib.use("Agg")
-    folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for device in sorted({row["device"] for row in rows}):
+    for name, _ in drawable(rows):
+        kind, _, device = name.removesuffix(".png").partition("-")
         good = [row for row in rows if row["device"] == device and row["status"] == "ok"]
-        for name, draw in (("scaling", _scaling), ("floor", _floor)):
-            figure = draw(good)
-            if figure is not None:
-                path = folder / f"{name}-{device}.png"
-                figure.savefig(path, dpi=120, bbox_inches="tight")
-                written.append(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        # without the name of the program that wrote it: the same rows give the same file
+        DRAWN[kind][0](good).savefig(folder / name, dpi=75, bbox_inches="tight", metadata={"Software": None})  # fmt: skip
+        written.append(folder / name)
     return written
 
 
+def drawable(rows: list[Row]) -> list[tuple[str, str]]:
+    """(file name, what it shows) of every plot that these rows allow."""
+    found = []
+    for device in sorted({row["device"] for row in rows}):
+        good = [row for row in rows if row["device"] == device and row["status"] == "ok"]
+        if _kinds(good):
+            found.append((f"scaling-{device}.png", DRAWN["scaling"][1]))
+        if any(row.get("percent_of_floor") is not None for row in good):
+            found.append((f"floor-{device}.png", DRAWN["floor"][1]))
+    return found
+
+
+def _kinds(rows: list[Row]) -> list[tuple[int, str]]:
+    """Directions and dtype of the InfoNCE cases that were measured at two sizes at least."""
+    sizes: dict[tuple[int, str], set[int]] = {}
+    for row in rows:
+        if row["suite"] == "info_nce" and row["variant"] == OURS:
+            kind = row["sizes"]["directions"], row["dtype"]
+            sizes.setdefault(kind, set()).add(row["sizes"]["N"])
+    return sorted(kind for kind, counts in sizes.items() if len(counts) > 1)
+
+
 def _scaling(rows: list[Row]):
-    """InfoNCE over N: milliseconds and peak memory of every variant, and the floor; one row per direction and dtype."""
+    """Milliseconds and peak memory of every variant, and the floor; one row per direction and dtype."""
     from matplotlib.figure import Figure
 
-    rows = [row for row in rows if row["suite"] == "info_nce"]
-    kinds = sorted({(row["sizes"]["directions"], row["dtype"]) for row in rows})
-    if not kinds:
-        return None
-    figure = Figure(figsize=(11, 4 * len(kinds)))
+    rows, kinds = [row for row in rows if row["suite"] == "info_nce"], _kinds(rows)
+    figure = Figure(figsize=(11, 4 * len(kinds)), layout="constrained")
     axes = figure.subplots(len(kinds), 2, squeeze=False)
     for (directions, dtype), (time_axis, memory_axis) in zip(kinds, axes):
         here = [
@@ -60,14 +77,17 @@ def _scaling(rows: list[Row]):
         floor = sorted({(row["sizes"]["N"], row["floor_ms"]) for row in here})
         time_axis.plot(*zip(*floor), "k--", label="matrix products alone")
         title = f"InfoNCE, {'symmetric' if directions == 2 else 'one-way'}, {dtype}"
-        _finish(time_axis, f"{title}: time", "ms")
-        _finish(memory_axis, f"{title}: peak memory beyond inputs and gradients", "GiB")
+        sizes = sorted({row["sizes"]["N"] for row in here})
+        _finish(time_axis, f"{title}: time", "ms", sizes)
+        _finish(memory_axis, f"{title}: peak memory beyond inputs and gradients", "GiB", sizes)
     return figure
 
 
-def _finish(axis, title: str, unit: str) -> None:
+def _finish(axis, title: str, unit: str, sizes: list[int]) -> None:
     axis.set(title=title, xlabel="N = M", ylabel=unit, xscale="log", yscale="log")
     axis.title.set_fontsize(9)
+    axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    axis.set_xticks([], minor=True)
     axis.grid(True, which="both", alpha=0.25)
     if axis.has_data():
         axis.legend(fontsize=7)
@@ -79,8 +99,6 @@ def _floor(rows: list[Row]):
 
     rows = [row for row in rows if row.get("percent_of_floor") is not None]
     names = list(dict.fromkeys(f"{row['suite']} {row['case']}" for row in rows))
-    if not names:
-        return None
     figure = Figure(figsize=(9, 0.45 * len(names) + 1.5))
     axis = figure.subplots()
     for place, name in enumerate(names):
@@ -99,3 +117,10 @@ def _floor(rows: list[Row]):
     axis.set_xlim(0, 130)
     axis.set_xlabel("percent of the matrix products' own speed (100 = nothing but products)")
     return figure
+
+
+# kind -> how it is drawn, and what it shows
+DRAWN = {
+    "scaling": (_scaling, "InfoNCE: time and peak memory over the number of pairs"),
+    "floor": (_floor, "percent of the matrix products' own speed, ours and the best peer"),
+}

@@ -1,52 +1,69 @@
-"""Write the measured tables of the docs from the result files, so that no figure is typed by hand.
+"""`python -m bench report`: the measured tables and plots of the docs and the README, from the result files.
 
     python -m bench --json bench/results/cpu.json      # measure
-    python -m bench.report                             # every file in bench/results -> docs/performance.md, numerics.md
+    python -m bench report                             # every file in bench/results -> README.md, docs/, docs/images/
 
-A table stands between `<!-- begin: NAME -->` and `<!-- end: NAME -->`; `--check` only says whether it is up to date.
+A table stands between `<!-- begin: NAME -->` and `<!-- end: NAME -->`; `--check` only says whether all is up to date.
+No figure is typed by hand.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from bench.case import OURS
 from bench.claims import verdicts
-from bench.results import MIB, load, number
+from bench.plots import drawable, plot
+from bench.results import MIB, number, read
 from bench.runner import Row
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "docs" / "performance.md", ROOT / "docs" / "numerics.md"]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "performance.md", ROOT / "docs" / "numerics.md"]
 RESULTS = ROOT / "bench" / "results"
 BLOCK = re.compile(
     r"(<!-- begin: (?P<name>[\w-]+) -->\n)(?P<body>.*?)(<!-- end: (?P=name) -->)", re.DOTALL
 )
 
 
+class Found(NamedTuple):
+    """What the result files say of one device."""
+
+    device: str
+    rows: list[Row]
+    steps: list[dict]  # of the GPU suite
+
+
 def main(argv: list[str] | None = None) -> int:
-    """0 if the pages are up to date (afterwards), 1 if `--check` finds that one is not."""
+    """0 if everything is up to date (afterwards), 1 if `--check` finds that something is not, 2 for a wrong file."""
     parser = argparse.ArgumentParser(
-        prog="python -m bench.report",
+        prog="python -m bench report",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("files", nargs="*", type=Path, help="default: bench/results/*.json")
     parser.add_argument("--check", action="store_true", help="change nothing")
-    parser.add_argument("--page", nargs="+", type=Path, default=PAGES, help="default: both pages")
+    parser.add_argument("--page", nargs="+", type=Path, default=PAGES, help="default: all pages")
     arguments = parser.parse_args(argv)
     files, stale = arguments.files or sorted(RESULTS.glob("*.json")), 0
-    for page in arguments.page:
-        text = page.read_text()
-        written = render(text, files)
-        if arguments.check:
-            print(f"{page.name} is {'up to date' if written == text else 'out of date'}")
-            stale += written != text
-        else:
-            page.write_text(written)
+    try:
+        for page in arguments.page:
+            text = page.read_text()
+            written = render(text, files)
+            if arguments.check:
+                good = written == text and not missing_images(page, text)
+                print(f"{page.name} is {'up to date' if good else 'out of date'}")
+                stale += not good
+            else:
+                page.write_text(written)
+                draw(page, written, files)
+    except (ValueError, OSError) as error:
+        print(f"python -m bench report: {error}", file=sys.stderr)
+        return 2
     return int(stale > 0)
 
 
@@ -56,23 +73,46 @@ def render(page: str, files: list[Path]) -> str:
     Raises:
         ValueError: a file is no result file, or a block has a name that is not known.
     """
-    rows = [row for file in files for row in load(file)]
+    contents = [read(file) for file in files]
 
     def fill(block: re.Match) -> str:
         kind, _, device = block["name"].partition("-")
-        if kind not in TABLES or device not in ("cpu", "cuda"):
-            known = ", ".join(f"{kind}-{device}" for kind in TABLES for device in ("cpu", "cuda"))
+        if kind not in TABLES or device not in DEVICES:
+            known = ", ".join(f"{kind}-{device}" for kind in TABLES for device in DEVICES)
             raise ValueError(f"block {block['name']!r}; the page may have {known}")
-        own = [row for row in rows if row["device"] == device]
-        return f"{block[1]}{TABLES[kind](own, device)}\n{block[4]}"
+        return f"{block[1]}{TABLES[kind](of_device(contents, device))}\n{block[4]}"
 
     return BLOCK.sub(fill, page)
 
 
-def claims_table(rows: list[Row], device: str) -> str:
+def of_device(contents: list[dict], device: str) -> Found:
+    rows = [row for content in contents for row in content["rows"] if row["device"] == device]
+    steps = [each for content in contents for each in content.get("steps", [])]
+    return Found(device, rows, steps if device == "cuda" else [])
+
+
+def draw(page: Path, text: str, files: list[Path]) -> None:
+    """The plots that the page shows, into `images` beside it."""
+    devices = {block["name"].partition("-")[2] for block in BLOCK.finditer(text) if block["name"].startswith("plots-")}  # fmt: skip
+    rows = [row for file in files for row in read(file)["rows"] if row["device"] in devices]
+    if not rows:
+        return
+    try:
+        plot(rows, page.parent / "images")
+    except ImportError:
+        print("matplotlib is not installed: the plots are left as they are", file=sys.stderr)
+
+
+def missing_images(page: Path, text: str) -> list[str]:
+    """Pictures that a page's blocks show and that are not there."""
+    names = [name for block in BLOCK.finditer(text) for name in IMAGE.findall(block["body"])]
+    return [name for name in names if not (page.parent / name).exists()]
+
+
+def claims_table(found: Found) -> str:
     """Every aim beside what was measured."""
     lines = []
-    for claim, measured, reason in verdicts(rows, device):
+    for claim, measured, reason in verdicts(found.rows, found.device):
         sign = "≥" if claim.at_least else "≤"
         if measured is None:
             result, mark = reason, "–"
@@ -86,41 +126,78 @@ def claims_table(rows: list[Row], device: str) -> str:
     return _markdown(("case", "figure", "aim", "measured", "met"), lines)
 
 
-def rows_table(rows: list[Row], device: str) -> str:
+def rows_table(found: Found) -> str:
     """Every variant of every case: time, floor, memory, error; what it was measured on above each table."""
-    if not rows:
-        return _not_measured(device)
+    if not found.rows:
+        return _not_measured(found.device)
     parts = []
-    for place in dict.fromkeys(_place(row) for row in rows):
-        here = [row for row in rows if _place(row) == place]
+    for place in dict.fromkeys(_place(row) for row in found.rows):
+        here = [row for row in found.rows if _place(row) == place]
         parts += [place, _markdown(ROW_HEADER, [_row_cells(row) for row in here])]
     return "\n\n".join(parts)
 
 
-def errors_table(rows: list[Row], device: str) -> str:
+def errors_table(found: Found) -> str:
     """The worst gradient of every variant that ran, one line per case, ours first."""
     lines = []
-    for case in dict.fromkeys((row["suite"], row["case"]) for row in rows):
-        found = {}
-        for row in (row for row in rows if (row["suite"], row["case"]) == case):
+    for case in dict.fromkeys((row["suite"], row["case"]) for row in found.rows):
+        worst = {}
+        for row in (row for row in found.rows if (row["suite"], row["case"]) == case):
             gradients = [value for name, value in row.get("errors", {}).items() if name != "output"]
             if gradients:
-                found[row["variant"]] = max(gradients)
-        if found:
-            cells = [f"{found[name]:.1e}" if name in found else "–" for name in ERROR_VARIANTS]
+                worst[row["variant"]] = max(gradients)
+        if worst:
+            cells = [f"{worst[name]:.1e}" if name in worst else "–" for name in ERROR_VARIANTS]
             lines.append((" ".join(case), *cells))
     if not lines:
-        return _not_measured(device)
+        return _not_measured(found.device)
     return _markdown(("case", *ERROR_VARIANTS), lines)
 
 
+def steps_table(found: Found) -> str:
+    """What the steps of the GPU suite came to."""
+    if not found.steps:
+        return _not_measured(found.device)
+    lines = [
+        (each["step"], each["status"], f"{each.get('seconds', 0.0):.0f}", each.get("detail", ""))
+        for each in found.steps
+    ]
+    return _markdown(("step", "result", "seconds", ""), lines)
+
+
+def plots(found: Found) -> str:
+    """The pictures that these rows allow."""
+    shown = [f"![{about}](images/{name})" for name, about in drawable(found.rows)]
+    return "\n\n".join(shown) or "No plot yet."
+
+
+def state(found: Found) -> str:
+    """One sentence: how many aims are measured and met, and on what."""
+    device = {"cpu": "CPU", "cuda": "GPU"}[found.device]
+    every = verdicts(found.rows, found.device)
+    measured = [(verdict.claim, verdict.measured) for verdict in every if verdict.measured is not None]  # fmt: skip
+    if not measured:
+        return f"Nothing has been measured on a {device} yet."
+    met = sum(claim.met(value) for claim, value in measured)
+    hardware = ", ".join(dict.fromkeys(row["hardware"] for row in found.rows))
+    return f"{device} ({hardware}): {len(measured)} of {len(every)} aims are measured, {met} of them met."  # fmt: skip
+
+
 def _not_measured(device: str) -> str:
-    return (
-        f"Not measured yet: `python -m bench --device {device} --json bench/results/{device}.json`."
-    )
+    command = "make gpu" if device == "cuda" else "python -m bench --json bench/results/cpu.json"
+    return f"Not measured yet: `{command}`."
 
 
-TABLES = {"claims": claims_table, "rows": rows_table, "errors": errors_table}
+DEVICES = ("cpu", "cuda")
+IMAGE = re.compile(r"!\[[^]]*\]\(([^)]+)\)")
+TABLES: dict[str, Callable[[Found], str]] = {
+    "claims": claims_table,
+    "rows": rows_table,
+    "errors": errors_table,
+    "steps": steps_table,
+    "plots": plots,
+    "state": state,
+}
 ERROR_VARIANTS = (
     OURS,
     "eager",
@@ -170,10 +247,3 @@ def _figure(value: float, wanted: float) -> str:
 def _markdown(header: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
     rows = [header, ("---",) * len(header), *lines]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (ValueError, OSError, json.JSONDecodeError) as error:
-        sys.exit(f"python -m bench.report: {error}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -22,11 +23,15 @@ X_AXES = {"N": "queries", "T": "tokens", "B": "sequences"}
 
 
 class Results:
-    """A JSON file that is written after every case; cases measured again replace their rows."""
+    """A JSON file that is written after every case; cases measured again replace their rows.
+
+    What else the file holds stays as it is.
+    """
 
     def __init__(self, path: Path | None):
         self.path = path
-        self.rows: list[Row] = load(path) if path is not None and path.exists() else []
+        self.content = read(path) if path is not None and path.exists() else {"rows": []}
+        self.rows: list[Row] = self.content["rows"]
         self.new: list[Row] = []
 
     def add(self, rows: list[Row]) -> None:
@@ -34,13 +39,12 @@ class Results:
         self.rows = [row for row in self.rows if _key(row) not in measured] + rows
         self.new += rows
         if self.path is not None:
-            content = {
+            about = {
                 "command": " ".join(["python -m bench", *sys.argv[1:]]),
                 "environment": environment(),
-                "rows": self.rows,
             }
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text(json.dumps(content, indent=1) + "\n")
+            self.content = {**self.content, **about, "rows": self.rows}
+            write(self.path, self.content)
 
 
 def load(path: Path) -> list[Row]:
@@ -49,10 +53,32 @@ def load(path: Path) -> list[Row]:
     Raises:
         ValueError: it is not one.
     """
+    return read(path)["rows"]
+
+
+def read(path: Path) -> dict:
+    """All that a result file holds.
+
+    Raises:
+        ValueError: it is not one.
+    """
     try:
-        return json.loads(path.read_text())["rows"]
+        content = json.loads(path.read_text())
+        content["rows"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a result file of `python -m bench --json`") from error
+    return content
+
+
+def write(path: Path, content: dict) -> None:
+    """All of it or nothing: a reader, or a kill, never meets half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_liger_csv(rows: list[Row], path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import torch
 
@@ -99,6 +100,7 @@ def provenance(device: torch.device) -> Row:
         "python": platform.python_version(),
         "threads": found["threads"],
         "commit": (found["commit"] or "unknown")[:12] + "+" * found["uncommitted_changes"],
+        "measured_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
     }
 
 

@@ -29,7 +29,7 @@ def cases(
     suites: list[str] | None = None,
     names: list[str] | None = None,
 ) -> list[Case]:
-    """The cases of these suites (None: all), of these names (None: all).
+    """The cases of these suites (None: all); of these names alone, in their order (None: all).
 
     Raises:
         ValueError: a suite or case that does not exist.
@@ -42,4 +42,6 @@ def cases(
     for name in names or ():
         if name not in known:
             raise ValueError(f"--case {name}: it must be one of {', '.join(known)}")
-    return [case for case in found if names is None or case.name in names]
+    if names is None:
+        return found
+    return [case for name in dict.fromkeys(names) for case in found if case.name == name]

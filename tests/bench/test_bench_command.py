@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from bench import __main__ as command
-from bench import gpu, runner
+from bench import runner
 from bench.case import OURS, Case
+from bench.plots import plot
 from bench.results import LIGER_COLUMNS
-from bench.suites import cases
 from bench.suites.group_reward import GroupReward
 
 CPU = torch.device("cpu")
@@ -39,6 +39,7 @@ def test_a_row_holds_everything(written):
     assert ours["percent_of_floor"] > 0 and ours["time_to_best_peer"] > 0
     assert ours["errors"]["query"] <= 4e-3 and ours["errors"]["target"] <= 4e-3
     assert ours["hardware"] and ours["threads"] and ours["torch"] and ours["commit"]
+    assert ours["measured_at"].startswith("20")
     assert set(ours["speedup"]) == {
         "eager",
         "eager-bf16",
@@ -67,18 +68,34 @@ def test_csv_has_ligers_columns(written):
 
 def test_plots_are_pictures(written):
     names = {path.name for path in written["plot"].iterdir()}
-    assert names == {"scaling-cpu.png", "floor-cpu.png"}
+    assert names == {"floor-cpu.png"}  # one size is no curve
     for path in written["plot"].iterdir():
         assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000
 
 
+def test_scaling_is_drawn_from_two_sizes_on(written, tmp_path):
+    rows = json.loads(written["json"].read_text())["rows"]
+    larger = [
+        {**row, "sizes": {**row["sizes"], "N": 2048}} for row in rows if row["suite"] == "info_nce"
+    ]
+    paths = plot([*rows, *larger], tmp_path)
+    assert [path.name for path in paths] == ["scaling-cpu.png", "floor-cpu.png"]
+    assert all(10_000 < path.stat().st_size < 150_000 for path in paths)
+    first = paths[0].read_bytes()
+    plot([*rows, *larger], tmp_path)
+    assert paths[0].read_bytes() == first  # nothing changes, so nothing is to commit
+
+
 def test_measuring_again_replaces_only_those_rows(written, tmp_path):
     file = tmp_path / "copy.json"
-    file.write_text(written["json"].read_text())
-    before = json.loads(file.read_text())["rows"]
+    before = json.loads(written["json"].read_text())
+    file.write_text(json.dumps({**before, "steps": ["of the GPU suite"]}))
+    before = before["rows"]
     again = ["--suite", "gather_hidden", "--peers", "none", f"--json={file}"]
     assert command.main([*SMALL, *again]) == 0
-    after = json.loads(file.read_text())["rows"]
+    content = json.loads(file.read_text())
+    after = content["rows"]
+    assert content["steps"] == ["of the GPU suite"]
     assert [row for row in after if row["suite"] == "info_nce"] == [
         row for row in before if row["suite"] == "info_nce"
     ]
@@ -146,18 +163,3 @@ def test_a_case_that_cannot_be_built_is_a_row(monkeypatch, capsys):
     monkeypatch.setattr(Case, "chosen", lambda *_: 1 / 0)
     assert command.main([*SMALL, "--suite", "group_reward"]) == 1
     assert "failed: ZeroDivisionError: division by zero" in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_gpu_script_goes_on_after_a_process_dies(monkeypatch):
-    """A case that takes too long ends its process; the next case gets a new one."""
-    chosen = cases("cpu", quick=True, suites=["group_reward", "gather_hidden"])
-    options = ["--quick", "--peers", "none"]
-    rows = gpu.bench(chosen, "cpu", 120.0, *options)
-    assert [row["status"] for row in rows] == ["ok", "ok"]
-    monkeypatch.setattr(gpu, "LIMIT_PER_CASE", 0.001)
-    rows = gpu.bench(chosen, "cpu", 120.0, *options)
-    assert [row["case"] for row in rows] == [case.name for case in chosen]
-    assert all(row["status"].startswith("failed: its process ended") for row in rows)
-    rows = gpu.bench(chosen, "cpu", 0.0, *options)
-    assert {row["status"] for row in rows} == {"not reached in 0 s"}

@@ -1,9 +1,11 @@
 """Tables of docs/performance.md: written from rows, every aim about a case that exists."""
 
 import json
+import sys
 
 import pytest
 
+from bench import __main__ as command
 from bench import report
 from bench.case import OURS
 from bench.claims import CLAIMS, verdicts
@@ -63,6 +65,64 @@ def test_blocks_are_filled_and_the_rest_is_left(tmp_path):
     assert "Measured on a CPU, 2 threads, torch 2.15" in text and "query 2.5e-03" in text
 
 
+def page_of(tmp_path, *blocks):
+    page = tmp_path / "page.md"
+    page.write_text("".join(f"<!-- begin: {name} -->\n<!-- end: {name} -->\n" for name in blocks))
+    return page
+
+
+def test_plots_stand_beside_the_page(tmp_path):
+    file, page = tmp_path / "cpu.json", page_of(tmp_path, "plots-cpu", "plots-cuda")
+    file.write_text(json.dumps({"rows": ROWS}))
+    assert report.main([str(file), "--page", str(page)]) == 0
+    assert "![percent of the matrix products' own speed" in page.read_text()
+    assert "](images/floor-cpu.png)" in page.read_text() and "No plot yet." in page.read_text()
+    picture = tmp_path / "images" / "floor-cpu.png"
+    assert picture.stat().st_size < 150_000
+    assert report.main([str(file), "--check", "--page", str(page)]) == 0
+    picture.unlink()
+    assert report.main([str(file), "--check", "--page", str(page)]) == 1
+
+
+def test_without_matplotlib_the_tables_are_written(tmp_path, monkeypatch, capsys):
+    file, page = tmp_path / "cpu.json", page_of(tmp_path, "plots-cpu", "claims-cpu")
+    file.write_text(json.dumps({"rows": ROWS}))
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert report.main([str(file), "--page", str(page)]) == 0
+    assert "matplotlib is not installed: the plots are left" in capsys.readouterr().err
+    assert "| info_nce one-way-4096-bf16 | % of floor |" in page.read_text()
+
+
+def test_what_the_gpu_suite_did_and_how_many_aims_are_met(tmp_path):
+    steps = [{"step": "build", "status": "ok", "seconds": 41.2, "detail": "built"}]
+    on_gpu = {**ROWS[0], "device": "cuda", "hardware": "a GPU", "case": "one-way-16384-bf16"}
+    files = {"cpu": {"rows": ROWS}, "gpu": {"rows": [on_gpu], "steps": steps}}
+    for name, content in files.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    page = "".join(
+        f"<!-- begin: {name} -->\n<!-- end: {name} -->\n"
+        for name in ("steps-cuda", "state-cpu", "state-cuda")
+    )
+    text = report.render(page, sorted(tmp_path.glob("*.json")))
+    assert "| build | ok | 41 | built |" in text
+    cpu, cuda = (len([claim for claim in CLAIMS if claim.device == d]) for d in ("cpu", "cuda"))
+    # floor, peer, memory, error of one case; its time is 1.2 times the best peer's
+    assert f"CPU (a CPU): 4 of {cpu} aims are measured, 3 of them met." in text
+    assert f"GPU (a GPU): 2 of {cuda} aims are measured, 2 of them met." in text
+    nothing = report.render(page, [])
+    assert "Nothing has been measured on a GPU yet." in nothing
+    assert "Not measured yet: `make gpu`." in nothing
+
+
+def test_report_is_a_subcommand(tmp_path, capsys):
+    page = page_of(tmp_path, "rows-tpu")
+    assert command.main(["report", "--page", str(page)]) == 2
+    assert "python -m bench report: block 'rows-tpu'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command.main(["report", "--help"])
+    assert "usage: python -m bench report" in capsys.readouterr().out
+
+
 def test_an_unknown_block_or_file_is_named(tmp_path):
     with pytest.raises(ValueError, match="rows-tpu.*the page may have claims-cpu"):
         report.render("<!-- begin: rows-tpu -->\n<!-- end: rows-tpu -->", [])
@@ -72,4 +132,4 @@ def test_an_unknown_block_or_file_is_named(tmp_path):
 
 
 def test_the_page_holds_what_the_result_files_say():
-    assert report.main(["--check"]) == 0, "python -m bench.report"
+    assert report.main(["--check"]) == 0, "python -m bench report"

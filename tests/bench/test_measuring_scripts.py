@@ -1,9 +1,8 @@
 """The measuring scripts: what they say of the machine, and how the bundled model's figures come about."""
 
-import pytest
 import torch
 
-from bench import gpu
+from bench import environment as environments
 from bench.environment import environment
 from bench.tiny_model import summary
 
@@ -16,10 +15,24 @@ def test_environment_names_versions_and_commit():
     assert {"gpu", "driver", "cpu", "python", "commit", "uncommitted_changes"} <= set(found)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
-def test_gpu_script_says_why_it_cannot_run(capsys):
-    assert gpu.main() == 2
-    assert "no CUDA device" in capsys.readouterr().err
+def test_equal_digests_mean_equal_sources(monkeypatch, tmp_path):
+    monkeypatch.setattr(environments, "ROOT", tmp_path)
+    (tmp_path / "csrc" / "cuda").mkdir(parents=True)
+    empty = environments.sources()
+    (tmp_path / "csrc" / "cuda" / "a.cu").write_text("int a;")
+    first = environments.sources()
+    (tmp_path / "README.md").write_text("not a source")
+    assert first == environments.sources() != empty
+    (tmp_path / "csrc" / "cuda" / "a.cu").write_text("int b;")
+    assert environments.sources() not in (first, empty)
+
+
+def test_a_copy_without_history_is_told_its_commit(monkeypatch, tmp_path):
+    monkeypatch.setattr(environments, "ROOT", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert environment()["commit"] is None
+    monkeypatch.setenv("UMER1_COMMIT", "abc")
+    assert environment()["commit"] == "abc"
 
 
 def _run(gen, disc, oracle, sft_gen):

@@ -21,6 +21,7 @@ COMMANDS = [
     ["eval", "report"],
     ["data", "mini"],
     ["data", "check"],
+    ["profile"],
 ]
 
 

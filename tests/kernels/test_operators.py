@@ -44,10 +44,12 @@ def samples(dtype):
         ),
         "bf16_gradient_": (*bf16, ones, ones, ones, None, None, None, kept),
         "info_nce_loss": (
-            *loss, None, None, None, row + 1, 0, 0, "q2t,t2q", False, "mean", True, True, "cpu",
+            *loss, None, None, None, row + 1, 0, 0, "q2t,t2q", False, "mean", True, True, True,
+            "cpu",
         ),
         "info_nce_loss with ids": (
-            *loss, IDS, candidate_ids, None, row + 1, -1, 0, "q2t,q2q", True, "none", False, True, "cpu",
+            *loss, IDS, candidate_ids, None, row + 1, -1, 0, "q2t,q2q", True, "none", False, True, True,
+            "cpu",
         ),
         "linear_cross_entropy_sum": (wide, heads, IDS, row == 0, True, True, True, "cpu"),
         "linear_logprob_values": (wide, heads, IDS, row == 0, 0.7, True, "cpu"),
@@ -73,6 +75,18 @@ def samples(dtype):
 @pytest.mark.parametrize("name", samples(torch.float32))
 def test_opcheck(name, dtype):
     opcheck(getattr(operators, name.split()[0]).default, samples(dtype)[name])
+
+
+@pytest.mark.parametrize("name", ["info_nce_loss", "info_nce_loss with ids"])
+def test_a_scale_that_needs_no_gradient_gets_none(name):
+    arguments = list(samples(torch.float32)[name])
+    arguments[-4] = True  # gradients, need_target, need_scale, backend
+    with_scale = operators.info_nce_loss(*arguments)
+    arguments[-2] = False
+    without = operators.info_nce_loss(*arguments)
+    assert with_scale[-1].numel() == 1 and without[-1].numel() == 0
+    for one, other in zip(with_scale[:-1], without[:-1]):
+        assert torch.equal(one, other)
 
 
 COMPILED = {

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from umer1.cli import data, doctor, embed, evaluate, search, train
+from umer1.cli import data, doctor, embed, evaluate, profile, search, train
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -16,6 +16,7 @@ app = typer.Typer(
 app.command("doctor")(doctor.doctor)
 app.command("embed")(embed.embed)
 app.command("search")(search.search)
+app.command("profile")(profile.profile)
 app.add_typer(train.app, name="train")
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(data.app, name="data")
@@ -35,7 +36,7 @@ def umer1(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Reasoning-driven multimodal embeddings: embed, search, train, evaluate.
+    """Reasoning-driven multimodal embeddings: embed, search, train, evaluate, profile.
 
     Text, images and videos become a discriminative vector (one forward pass)
     or a generative one (the model reasons and summarises first). The bundled
@@ -49,6 +50,7 @@ def umer1(
       umer1 data mini --out data/mini          a small, real benchmark
       umer1 train sft --config mini-sft        train on it from scratch
       umer1 eval mmeb data/mini                scores, a table and a plot
+      umer1 profile loss                       where the time goes
 
     Every command explains itself with --help. Results go to stdout,
     progress and messages to stderr.

@@ -33,6 +33,7 @@ class Problem:
     directions: tuple[str, ...]
     joint: bool
     need_target: bool = True  # a memory of targets has no gradient to make
+    need_scale: bool = True  # nor has a scale that is a number
 
     def plan(self) -> plans.Plan:
         candidates = self.target if "q2t" in self.directions else self.all_query
@@ -85,7 +86,7 @@ class Gradients:
     query: Tensor
     target: Tensor | None
     other: Tensor | None
-    scale: Tensor
+    scale: Tensor | None
 
 
 def solve(
@@ -157,7 +158,7 @@ def pair_gradients(
                 primitives.accumulate(total, logit_grad, query[chunk])
         target_grad = None if total is None else total.to(target.dtype)
     # sum of x d loss / d x over all logits, without a pass over them
-    scale_grad = inner_product(query, query_grad) / fold
+    scale_grad = inner_product(query, query_grad) / fold if problem.need_scale else None
     return _unfold(Gradients(query_grad, target_grad, None, scale_grad), problem)
 
 
@@ -201,7 +202,9 @@ class _Sums:
             self.target = _wide_zeros(problem.target)
         separate = problem.other is not None and any(name[2] == "q" for name in names)
         self.other = _wide_zeros(problem.other) if separate else None
-        self.scale = torch.zeros((), dtype=wide, device=problem.query.device)
+        self.scale = None
+        if problem.need_scale:
+            self.scale = torch.zeros((), dtype=wide, device=problem.query.device)
         # the first block that pairs queries with targets carries the gradient of the own logit
         self.carrier = next((k for k, name in enumerate(names) if name[0] != name[2]), None)
 
@@ -215,7 +218,8 @@ class _Sums:
             else:
                 by_rows = primitives.multiply(logit_grad, block.candidates)
                 self._add_rows(name[0], chunk, by_rows)
-            self.scale += inner_product(block.rows, by_rows) / self.fold
+            if self.scale is not None:
+                self.scale += inner_product(block.rows, by_rows) / self.fold
             if name[2] == "t" and not problem.need_target:
                 continue
             if self.direct_candidates:
@@ -248,7 +252,8 @@ class _Sums:
         label = problem.label[chunk]
         self.query[chunk] += factor * problem.target[label]
         self._add_rows("t", chunk, factor * problem.query[chunk])
-        self.scale += (pull * own).sum()
+        if self.scale is not None:
+            self.scale += (pull * own).sum()
 
 
 def _chunks(problem: Problem, block: Block) -> list[slice]:

@@ -49,6 +49,7 @@ def weighted_loss(
         # a scalar loss makes its gradient here, where the logits are; "none" in the backward
         differentiable and reduction != "none",
         rows.all_target.requires_grad,
+        scale.requires_grad,
         backend,
     )
     return loss, hit
@@ -59,7 +60,7 @@ def _problem(rows: Rows, scale: Tensor, directions: tuple[str, ...], partition: 
     return Problem(
         rows.query, rows.all_target, None, scale.to(dtype).reshape(()), rows.label, rows.first_label,
         rows.first_query, rows.query_id, rows.all_target_id, None, rows.weight.to(dtype),
-        directions, partition == "joint", rows.all_target.requires_grad,
+        directions, partition == "joint", rows.all_target.requires_grad, scale.requires_grad,
     )  # fmt: skip
 
 
@@ -81,6 +82,7 @@ def info_nce_loss(
     reduction: str,
     gradients: bool,
     need_target: bool,
+    need_scale: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The loss, hit [N], and the gradients of the summed loss in the first four arguments.
@@ -93,22 +95,24 @@ def info_nce_loss(
     problem = Problem(
         query, target, other, scale.to(dtype).reshape(()), label, first_label, first_query,
         query_id, target_id, other_id, weight, tuple(directions.split(",")), joint, need_target,
+        need_scale,
     )  # fmt: skip
     with checks.full_precision(query), torch.no_grad():
         loss, hit, found = solve(primitives_of(backend), problem, gradients)
         empty = query.new_zeros(0)
         sides = (found.query, found.target, found.other) if found else (None,) * 3
+        by_scale = None if found is None else found.scale
         return (
             contrastive.reduce(loss, weight, reduction),
             hit,
             *(empty.clone() if side is None else side for side in sides),
-            found.scale if found else query.new_zeros(0, dtype=dtype),
+            query.new_zeros(0, dtype=dtype) if by_scale is None else by_scale,
         )
 
 
 @info_nce_loss.register_fake
 def _(query, target, other, scale, *rest):
-    directions, _, reduction, gradients, need_target, _ = rest[-6:]
+    directions, _, reduction, gradients, need_target, need_scale, _ = rest[-7:]
     dtype = checks.compute_dtype(query)
 
     def like(tensor: Tensor | None, used: bool = True) -> Tensor:
@@ -121,7 +125,7 @@ def _(query, target, other, scale, *rest):
         like(query),
         like(target, need_target),
         like(other, any(name[2] == "q" for name in directions.split(","))),
-        query.new_empty(() if gradients else (0,), dtype=dtype),
+        query.new_empty(() if gradients and need_scale else (0,), dtype=dtype),
     )
 
 
@@ -138,12 +142,12 @@ def _backward(ctx, grad: Tensor | None, *_):
     if torch.is_grad_enabled():
         raise RuntimeError('info_nce has no second derivative here; use backend="reference"')
     if grad is None:
-        return (None,) * 17
+        return (None,) * 18
     *inputs, weight = ctx.saved_tensors
-    *start, reduction, _, need_target, backend = ctx.options
+    *start, reduction, _, need_target, need_scale, backend = ctx.options
 
     def again(weight: Tensor = weight, reduction: str = reduction) -> list[Tensor]:
-        options = (reduction, True, need_target, backend)
+        options = (reduction, True, need_target, need_scale, backend)
         return list(info_nce_loss(*inputs, weight, *start, *options)[2:])
 
     if ctx.held is None:
@@ -154,7 +158,7 @@ def _backward(ctx, grad: Tensor | None, *_):
         gradient.to(form[1]).reshape(form[0]) if form is not None and gradient.numel() else None
         for gradient, form in zip(gradients, ctx.forms, strict=True)
     ]
-    return *results, *(None,) * 13
+    return *results, *(None,) * 14
 
 
 info_nce_loss.register_autograd(_backward, setup_context=_save)
