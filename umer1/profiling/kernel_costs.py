@@ -64,6 +64,22 @@ def _similarities(arguments) -> Cost:
     return Cost(2 * arguments[0].count, arguments[0].bytes + arguments[1].bytes)
 
 
+def _reward_from_vectors(arguments) -> Cost:
+    """query and target [P, G, d]: one product of all with all; the similarities stay on the chip."""
+    query, target = arguments[:2]
+    rows, columns, depth = (
+        query.count // query.shape[-1],
+        target.count // target.shape[-1],
+        query.shape[-1],
+    )
+    return product(rows, depth, columns, query.item, target.item, 0, query.dtype)
+
+
+def _decoding_step(arguments) -> Cost:
+    """hidden [B, H] third: ids, slots and flags of every row; which rows are taken only the device knows."""
+    return Cost(0, arguments[2].shape[0] * (2 * INT64 + 1))
+
+
 _OPERATORS: dict[str, Callable[[tuple], Cost]] = {
     "row_pools": _passes(1),
     "column_pools": _passes(1),
@@ -73,8 +89,10 @@ _OPERATORS: dict[str, Callable[[tuple], Cost]] = {
     "bf16_kept_gradient_": _passes(1, 1),
     "bf16_gradient_": _bf16_product(BFLOAT16),
     "group_reward": _similarities,
+    "group_reward_from_vectors": _reward_from_vectors,
     "gather_hidden": _gathered,
     "gather_hidden_backward_": _scattered,
+    "generation_step_": _decoding_step,
 }
 
 
