@@ -114,7 +114,7 @@ class _Generation:
             model.config,
             self.slots,
             longest + sampling.max_new_tokens + 1,
-            dtype=model.head_weight.dtype,
+            dtype=model.dtype,
             device=self.device,
         )
         self.waiting = deque(range(len(prompts)))
