@@ -11,6 +11,20 @@ from umer1.model.sequence import Sequence
 _MASK = (1 << 64) - 1
 
 
+@dataclass(frozen=True, slots=True)
+class SpecialTokens:
+    """What ends a row or its thinking. think_end: the ids of `</think>`, which may be several."""
+
+    gen_id: int
+    eos_id: int
+    think_end: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, processor) -> SpecialTokens:
+        think_end = tuple(processor.text.encode("</think>"))
+        return cls(processor.gen_id, processor.eos_id, think_end)
+
+
 @dataclass(slots=True)
 class Prompt:
     """One prompt to continue.
