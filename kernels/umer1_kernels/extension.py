@@ -20,6 +20,9 @@ OPERATORS = (
     "group_reward",
     "gather_hidden",
     "gather_hidden_backward_",
+    "decode_attention",
+    "append_kv_",
+    "sample_tokens",
 )
 HOW_TO_BUILD = (
     "build it with `pip install --no-build-isolation -e .` or `python setup.py build_ext --inplace`"
