@@ -44,10 +44,12 @@ STABLE_TORCH_LIBRARY(umer1_kernels, m) {
       "bf16_gradient_(Tensor rows, Tensor candidates, Tensor scale, Tensor excluded, "
       "Tensor? row_id, Tensor? candidate_id, Tensor best, Tensor row, Tensor label, "
       "Tensor? slope, Tensor? column_best, Tensor? column, Tensor(a!) out) -> ()");
-  // similarity [R, C], validity bool [R] and [C] -> rank [R], gap [R], share [R]
+  // similarities [R, C] of either side's rows with the other side's candidates, validity bool [R]
+  // and [C] (none: all), threshold (none: the fixed one) -> reward, advantage, rank, gap [2, N, G]
   m.def(
-      "group_reward_scores(Tensor similarity, Tensor row_valid, Tensor candidate_valid, "
-      "Tensor threshold, int group_size, int first_group) -> (Tensor, Tensor, Tensor)");
+      "group_reward(Tensor of_query, Tensor of_target, Tensor? query_valid, Tensor? target_valid, "
+      "Tensor? all_query_valid, Tensor? all_target_valid, Tensor? threshold, int group_size, "
+      "int first_group, int kind) -> (Tensor, Tensor, Tensor, Tensor)");
   // hidden [R, H], input_ids int64 [R], begin and end int64 [B] -> vectors [B, H], index [B], norm
   // [B]
   m.def(
@@ -57,4 +59,19 @@ STABLE_TORCH_LIBRARY(umer1_kernels, m) {
   m.def(
       "gather_hidden_backward_(Tensor(a!) hidden_grad, Tensor grad, Tensor vectors, Tensor index, "
       "Tensor norm, bool normalize) -> ()");
+  // One query per row against paged keys and values; see umer1_kernels/decode_attention.py.
+  //
+  // query [B, Hq, D], pages [pages, Hkv, page length, D], tables and lengths int32 -> [B, Hq, D]
+  m.def(
+      "decode_attention(Tensor query, Tensor key_pages, Tensor value_pages, Tensor prefix_table, "
+      "Tensor prefix_length, Tensor prefix_of, Tensor suffix_table, Tensor suffix_length, "
+      "float scale, int split) -> Tensor");
+  // key and value [T, Hkv, D] -> place position[t] of row table_row[t] (default t) of the table
+  m.def(
+      "append_kv_(Tensor key, Tensor value, Tensor(a!) key_pages, Tensor(b!) value_pages, "
+      "Tensor table, Tensor position, Tensor? table_row) -> ()");
+  // logits [B, V], settings [B] -> token int64 [B], log-probability float32 [B]
+  m.def(
+      "sample_tokens(Tensor logits, Tensor seed, Tensor step, Tensor temperature, Tensor top_p, "
+      "Tensor top_k, Tensor forced) -> (Tensor, Tensor)");
 }

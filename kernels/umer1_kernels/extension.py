@@ -17,9 +17,12 @@ OPERATORS = (
     "bf16_keep",
     "bf16_kept_gradient_",
     "bf16_gradient_",
-    "group_reward_scores",
+    "group_reward",
     "gather_hidden",
     "gather_hidden_backward_",
+    "decode_attention",
+    "append_kv_",
+    "sample_tokens",
 )
 HOW_TO_BUILD = (
     "build it with `pip install --no-build-isolation -e .` or `python setup.py build_ext --inplace`"

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from umer1_kernels import rollout_groups
 from umer1_kernels.backends import choose
-from umer1_kernels.reference.reward import score_side as reference_score_side
+from umer1_kernels.reference.reward import score_sides as reference_score_sides
 from umer1_kernels.rollout_groups import GroupReward
 
 
@@ -57,9 +57,11 @@ def group_reward(
     """
     rollout_groups.check_arguments(query, target, query_valid, target_valid, kind)
     choice = choose("group_reward", backend, query, target)
-    score_side = reference_score_side
+    score_sides = reference_score_sides
     if choice.backend == "cpu":
-        from umer1_kernels.backends.cpu.reward import score_side
+        from umer1_kernels.backends.cpu.reward import score_sides
     elif choice.backend == "triton":
-        from umer1_kernels.backends.triton.reward import score_side
-    return rollout_groups.rewards(score_side, query, target, query_valid, target_valid, kind, group)
+        from umer1_kernels.backends.triton.reward import score_sides
+    return rollout_groups.rewards(
+        score_sides, query, target, query_valid, target_valid, kind, group
+    )

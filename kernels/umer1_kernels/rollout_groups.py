@@ -7,7 +7,7 @@ R = N * G rollouts of one side, C = P * G candidates of the other.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -33,6 +33,15 @@ class GroupReward(NamedTuple):
     gap: Tensor
 
 
+class Rewards(NamedTuple):
+    """[2, N, G] each, query side first."""
+
+    reward: Tensor
+    advantage: Tensor
+    rank: Tensor
+    gap: Tensor
+
+
 class Scores(NamedTuple):
     """[R] each, 0 where nothing can be scored: rank in [0, 1], gap in [-2, 2], share in [0, 1]."""
 
@@ -46,30 +55,16 @@ class Side:
     """One side's rollouts against all candidates of the other side."""
 
     similarity: Tensor  # [R, C]
-    row_valid: Tensor  # bool [R]
-    candidate_valid: Tensor  # bool [C]
-    threshold: Tensor  # scalar
+    row_valid: Tensor | None  # bool [R]; None: all
+    candidate_valid: Tensor | None  # bool [C]; None: all
+    threshold: Tensor | None  # scalar; None: FIXED_THRESHOLD
     group_size: int  # G
     first_group: int  # the pair number of row 0 among the candidates
 
 
-def score_by(operator: Callable[..., tuple[Tensor, Tensor, Tensor]], side: Side) -> Scores:
-    """Rank, gap and threshold share of every rollout of one side, by one operator."""
-    return Scores(
-        *operator(
-            side.similarity,
-            side.row_valid,
-            side.candidate_valid,
-            side.threshold,
-            side.group_size,
-            side.first_group,
-        )
-    )
-
-
 @torch.no_grad()
 def rewards(
-    score_side: Callable[[Side], Scores],
+    score_sides: Callable[[Side, Side, str], Rewards],
     query: Tensor,
     target: Tensor,
     query_valid: Tensor | None,
@@ -85,27 +80,58 @@ def rewards(
     with checks.full_precision(query):
         query, query_valid = _flat(query, query_valid)
         target, target_valid = _flat(target, target_valid)
+        if group is not None:  # a gather needs every process's flags, also from those without
+            query_valid, target_valid = (
+                _flags(valid, pairs * size, query.device) for valid in (query_valid, target_valid)
+            )
         all_query = distributed.gather_values(query, group)
         all_target = distributed.gather_values(target, group)
         all_query_valid = distributed.gather_values(query_valid, group)
         all_target_valid = distributed.gather_values(target_valid, group)
-        threshold = query.new_tensor(FIXED_THRESHOLD)
+        threshold = None
         if kind == "adaptive_threshold":
             threshold = _middle(all_query, all_query_valid, all_target, all_target_valid, size)
         shared = {"threshold": threshold, "group_size": size, "first_group": rank * pairs}
         of_query = query @ all_target.T
         # one process has the other side's similarities already
         of_target = of_query.T if group is None else target @ all_query.T
-        scores = [
-            score_side(Side(of_query, query_valid, all_target_valid, **shared)),
-            score_side(Side(of_target, target_valid, all_query_valid, **shared)),
-        ]
-    ranks, gaps, shares = (
-        torch.stack(values).to(query.dtype).view(2, pairs, size)
-        for values in zip(*scores, strict=True)
+        reward, advantage, ranks, gaps = score_sides(
+            Side(of_query, query_valid, all_target_valid, **shared),
+            Side(of_target, target_valid, all_query_valid, **shared),
+            kind,
+        )
+    return GroupReward(*reward.unbind(), *advantage.unbind(), ranks, gaps)
+
+
+def rewards_from_scores(
+    score_side: Callable[[Side], Scores], query: Side, target: Side, kind: str
+) -> Rewards:
+    """For backends that score a side at a time: the rest in plain PyTorch."""
+    scores = zip(score_side(_filled(query)), score_side(_filled(target)), strict=True)
+    shape = (2, -1, query.group_size)
+    rank, gap, share = (
+        torch.stack(values).to(query.similarity.dtype).view(shape) for values in scores
     )
-    reward = reward_of_kind(kind, ranks, gaps, shares)
-    return GroupReward(*reward, *advantage(reward), ranks, gaps)
+    reward = reward_of_kind(kind, rank, gap, share)
+    return Rewards(reward, advantage(reward), rank, gap)
+
+
+def _filled(side: Side) -> Side:
+    """The same with a tensor for everything that stands for a default."""
+    rows, candidates = side.similarity.shape
+    threshold = side.threshold
+    if threshold is None:
+        threshold = side.similarity.new_full((), FIXED_THRESHOLD)
+    return replace(
+        side,
+        row_valid=_flags(side.row_valid, rows, side.similarity.device),
+        candidate_valid=_flags(side.candidate_valid, candidates, side.similarity.device),
+        threshold=threshold,
+    )
+
+
+def _flags(valid: Tensor | None, count: int, device: torch.device) -> Tensor:
+    return torch.ones(count, dtype=torch.bool, device=device) if valid is None else valid
 
 
 def reward_of_kind(kind: str, rank: Tensor, gap: Tensor, share: Tensor) -> Tensor:
@@ -139,23 +165,28 @@ def check_arguments(query, target, query_valid, target_valid, kind) -> None:
                 raise TypeError(f"{name} has dtype {valid.dtype}; it must be bool")
 
 
-def _flat(vectors: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+def _flat(vectors: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """[N, G, d] -> [R, d] in the computing dtype; what an invalid rollout holds is dropped."""
     pairs, size, dimension = vectors.shape
     rows = vectors.detach().reshape(pairs * size, dimension).to(checks.compute_dtype(vectors))
     if valid is None:
-        return rows, torch.ones(pairs * size, dtype=torch.bool, device=rows.device)
+        return rows, None
     valid = valid.reshape(pairs * size)
     return torch.where(valid[:, None], rows, 0.0), valid
 
 
 def _middle(
-    query: Tensor, query_valid: Tensor, target: Tensor, target_valid: Tensor, size: int
+    query: Tensor,
+    query_valid: Tensor | None,
+    target: Tensor,
+    target_valid: Tensor | None,
+    size: int,
 ) -> Tensor:
     """Half way between the mean positive and mean negative similarity, from sums of vectors."""
     query_sum, target_sum = (rows.view(-1, size, rows.shape[1]).sum(1) for rows in (query, target))
     query_count, target_count = (
-        valid.view(-1, size).sum(1) for valid in (query_valid, target_valid)
+        _flags(valid, len(rows), rows.device).view(-1, size).sum(1)
+        for rows, valid in ((query, query_valid), (target, target_valid))
     )
     positive = (query_sum * target_sum).sum()
     total = query_sum.sum(0) @ target_sum.sum(0)

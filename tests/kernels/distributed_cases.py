@@ -148,13 +148,14 @@ def without_reduce_scatter(rank, world):
 def rewards(rank, world, backend, kind):
     query, target = unit(world * 2, 3, 4), unit(world * 2, 3, 4)
     valid = torch.rand(2, world * 2, 3) > 0.3
+    valid[0, :2] = True  # process 0 may leave its flags out where others bring theirs
     whole = group_reward(
         query, target, query_valid=valid[0], target_valid=valid[1], kind=kind, backend="reference"
     )
     own = group_reward(
         mine(query, rank, world), mine(target, rank, world), kind=kind, group=dist.group.WORLD,
-        query_valid=mine(valid[0], rank, world), target_valid=mine(valid[1], rank, world),
-        backend=backend,
+        query_valid=mine(valid[0], rank, world) if rank else None,
+        target_valid=mine(valid[1], rank, world), backend=backend,
     )  # fmt: skip
     for name in ("query_reward", "target_reward", "query_advantage", "target_advantage"):
         same(name, getattr(own, name), mine(getattr(whole, name), rank, world))

@@ -52,7 +52,12 @@ def samples(dtype):
         "linear_cross_entropy_sum": (wide, heads, IDS, row == 0, True, True, True, "cpu"),
         "linear_logprob_values": (wide, heads, IDS, row == 0, 0.7, True, "cpu"),
         "grpo_loss_sum": (*grpo, 0.2, 0.28, 0.04, 9.0, 1.0, True, False, "cpu"),
-        "group_reward_scores": (unit(6, 6, dtype=dtype), FLAGS, FLAGS, number, 2, 0),
+        "group_reward": (
+            unit(6, 6, dtype=dtype), unit(6, 6, dtype=dtype), *[FLAGS] * 4, number, 2, 0, 3,
+        ),
+        "group_reward of all rows": (
+            unit(6, 6, dtype=dtype), unit(6, 6, dtype=dtype), *[None] * 5, 2, 0, 0,
+        ),
         "gather_hidden": (
             vectors.clone().requires_grad_(), IDS, torch.tensor([0, 2]), torch.tensor([2, 3]), 4,
             True, True,
@@ -150,7 +155,9 @@ def test_errors_name_the_argument():
     with pytest.raises(RuntimeError, match="logits must be contiguous"):
         operators.row_pools(logits.T, number, torch.arange(5), None, None, False)
     with pytest.raises(RuntimeError, match="group_size 4 does not divide"):
-        operators.group_reward_scores(torch.randn(6, 6), FLAGS, FLAGS, number, 4, 0)
+        operators.group_reward(*[torch.randn(6, 6)] * 2, *[FLAGS] * 4, number, 4, 0, 0)
+    with pytest.raises(RuntimeError, match="kind is 5"):
+        operators.group_reward(*[torch.randn(6, 6)] * 2, *[FLAGS] * 4, number, 2, 0, 5)
     with pytest.raises(RuntimeError, match="outside the 3 rows of hidden"):
         operators.gather_hidden(
             torch.randn(3, 2), IDS, torch.tensor([0]), torch.tensor([4]), 4, True, True

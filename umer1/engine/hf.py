@@ -20,8 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from umer1.engine.hf_inputs import model_inputs
-from umer1.engine.requests import Finished, Prompt, Rollout, Sampling, prompt_seed
-from umer1.engine.slots import SpecialTokens
+from umer1.engine.requests import Finished, Prompt, Rollout, Sampling, SpecialTokens, prompt_seed
 from umer1.hub import SMALL_FILES, WEIGHTS, local_directory
 from umer1.model.key_names import canonical_key
 from umer1.model.rope_index import rope_index
@@ -235,18 +234,17 @@ class _Batch:
         return torch.full_like(scores, -torch.inf).scatter_(1, chosen[:, None], 0.0)
 
     def _sample(self, scores: Tensor, rows: list[_Row]) -> tuple[Tensor, Tensor]:
-        def each(values: list, dtype: torch.dtype = torch.int64) -> Tensor:
-            return torch.tensor(values, dtype=dtype, device=scores.device)
+        def each(values: list[int]) -> Tensor:
+            return torch.tensor(values, device=scores.device)
 
-        sampling, count = self.sampling, len(rows)
         return sample_tokens(
             scores,
-            temperature=each([sampling.temperature] * count, torch.float32),
-            top_p=each([sampling.top_p] * count, torch.float32),
-            top_k=each([sampling.top_k] * count),
             # 64 bits without a sign
-            seeds=each([row.seed - (row.seed >> 63 << 64) for row in rows]),
-            steps=each([len(row.tokens) for row in rows]),
+            each([row.seed - (row.seed >> 63 << 64) for row in rows]),
+            each([len(row.tokens) for row in rows]),
+            temperature=self.sampling.temperature,
+            top_p=self.sampling.top_p,
+            top_k=self.sampling.top_k,
             forced=each([self._forced(row) for row in rows]),
         )
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from umer1.model.attention import DecodeAttention, PackedAttention
+from umer1.model.attention import PackedAttention
 from umer1.model.config import ModelConfig
 from umer1.model.decoder import Attend, Decoder
 from umer1.model.sequence import Packed
@@ -34,13 +34,13 @@ class Qwen2VL(nn.Module):
     def forward(self, packed: Packed, attend: Attend | None = None) -> Tensor:
         """Hidden states after the final norm, [T, H].
 
-        attend: how the layers attend, for example a PrefillAttention; default PackedAttention.
+        attend: how the layers attend, default PackedAttention.
         """
         if attend is None:
             attend = PackedAttention(packed.lengths, packed.cu_seqlens, self.dtype)
         return self.decoder(self.embed(packed), packed.position_ids, attend)
 
-    def decode(self, input_ids: Tensor, positions: Tensor, attend: DecodeAttention) -> Tensor:
+    def decode(self, input_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """One token per row: ids int64 [B] at M-RoPE positions int64 [B] -> [B, H]."""
         return self.decoder(self.decoder.embed(input_ids), positions, attend)
 

@@ -18,6 +18,7 @@ BACKENDS = ("auto", "reference", "cpu", "triton")
 CPU_DTYPES = (torch.float64, torch.float32, torch.bfloat16)
 CONTRASTIVE = ("info_nce", "dual_info_nce")
 LINEAR = ("linear_cross_entropy", "linear_logprob", "grpo_loss")
+DECODING = ("decode_attention", "append_kv", "sample_tokens")  # compiled without float64
 TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 TRITON_INTERPRETED = (
     os.environ.get("TRITON_INTERPRET") == "1"
@@ -33,13 +34,28 @@ HOW = {
     ),
     "group_reward": {
         "reference": "one product per side, vectorised comparisons",
-        "cpu": "one product per side, compiled row scores",
+        "cpu": "one product per side, one compiled operator for the rest",
         "triton": "one product per side, one kernel for its scores",
     },
     "gather_hidden": {
         "reference": "comparison of all rows with all sequences",
         "cpu": "compiled scan of each sequence, normalisation and its gradient",
         "triton": "one kernel forward, one backward",
+    },
+    "decode_attention": {
+        "reference": "each row's pages gathered, one softmax",
+        "cpu": "compiled parts of fixed ranges of keys, those of a prefix read once for its rows",
+        "triton": "split-KV: a kernel for prefixes, one for suffixes, one that merges their parts",
+    },
+    "append_kv": {
+        "reference": "an indexed write",
+        "cpu": "compiled copies",
+        "triton": "one kernel",
+    },
+    "sample_tokens": {
+        "reference": "cumulative sums over all tokens, a sort for top-p and top-k",
+        "cpu": "compiled passes over blocks of logits, a heap for top-p and top-k",
+        "triton": "pools of blocks of logits, one search among them; two kernels more for top-p and top-k",
     },
 }
 
@@ -57,12 +73,11 @@ def choose(function: str, backend: str, *tensors: Tensor) -> Choice:
     """The backend for these inputs; ValueError if the one asked for cannot run."""
     check_choice("backend", backend, BACKENDS)
     if backend != "auto":
-        find = {"cpu": _cpu_obstacle, "triton": _triton_obstacle}.get(backend)
-        obstacle = find(tensors) if find else None
+        obstacle = _obstacle(backend, function, tensors)
         if obstacle:
             raise ValueError(f"backend {backend!r} cannot run {function}: {obstacle}")
         return Choice(function, backend, _how(function, backend), "asked for by name")
-    reason = _cpu_obstacle(tensors)
+    reason = _cpu_obstacle(function, tensors)
     if reason is None:
         reason = "the compiled extension is loaded and takes these inputs"
         return Choice(function, "cpu", _how(function, "cpu"), reason)
@@ -118,13 +133,22 @@ def _how(function: str, backend: str) -> str:
     return HOW[function].get(backend, "by shape: see explain()")
 
 
-def _cpu_obstacle(tensors: tuple[Tensor, ...]) -> str | None:
+def _obstacle(backend: str, function: str, tensors: tuple[Tensor, ...]) -> str | None:
+    """Why this backend cannot run the function with these inputs, or None."""
+    if backend == "cpu":
+        return _cpu_obstacle(function, tensors)
+    return _triton_obstacle(tensors) if backend == "triton" else None
+
+
+def _cpu_obstacle(function: str, tensors: tuple[Tensor, ...]) -> str | None:
+    dtypes = CPU_DTYPES[1:] if function in DECODING else CPU_DTYPES
     for tensor in tensors:
         # tensors without data only get their shapes
         if tensor.device.type not in ("cpu", "meta"):
             return f"the inputs are on {tensor.device}"
-        if tensor.dtype not in CPU_DTYPES:
-            return f"it takes float64, float32 and bfloat16, not {tensor.dtype}"
+        if tensor.dtype not in dtypes:
+            names = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+            return f"it takes {names}, not {tensor.dtype}"
     status = extension_status()
     return None if status.loaded else f"the compiled extension is missing: {status.detail}"
 

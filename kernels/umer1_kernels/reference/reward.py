@@ -5,11 +5,13 @@ Legend: R rollouts of one side, C candidates (rollouts of the other side), G rol
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
 from umer1_kernels import rollout_groups
-from umer1_kernels.rollout_groups import GroupReward, Scores, Side
+from umer1_kernels.rollout_groups import GroupReward, Scores, Side, rewards_from_scores
 
 
 def group_reward(
@@ -22,7 +24,9 @@ def group_reward(
     group=None,
 ) -> GroupReward:
     """See umer1_kernels.group_reward."""
-    return rollout_groups.rewards(score_side, query, target, query_valid, target_valid, kind, group)
+    return rollout_groups.rewards(
+        score_sides, query, target, query_valid, target_valid, kind, group
+    )
 
 
 def score_side(side: Side) -> Scores:
@@ -43,6 +47,9 @@ def score_side(side: Side) -> Scores:
     share = (_mean(above, positive) + _mean(~above, negative)) / 2
     scored = side.row_valid & (positives > 0) & (negatives > 0)
     return Scores(*(torch.where(scored, value, 0.0) for value in (rank, gap, share)))
+
+
+score_sides = functools.partial(rewards_from_scores, score_side)
 
 
 def _positives_in_top(side: Side, row_group: Tensor, negative: Tensor, positives: Tensor) -> Tensor:

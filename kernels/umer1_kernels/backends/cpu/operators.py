@@ -57,9 +57,10 @@ def _(rows, candidates, scale, excluded, row_id, candidate_id, best, row, label,
     return None
 
 
-@register_fake("umer1_kernels::group_reward_scores")
-def _(similarity: Tensor, row_valid, candidate_valid, threshold, group_size, first_group):
-    return tuple(similarity.new_empty(similarity.shape[0]) for _ in range(3))
+@register_fake("umer1_kernels::group_reward")
+def _(of_query: Tensor, of_target, q, t, all_q, all_t, threshold, group_size, first_group, kind):
+    shape = (2, of_query.shape[0] // group_size, group_size)
+    return tuple(of_query.new_empty(shape) for _ in range(4))
 
 
 @register_fake("umer1_kernels::gather_hidden")
@@ -73,3 +74,19 @@ def _(hidden: Tensor, input_ids: Tensor, begin: Tensor, end, token_id, last, nor
 @register_fake("umer1_kernels::gather_hidden_backward_")
 def _(hidden_grad, grad, vectors, index, norm, normalize):
     return None
+
+
+@register_fake("umer1_kernels::decode_attention")
+def _(query: Tensor, *rest):
+    return query.new_empty(query.shape)
+
+
+@register_fake("umer1_kernels::append_kv_")
+def _(key, value, key_pages, value_pages, table, position, table_row):
+    return None
+
+
+@register_fake("umer1_kernels::sample_tokens")
+def _(logits: Tensor, seed: Tensor, *settings):
+    rows = logits.shape[0]
+    return logits.new_empty(rows, dtype=torch.int64), logits.new_empty(rows, dtype=torch.float32)

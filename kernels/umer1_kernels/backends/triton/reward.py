@@ -7,7 +7,7 @@ import functools
 import torch
 from torch import Tensor
 
-from umer1_kernels.rollout_groups import score_by
+from umer1_kernels.rollout_groups import Scores, Side, rewards_from_scores
 
 
 @torch.library.custom_op("umer1_kernels::triton_group_reward_scores", mutates_args=())
@@ -30,4 +30,17 @@ def _(similarity, row_valid, candidate_valid, threshold, group_size, first_group
     return tuple(similarity.new_empty(similarity.shape[0]) for _ in range(3))
 
 
-score_side = functools.partial(score_by, group_reward_scores)
+def score_side(side: Side) -> Scores:
+    return Scores(
+        *group_reward_scores(
+            side.similarity,
+            side.row_valid,
+            side.candidate_valid,
+            side.threshold,
+            side.group_size,
+            side.first_group,
+        )
+    )
+
+
+score_sides = functools.partial(rewards_from_scores, score_side)
