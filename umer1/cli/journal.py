@@ -59,21 +59,21 @@ class Journal:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"{self.output}: another process is writing it") from None
-        self._check_run()
         # what a killed process left half-written
         for stray in self.directory.glob(".*.tmp"):
             stray.unlink()
+        self._check_run()
         self.done = {row["id"] for part in self.parts for row in vectors.read(part, vectors=False)}
         self.missing = [place for place, name in enumerate(self.ids) if name not in self.done]
 
     def _check_run(self) -> None:
         path = self.directory / "run.json"
         if not path.exists():
-            others = [entry.name for entry in self.directory.iterdir() if entry.name != "lock"]
+            others = [name for name in os.listdir(self.directory) if name != "lock"]
             if others:
                 raise ValueError(f"{self.directory}: holds {others[0]}, and no run of umer1 embed")
-            path.with_name(".run.json.tmp").write_text(json.dumps(self.run, indent=1) + "\n")
-            os.replace(path.with_name(".run.json.tmp"), path)
+            with vectors.replacing(path) as file:
+                file.write(json.dumps(self.run, indent=1).encode() + b"\n")
             return
         before = json.loads(path.read_text())
         changed = [name for name in self.run if before.get(name) != self.run[name]]
@@ -112,6 +112,9 @@ class Journal:
         rows = {row["id"]: row for part in self.parts for row in vectors.read(part, vectors=False)}
         if self.directory != self.output:
             vectors.merge(self.parts, self.ids, self.output, self._about)
+            # what says whose parts these are goes last: a kill in between is a run to go on with
+            for path in (*reversed(self.parts), self.directory / "run.json"):
+                path.unlink()
             shutil.rmtree(self.directory)
         return [rows[identity] for identity in self.ids]
 

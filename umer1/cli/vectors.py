@@ -49,7 +49,7 @@ def write(path: Path, rows: list[dict], about: dict[str, str]) -> None:
     """
     import numpy as np
 
-    with _replacing(path) as file:
+    with replacing(path) as file:
         if path.suffix == ".jsonl":
             for row in rows:
                 line = json.dumps(to_json(row, vectors=True), ensure_ascii=False)
@@ -108,7 +108,7 @@ def _merge_lines(parts: list[Path], ids: list[str], path: Path) -> None:
                 start += len(line)
     files = {part: open(part, "rb") for part in parts}  # noqa: SIM115
     try:
-        with _replacing(path) as target:
+        with replacing(path) as target:
             for identity in ids:
                 part, start = places[identity]
                 files[part].seek(start)
@@ -118,7 +118,7 @@ def _merge_lines(parts: list[Path], ids: list[str], path: Path) -> None:
             file.close()
 
 
-class _replacing:
+class replacing:
     """A file under a temporary name beside `path` that takes its place when the block ends well."""
 
     def __init__(self, path: Path):
