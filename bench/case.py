@@ -46,6 +46,7 @@ class Variant:
     function: Callable[..., Tensor]
     note: str = ""
     unavailable: str = ""
+    checked: bool = True  # False: it gives no result to compare, a part of what others do
 
 
 class Expected(NamedTuple):
@@ -78,6 +79,12 @@ class Case(ABC):
 
     suite: ClassVar[str]
     baseline: ClassVar[str | None] = None  # the variant whose memory is the unit
+    timed: ClassVar[bool] = True
+    weighed: ClassVar[bool] = True  # peak memory is measured, in processes of their own
+    counted: ClassVar[bool] = (
+        True  # the guard counts its operators and launches, not its time alone
+    )
+    calls: ClassVar[int] = 1  # of what is named, in one step: times are divided by it
 
     name: str
     dtype: torch.dtype

@@ -11,11 +11,18 @@ import torch
 from torch import Tensor
 
 from umer1.model import ModelConfig, Qwen2VL, Sequence, VisionConfig
-from umer1.model.qwen2_vl import Qwen2VL as Model
 
 MERGE, PATCH_NUMBERS = 2, 3 * 2 * 14 * 14
 # ids above the text of random prompts: the same in every vocabulary here
-SPECIAL = {"image": -1, "video": -2, "vision_start": -3, "vision_end": -4, "gen": -5, "eos": -6, "disc": -7}
+SPECIAL = {
+    "image": -1,
+    "video": -2,
+    "vision_start": -3,
+    "vision_end": -4,
+    "gen": -5,
+    "eos": -6,
+    "disc": -7,
+}
 # of the prompts: the chat's head, and what stands between <disc_emb> and the assistant's turn, as UME-R1 has them
 HEAD, INSTRUCTION = 14, 66
 
@@ -47,7 +54,7 @@ def special_id(config: ModelConfig, name: str) -> int:
 def random_model(config: ModelConfig, dtype: torch.dtype = torch.bfloat16) -> Qwen2VL:
     """Normal weights from one block of random numbers, tiled: drawing two billion takes longer than the bench."""
     with torch.device("meta"):
-        model = Model(config).to(dtype)
+        model = Qwen2VL(config).to(dtype)
     model.to_empty(device="cpu")
     block = torch.randn(1 << 22, generator=torch.Generator().manual_seed(0)).to(dtype)
     for number, (name, parameter) in enumerate(model.named_parameters()):
@@ -71,7 +78,7 @@ def random_model(config: ModelConfig, dtype: torch.dtype = torch.bfloat16) -> Qw
 
 
 def prompt(config: ModelConfig, kind: str, seed: int) -> Sequence:
-    """"text-120": 120 words' ids; "image-64", "image-256", "video-128": so many visual tokens and a short text."""
+    """ "text-120": 120 words' ids; "image-64", "image-256", "video-128": so many visual tokens and a short text."""
     generator = torch.Generator().manual_seed(seed)
     name, _, size = kind.partition("-")
     count = int(size)
@@ -79,7 +86,9 @@ def prompt(config: ModelConfig, kind: str, seed: int) -> Sequence:
     disc = torch.tensor([special_id(config, "disc")])
     if name == "text":
         ids = torch.cat([head, _ids(config, count, generator), disc, tail])
-        return Sequence(ids, torch.zeros(len(ids), dtype=torch.bool), None, torch.zeros(0, 3, dtype=torch.int64))
+        return Sequence(
+            ids, torch.zeros(len(ids), dtype=torch.bool), None, torch.zeros(0, 3, dtype=torch.int64)
+        )
     grid = GRIDS[kind]
     placeholders = torch.full((count,), special_id(config, name))
     frame = (torch.tensor([special_id(config, f"vision_{end}")]) for end in ("start", "end"))
@@ -101,7 +110,13 @@ def _ids(config: ModelConfig, count: int, generator: torch.Generator) -> Tensor:
 
 
 # patches: time, height, width
-GRIDS = {"image-64": (1, 16, 16), "image-256": (1, 32, 32), "video-128": (4, 8, 16), "image-4": (1, 4, 4), "video-8": (2, 4, 4)}
+GRIDS = {
+    "image-64": (1, 16, 16),
+    "image-256": (1, 32, 32),
+    "video-128": (4, 8, 16),
+    "image-4": (1, 4, 4),
+    "video-8": (2, 4, 4),
+}
 SHAPES = {
     "2b": (
         dict(vocab_size=151_936, hidden_size=1536, intermediate_size=8960, num_hidden_layers=28, num_attention_heads=12,

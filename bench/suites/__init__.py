@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from bench.case import Case
 from bench.suites import (
+    engine_decode,
+    engine_disc,
+    engine_generate,
+    engine_memory,
+    engine_phases,
     gather_hidden,
     group_reward,
     grpo_loss,
@@ -19,6 +24,11 @@ MODULES = {
     "grpo_loss": grpo_loss,
     "group_reward": group_reward,
     "gather_hidden": gather_hidden,
+    "engine_generate": engine_generate,
+    "engine_decode": engine_decode,
+    "engine_disc": engine_disc,
+    "engine_memory": engine_memory,
+    "engine_phases": engine_phases,
 }
 
 
