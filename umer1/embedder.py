@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Iterator
 from collections.abc import Sequence as List
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from umer1.engine import Prompt, Sampling, generate
+from umer1.engine import Engine, Generated, NativeEngine, Prompt, Sampling, SpecialTokens
 from umer1.model.checkpoint import load_model
 from umer1.model.qwen2_vl import Qwen2VL
-from umer1.model.sequence import pack
 from umer1.processor import Processor
 from umer1.progress import progress_bar
 from umer1.prompts import parse_item, parse_response
@@ -47,10 +48,15 @@ class Embeddings:
 
 
 class Embedder:
-    """One Qwen2-VL model with `<gen_emb>` and `<disc_emb>`, and its processor."""
+    """One Qwen2-VL model with `<gen_emb>` and `<disc_emb>`, and its processor.
 
-    def __init__(self, model: Qwen2VL, processor: Processor):
+    Args:
+        engine: what runs the model; default: a NativeEngine, made when it is first needed.
+    """
+
+    def __init__(self, model: Qwen2VL, processor: Processor, engine: Engine | None = None):
         self.model, self.processor = model.eval(), processor
+        self._engine = engine
 
     @classmethod
     def load(
@@ -75,6 +81,13 @@ class Embedder:
     def dimension(self) -> int:
         return self.model.config.hidden_size
 
+    @property
+    def engine(self) -> Engine:
+        """What runs the model; `sleep()` gives back its memory until the next `wake()`."""
+        if self._engine is None:
+            self._engine = NativeEngine(self.model, SpecialTokens.of(self.processor))
+        return self._engine
+
     def encode(
         self,
         items: Any,
@@ -82,13 +95,14 @@ class Embedder:
         max_new_tokens: int = 512,
         temperature: float = 0.0,
         n: int = 1,
-        seed: int = 0,
+        seed: int | List[int] = 0,
         batch_size: int = 32,
         progress: bool = True,
         *,
         top_p: float = 1.0,
         top_k: int = 0,
         stop: str = "first",
+        max_think_tokens: int | None = None,
         readout: str = "at",
     ) -> Embeddings:
         """Embed items.
@@ -97,10 +111,14 @@ class Embedder:
             items: one item or a list; an item is a string, a PIL image, a list of Qwen messages, or a dict with any of
                 text, image, images, video, instruction.
             mode: "disc" (one forward), "gen" (reason, summarise, then read) or "both" (from the same prefill).
+            max_new_tokens, temperature, top_p, top_k: of the generation, see `Sampling`.
             n: samples per item; needs temperature > 0 when above 1.
-            batch_size: rows computed together.
+            seed: of the sampling; with a list each item has its own, and the same item with the same seed gets the same
+                samples in any call.
+            batch_size: rows computed together; changes no vector.
             stop: "first" ends at the first generated `<gen_emb>`; "eos" goes on to the end of the turn and takes the
                 last one, as the released evaluation does.
+            max_think_tokens: `</think>` is written for the model after so many tokens (None: never).
             readout: the disc vector is read "at" `<disc_emb>` (as trained) or one token "after" it (as the released
                 evaluation does).
 
@@ -117,66 +135,52 @@ class Embedder:
             )
         if batch_size < 1:
             raise ValueError(f"batch_size: got {batch_size}, wants at least 1")
-        sampling = Sampling(max_new_tokens, temperature, top_p, top_k, seed, stop)
         if not isinstance(items, (list, tuple)) or _is_messages(items):
             items = [items]
         parsed = [parse_item(item, where=f"item {number}") for number, item in enumerate(items)]
+        seeds = [None] * len(parsed) if isinstance(seed, int) else list(seed)
+        if len(seeds) != len(parsed):
+            raise ValueError(f"seed: got {len(seeds)} seeds, wants one or {len(parsed)}")
+        base = seed if isinstance(seed, int) else 0
+        sampling = Sampling(
+            max_new_tokens, temperature, top_p, top_k, base, stop, max_think_tokens
+        )
+        if isinstance(self.engine, NativeEngine):
+            self.engine.resize(batch_size)
+        samples = 0 if mode == "disc" else n
+        results = [Generated(rollouts=[None] * samples) for _ in parsed]
+        title = "embed (disc)" if mode == "disc" else "embed (gen)"
+        total, written, began = len(parsed) * max(samples, 1), 0, time.monotonic()
+        with progress_bar(title, total, unit="embeddings", show=progress) as bar:
+            prompts = self._prompts(parsed, seeds, mode, readout)
+            for finished in self.engine.submit(prompts, sampling, samples=samples):
+                results[finished.prompt].disc = finished.disc
+                if finished.rollout is None:
+                    bar.advance(1)
+                    continue
+                results[finished.prompt].rollouts[finished.sample] = finished.rollout
+                written += len(finished.rollout.tokens)
+                bar.advance(1, **{"tokens/s": written / (time.monotonic() - began)})
         if mode == "disc":
-            return Embeddings(disc=self._discriminative(parsed, batch_size, readout, progress))
-        return self._generative(parsed, mode, sampling, n, batch_size, readout, progress)
+            return Embeddings(disc=self._stack([result.disc for result in results]))
+        return self._collect(results, mode, n)
 
-    @torch.no_grad()
-    def _discriminative(
-        self, parsed: List, batch_size: int, readout: str, progress: bool
-    ) -> np.ndarray:
-        rows = []
-        with progress_bar("embed (disc)", len(parsed), unit="items", show=progress) as bar:
-            for start in range(0, len(parsed), batch_size):
-                chunk = parsed[start : start + batch_size]
-                packed = pack(
-                    [self.processor.encode(item, mode="disc", readout=readout) for item in chunk],
-                    self.model.config.vision.spatial_merge_size,
-                ).to(self.model.device)
-                last = self.model(packed)[packed.cu_seqlens[1:].long() - 1]
-                rows.append(torch.nn.functional.normalize(last.float(), dim=-1).cpu())
-                bar.advance(len(chunk))
-        return torch.cat(rows).numpy() if rows else np.zeros((0, self.dimension), np.float32)
-
-    def _generative(
-        self,
-        parsed: List,
-        mode: str,
-        sampling: Sampling,
-        n: int,
-        batch_size: int,
-        readout: str,
-        progress: bool,
-    ) -> Embeddings:
+    def _prompts(self, parsed: List, seeds: List, mode: str, readout: str) -> Iterator[Prompt]:
+        """Made as the engine asks for them: their pixels need not all be in memory."""
         processor, after = self.processor, int(readout == "after")
-        prompts = []
-        for number, item in enumerate(parsed):
+        for number, (item, seed) in enumerate(zip(parsed, seeds)):
+            if mode == "disc":
+                sequence = processor.encode(item, mode="disc", readout=readout)
+                yield Prompt(sequence, number, len(sequence) - 1)
+                continue
             sequence = processor.encode(item, mode="gen")
             place = processor.disc_position(sequence) + after if mode == "both" else None
-            prompts.append(Prompt(sequence, number, place))
-        with progress_bar("embed (gen)", len(parsed) * n, unit="embeddings", show=progress) as bar:
-            written = 0
+            yield Prompt(sequence, number, place, seed)
 
-            def advance(rows: int, tokens: int) -> None:
-                nonlocal written
-                written += tokens
-                bar.advance(rows, tokens=written)
-
-            results = generate(
-                self.model,
-                prompts,
-                sampling,
-                gen_id=processor.gen_id,
-                eos_id=processor.eos_id,
-                samples=n,
-                slots=batch_size,
-                progress=advance,
-            )
-        return self._collect(results, mode, n)
+    def _stack(self, vectors: List) -> np.ndarray:
+        if not vectors:
+            return np.zeros((0, self.dimension), np.float32)
+        return torch.stack(vectors).cpu().numpy()
 
     def _collect(self, results: List, mode: str, n: int) -> Embeddings:
         def per_item(read) -> list:
@@ -197,23 +201,9 @@ class Embedder:
                 hit.size - int(hit.sum()),
                 hit.size,
             )
-        gen = (
-            torch.stack(
-                [
-                    torch.stack([rollout.vector.cpu() for rollout in result.rollouts])
-                    for result in results
-                ]
-            ).numpy()
-            if results
-            else np.zeros((0, n, self.dimension), np.float32)
-        )
-        disc = None
-        if mode == "both":
-            disc = (
-                torch.stack([result.disc.cpu() for result in results]).numpy()
-                if results
-                else np.zeros((0, self.dimension), np.float32)
-            )
+        flat = [rollout.vector for result in results for rollout in result.rollouts]
+        gen = self._stack(flat).reshape(len(results), n, self.dimension)
+        disc = self._stack([result.disc for result in results]) if mode == "both" else None
         return Embeddings(
             disc=disc,
             gen=gen if n > 1 else np.ascontiguousarray(gen[:, 0]),
