@@ -29,6 +29,7 @@ class Qwen2VL(nn.Module):
             if config.tie_word_embeddings
             else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         )
+        self.register_module("packed_head", None)  # packed_weights puts a tied head's copy here
 
     def forward(self, packed: Packed, attend: Attend | None = None) -> Tensor:
         """Hidden states after the final norm, [T, H].
@@ -53,7 +54,10 @@ class Qwen2VL(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """float32 [..., vocab_size]."""
-        return F.linear(hidden, self.head_weight).float()
+        head = self.head or self.packed_head
+        if head is None:
+            return F.linear(hidden, self.head_weight).float()
+        return head(hidden).float()
 
     @property
     def head_weight(self) -> Tensor:
