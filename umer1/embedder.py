@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterator
 from collections.abc import Sequence as List
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 
 from umer1.engine import Engine, Generated, NativeEngine, Prompt, Sampling, SpecialTokens
 from umer1.model.checkpoint import load_model
+from umer1.model.packed_weights import PackedWeights, pack_weights
 from umer1.model.qwen2_vl import Qwen2VL
 from umer1.processor import Processor
 from umer1.progress import progress_bar
@@ -52,10 +53,18 @@ class Embedder:
 
     Args:
         engine: what runs the model; default: a NativeEngine, made when it is first needed.
+        packed: what packed the model's weights, if anything did.
     """
 
-    def __init__(self, model: Qwen2VL, processor: Processor, engine: Engine | None = None):
-        self.model, self.processor = model.eval(), processor
+    def __init__(
+        self,
+        model: Qwen2VL,
+        processor: Processor,
+        *,
+        engine: Engine | None = None,
+        packed: PackedWeights | None = None,
+    ):
+        self.model, self.processor, self.packed = model.eval(), processor, packed
         self._engine = engine
 
     @classmethod
@@ -75,7 +84,9 @@ class Embedder:
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
         source = BUNDLED.get(str(name), name)
-        return cls(load_model(source, dtype=dtype, device=device), Processor.load(source))
+        model = load_model(source, dtype=dtype, device=device)
+        packed = pack_weights(model) if device.type == "cpu" else None
+        return cls(model, Processor.load(source), packed=packed)
 
     @property
     def dimension(self) -> int:
@@ -85,7 +96,8 @@ class Embedder:
     def engine(self) -> Engine:
         """What runs the model; `sleep()` gives back its memory until the next `wake()`."""
         if self._engine is None:
-            self._engine = NativeEngine(self.model, SpecialTokens.of(self.processor))
+            special = SpecialTokens.of(self.processor)
+            self._engine = NativeEngine(self.model, special, packed=self.packed)
         return self._engine
 
     def encode(
@@ -125,50 +137,108 @@ class Embedder:
         Raises:
             ValueError: a bad argument, or a bad item (the message names its number and field).
         """
+        if not isinstance(items, (list, tuple)) or _is_messages(items):
+            items = [items]
+        sampling = Sampling(max_new_tokens, temperature, top_p, top_k, 0, stop, max_think_tokens)
+        results = [None] * len(items)
+        written, began = 0, time.monotonic()
+        total = len(items) * (1 if mode == "disc" else n)
+        with progress_bar(f"embed ({mode})", total, unit="embeddings", show=progress) as bar:
+            running = self._run(
+                items, range(len(items)), mode, sampling, n, seed, batch_size, readout
+            )
+            for number, result in running:
+                results[number] = result
+                written += sum(len(rollout.tokens) for rollout in result.rollouts)
+                rate = {"tokens/s": written / (time.monotonic() - began)} if written else {}
+                bar.advance(1 if mode == "disc" else n, **rate)
+        embeddings = self._collect(results, mode, n)
+        _warn_of_misses(embeddings.hit)
+        return embeddings
+
+    def stream(
+        self,
+        items: List[Any],
+        mode: str = "both",
+        max_new_tokens: int = 512,
+        temperature: float = 0.0,
+        n: int = 1,
+        seed: int | List[int] = 0,
+        batch_size: int = 32,
+        *,
+        numbers: List[int] | None = None,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        stop: str = "first",
+        max_think_tokens: int | None = None,
+        readout: str = "at",
+    ) -> Iterator[tuple[int, Embeddings]]:
+        """`encode`, item by item: (place in `items`, embeddings of this one item) as they finish, in any order.
+
+        Args:
+            numbers: what the items are called for seeding; default their places. With their numbers from the whole list,
+                the rest of an interrupted run gets the samples it would have had.
+        """
+        sampling = Sampling(max_new_tokens, temperature, top_p, top_k, 0, stop, max_think_tokens)
+        numbers = range(len(items)) if numbers is None else numbers
+        hits = []
+        for place, result in self._run(
+            items, numbers, mode, sampling, n, seed, batch_size, readout
+        ):
+            embeddings = self._collect([result], mode, n)
+            hits.append(embeddings.hit)
+            yield place, embeddings
+        if mode != "disc" and hits:
+            _warn_of_misses(np.concatenate(hits))
+
+    def _run(
+        self,
+        items: List[Any],
+        numbers: List[int],
+        mode: str,
+        sampling: Sampling,
+        n: int,
+        seed: int | List[int],
+        batch_size: int,
+        readout: str,
+    ) -> Iterator[tuple[int, Generated]]:
+        """(place, result) of items whose samples have all finished."""
         if mode not in ("disc", "gen", "both"):
             raise ValueError(f"mode: got {mode!r}, wants 'disc', 'gen' or 'both'")
         if readout not in ("at", "after"):
             raise ValueError(f"readout: got {readout!r}, wants 'at' or 'after'")
-        if n < 1 or (n > 1 and temperature == 0):
+        if n < 1 or (n > 1 and sampling.temperature == 0):
             raise ValueError(
-                f"n: got {n} with temperature {temperature}; several samples need a temperature above 0"
+                f"n: got {n} with temperature {sampling.temperature}; several samples need a "
+                "temperature above 0"
             )
         if batch_size < 1:
             raise ValueError(f"batch_size: got {batch_size}, wants at least 1")
-        if not isinstance(items, (list, tuple)) or _is_messages(items):
-            items = [items]
-        parsed = [parse_item(item, where=f"item {number}") for number, item in enumerate(items)]
-        seeds = [None] * len(parsed) if isinstance(seed, int) else list(seed)
-        if len(seeds) != len(parsed):
-            raise ValueError(f"seed: got {len(seeds)} seeds, wants one or {len(parsed)}")
-        base = seed if isinstance(seed, int) else 0
-        sampling = Sampling(
-            max_new_tokens, temperature, top_p, top_k, base, stop, max_think_tokens
-        )
+        for name, values in (("seed", seed), ("numbers", numbers)):
+            if not isinstance(values, int) and len(values) != len(items):
+                raise ValueError(f"{name}: got {len(values)} numbers for {len(items)} items")
+        parsed = [parse_item(item, where=f"item {place}") for place, item in enumerate(items)]
+        if isinstance(seed, int):
+            sampling, seed = replace(sampling, seed=seed), [None] * len(items)
         if isinstance(self.engine, NativeEngine):
             self.engine.resize(batch_size)
         samples = 0 if mode == "disc" else n
         results = [Generated(rollouts=[None] * samples) for _ in parsed]
-        title = "embed (disc)" if mode == "disc" else "embed (gen)"
-        total, written, began = len(parsed) * max(samples, 1), 0, time.monotonic()
-        with progress_bar(title, total, unit="embeddings", show=progress) as bar:
-            prompts = self._prompts(parsed, seeds, mode, readout)
-            for finished in self.engine.submit(prompts, sampling, samples=samples):
-                results[finished.prompt].disc = finished.disc
-                if finished.rollout is None:
-                    bar.advance(1)
-                    continue
-                results[finished.prompt].rollouts[finished.sample] = finished.rollout
-                written += len(finished.rollout.tokens)
-                bar.advance(1, **{"tokens/s": written / (time.monotonic() - began)})
-        if mode == "disc":
-            return Embeddings(disc=self._stack([result.disc for result in results]))
-        return self._collect(results, mode, n)
+        prompts = self._prompts(parsed, numbers, seed, mode, readout)
+        for finished in self.engine.submit(prompts, sampling, samples=samples):
+            result = results[finished.prompt]
+            result.disc = finished.disc
+            if samples:
+                result.rollouts[finished.sample] = finished.rollout
+            if None not in result.rollouts:
+                yield finished.prompt, result
 
-    def _prompts(self, parsed: List, seeds: List, mode: str, readout: str) -> Iterator[Prompt]:
+    def _prompts(
+        self, parsed: List, numbers: List[int], seeds: List, mode: str, readout: str
+    ) -> Iterator[Prompt]:
         """Made as the engine asks for them: their pixels need not all be in memory."""
         processor, after = self.processor, int(readout == "after")
-        for number, (item, seed) in enumerate(zip(parsed, seeds)):
+        for item, number, seed in zip(parsed, numbers, seeds):
             if mode == "disc":
                 sequence = processor.encode(item, mode="disc", readout=readout)
                 yield Prompt(sequence, number, len(sequence) - 1)
@@ -183,6 +253,9 @@ class Embedder:
         return torch.stack(vectors).cpu().numpy()
 
     def _collect(self, results: List, mode: str, n: int) -> Embeddings:
+        if mode == "disc":
+            return Embeddings(disc=self._stack([result.disc for result in results]))
+
         def per_item(read) -> list:
             each = [[read(rollout) for rollout in result.rollouts] for result in results]
             return each if n > 1 else [values[0] for values in each]
@@ -195,12 +268,6 @@ class Embedder:
         hit = np.array(
             [[rollout.hit for rollout in result.rollouts] for result in results], bool
         ).reshape(len(results), n)
-        if not hit.all():
-            log.warning(
-                "%d of %d generations wrote no <gen_emb>; their rows are marked in .hit and .finish",
-                hit.size - int(hit.sum()),
-                hit.size,
-            )
         flat = [rollout.vector for result in results for rollout in result.rollouts]
         gen = self._stack(flat).reshape(len(results), n, self.dimension)
         disc = self._stack([result.disc for result in results]) if mode == "both" else None
@@ -212,6 +279,15 @@ class Embedder:
             tokens=per_item(lambda rollout: len(rollout.tokens)),
             finish=per_item(lambda rollout: rollout.finish),
             hit=hit if n > 1 else hit[:, 0],
+        )
+
+
+def _warn_of_misses(hit: np.ndarray | None) -> None:
+    if hit is not None and not hit.all():
+        log.warning(
+            "%d of %d generations wrote no <gen_emb>; their rows are marked in .hit and .finish",
+            hit.size - int(hit.sum()),
+            hit.size,
         )
 
 
