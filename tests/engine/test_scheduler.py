@@ -56,7 +56,9 @@ def test_samples_and_equal_prompts_share_one_prefix():
 
 def test_first_come_first_served_even_if_a_later_one_would_fit():
     scheduler = make(pages=8, slots=4)
-    running, large, small = (request(key, new_tokens=new * PAGE_LENGTH) for key, new in zip("abc", (4, 5, 1)))
+    running, large, small = (
+        request(key, new_tokens=new * PAGE_LENGTH) for key, new in zip("abc", (4, 5, 1))
+    )
     for each in (running, large, small):
         scheduler.add(each)
     scheduler.admit()
@@ -203,7 +205,9 @@ def test_unused_prefixes_leave_in_the_order_of_use():
 
 def test_what_never_fits_is_refused_at_once():
     scheduler = make(pages=4)
-    with pytest.raises(ValueError, match="prompt 3: 200 prompt tokens and 100 new ones need 6 pages"):
+    with pytest.raises(
+        ValueError, match="prompt 3: 200 prompt tokens and 100 new ones need 6 pages"
+    ):
         scheduler.check_fits(200, 100, "prompt 3")
     with pytest.raises(ValueError, match="there are 4: shorten it, lower max_new_tokens"):
         scheduler.add(request("a", tokens=200, new_tokens=100))
@@ -220,14 +224,19 @@ class AnyOrder(RuleBasedStateMachine):
         self.ended: dict[Request, list[int]] = {}
 
     @rule(
-        pages=st.integers(4, 40), slots=st.integers(1, 6), prefill_tokens=st.sampled_from([32, 64, 100, 1000])
+        pages=st.integers(4, 40),
+        slots=st.integers(1, 6),
+        prefill_tokens=st.sampled_from([32, 64, 100, 1000]),
     )
     @precondition(lambda self: not hasattr(self, "scheduler"))
     def build(self, pages, slots, prefill_tokens):
         self.scheduler = make(pages, slots, prefill_tokens)
 
     @rule(
-        key=st.integers(0, 5), tokens=st.integers(1, 150), samples=st.integers(0, 5), new=st.integers(1, 150)
+        key=st.integers(0, 5),
+        tokens=st.integers(1, 150),
+        samples=st.integers(0, 5),
+        new=st.integers(1, 150),
     )
     @precondition(lambda self: hasattr(self, "scheduler"))
     def arrive(self, key, tokens, samples, new):

@@ -66,7 +66,7 @@ def prefill(model: Qwen2VL, memory: KVMemory | None, pieces: list[Piece], cache:
             prefix.result.disc = F.normalize(state.float(), dim=-1)
         else:
             prefix.result.state = state.clone()  # not a view that keeps all the others
-    for piece, content in zip(pieces, contents):
+    for piece in pieces:
         if piece.stop == piece.prefix.tokens:
             piece.prefix.content = None
 

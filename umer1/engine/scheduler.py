@@ -152,7 +152,9 @@ class Scheduler:
     def take_ready(self) -> tuple[list[Row], list[Request]]:
         """Rows whose prefix is there now: they run from here on; and the requests that are finished
         with it, having no rows."""
-        rows = [row for row in self.running.values() if not row.started and row.request.prefix.ready]
+        rows = [
+            row for row in self.running.values() if not row.started and row.request.prefix.ready
+        ]
         for row in rows:
             row.started = True
         requests = [request for request in self._without_rows if request.prefix.ready]

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from umer1.model.key_names import canonical_key, checkpoint_tensors
+from umer1.model.packed_weights import PackedWeights
 from umer1.model.qwen2_vl import Qwen2VL
-
-if TYPE_CHECKING:
-    from umer1.model.packed_weights import PackedWeights
 
 
 @torch.no_grad()
