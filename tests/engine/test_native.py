@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from umer1.engine import NativeEngine, Prompt, Sampling, SpecialTokens
 from umer1.model.key_names import checkpoint_tensors
+from umer1.model.packed_weights import obstacle, pack_weights
 from umer1.model.sequence import pack
 
 NEVER = 10_000
@@ -245,6 +246,21 @@ def test_new_weights_are_used_and_nothing_old_is(make_engine_model, make_prompts
         engine.load([("model.norm.weight", torch.zeros(3))], version=5)
     with pytest.raises(ValueError, match="the model has no such weight"):
         engine.load([("nonsense", torch.zeros(3))], version=5)
+
+
+def test_new_weights_of_a_packed_model(make_engine_model, make_prompts, naive):
+    model, other = make_engine_model(0), make_engine_model(1)
+    prompts = make_prompts(4)
+    if obstacle(model):
+        pytest.skip(obstacle(model))
+    engine = NativeEngine(model, SPECIAL, packed=pack_weights(model))
+    assert "packed" in engine.describe()["weights"]
+    list(engine.submit(prompts, Sampling(3)))
+    engine.load(((entry.key, entry.read()) for entry in checkpoint_tensors(other)), version=1)
+    for finished in engine.submit(prompts, Sampling(5)):
+        tokens, vector, *_ = naive(other, prompts[finished.prompt], NEVER, NEVER, 5)
+        assert finished.rollout.tokens == tokens
+        torch.testing.assert_close(finished.rollout.vector, vector, atol=1e-5, rtol=0)
 
 
 def test_features_survive_new_weights_only_of_a_frozen_tower(make_engine_model, make_prompts):
