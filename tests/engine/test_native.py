@@ -8,7 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from umer1.engine import NativeEngine, Prompt, Sampling, SpecialTokens
+from umer1.engine import NativeEngine, Prompt, Sampling, SpecialTokens, prefill
+from umer1.engine.prefixes import FeatureCache, PromptContent
 from umer1.model.key_names import checkpoint_tensors
 from umer1.model.packed_weights import obstacle, pack_weights
 from umer1.model.sequence import pack
@@ -130,6 +131,29 @@ def test_every_distinct_prompt_is_read_once_and_every_distinct_picture_encoded_o
         other = list(engine.submit([Prompt(changed, 0, 1)], Sampling(2)))
         assert calls.media == 4  # another picture with as many tokens
     assert not torch.equal(other[0].disc, rows[0].disc)
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_media_are_encoded_in_passes_of_bounded_size(make_engine_model, monkeypatch, together):
+    """Videos are cut between frames, small media share a pass (on CUDA), and every feature stays what it was."""
+    model = make_engine_model()
+    generator = torch.Generator().manual_seed(0)
+    grids = [(1, 2, 4), (5, 4, 4), (1, 2, 2), (1, 6, 8), (2, 2, 2)]
+    patches = [torch.randn(t * h * w, 1176, generator=generator) for t, h, w in grids]
+    media = {
+        bytes([number]): (pixels, torch.tensor(grid))
+        for number, (pixels, grid) in enumerate(zip(patches, grids))
+    }
+    monkeypatch.setattr(prefill, "_TOWER_PATCHES", 40)
+    batches = list(prefill._tower_batches(media, together))
+    sizes = [sum(len(part) for _, part, _ in batch) for batch in batches]
+    assert sum(sizes) == sum(map(len, patches))
+    assert all(size <= 40 or len(batch) == 1 for size, batch in zip(sizes, batches))
+    assert len(batches) == (5 if together else 7)
+    content = PromptContent(None, None, 0, None, [(k, p, g) for k, (p, g) in media.items()])
+    prefill.encode_media(model, [content], FeatureCache(1 << 20))
+    wanted = model.vision(torch.cat(patches), torch.tensor(grids))
+    torch.testing.assert_close(content.features, wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_features_are_bounded_and_the_oldest_go_first(model, make_prompts):

@@ -14,7 +14,7 @@ from umer1.embedder import BUNDLED
 from umer1.engine import NativeEngine, Prompt, Sampling, SpecialTokens
 from umer1.engine.hf_inputs import model_inputs
 from umer1.model.checkpoint import load_model
-from umer1.model.packed_weights import obstacle, pack_weights
+from umer1.model.packed_weights import fast_bfloat16, obstacle, pack_weights
 from umer1.processor import Processor
 
 TINY = BUNDLED["tiny"]
@@ -169,3 +169,24 @@ def test_the_token_in_the_last_allowed_place(engine, prompts, recipe):
             torch.testing.assert_close(
                 finished.rollout.vector, recipe("first", LIMIT)[place][1], atol=1e-5, rtol=0
             )
+
+
+@pytest.mark.skipif(not fast_bfloat16(), reason="this CPU has no bfloat16 products")
+def test_bfloat16_is_near_and_finds_the_same_neighbours(processor, prompts, recipe):
+    wanted = recipe("first", LIMIT)
+    model = load_model(TINY, dtype=torch.bfloat16)
+    pack_weights(model)
+    engine = NativeEngine(model, SpecialTokens.of(processor))
+    found = sorted(engine.submit(prompts, Sampling(LIMIT)), key=lambda each: each.prompt)
+    same = [each for each in found if each.rollout.tokens == wanted[each.prompt][0]]
+    assert len(same) > len(found) / 2  # near ties fall either way
+    for each in same:
+        assert torch.cosine_similarity(each.rollout.vector, wanted[each.prompt][1], dim=0) > 0.999
+    for each in found:
+        assert torch.cosine_similarity(each.disc, wanted[each.prompt][3], dim=0) > 0.999
+    ours, theirs = torch.stack([each.disc for each in found]), torch.stack([w[3] for w in wanted])
+    assert torch.equal(nearest(ours), nearest(theirs))
+
+
+def nearest(vectors):
+    return (vectors @ vectors.T).fill_diagonal_(-1).argmax(1)
