@@ -66,7 +66,7 @@ class _States:
         """STEPS steps; the engine is then put back to where it was."""
         if self._engine is None:
             self._engine = self._running_engine()
-        state = self._engine._decode.slots.state
+        state = self._engine.stepper.decode().slots.state
         before = state.clone()
         sampling = Sampling(4 * STEPS)
         with ours.scripted(self.workload, sampling):
@@ -83,7 +83,7 @@ class _States:
             engine.add(request, sampling)
         with ours.scripted(workload, sampling):
             engine.step()
-        assert len(engine.scheduler.started()) == len(workload.requests)
+        assert len(engine.stepper.scheduler.started()) == len(workload.requests)
         return engine
 
     @torch.no_grad()
