@@ -94,6 +94,21 @@ def test_cancelling_leaves_the_others_alone(engine, model, make_prompts, naive):
     assert engine.idle
 
 
+def test_who_gets_a_result_may_cancel_the_rest(engine, make_prompts):
+    """The first of three samples is enough: the others, which end in the same step, are not delivered."""
+    found = []
+
+    def deliver(finished):
+        found.append(finished)
+        engine.cancel(request)
+
+    request = engine.add(make_prompts(1)[0], Sampling(3), samples=3, deliver=deliver)
+    while not engine.idle:
+        engine.step()
+        engine.stepper.scheduler.check()
+    assert len(found) == 1 and request.state == "cancelled"
+
+
 def test_closing_the_iterator_cancels_what_runs(engine, make_prompts):
     results = engine.submit(make_prompts(9), Sampling(6, temperature=1.0), samples=3)
     next(results)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -61,6 +62,11 @@ class Stepper:
     def step(self) -> None:
         """Admit requests, prefill at most `prefill_tokens`, write one token for every running row,
         deliver what has finished."""
+        device = self.model.device
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            self._step()
+
+    def _step(self) -> None:
         scheduler, before = self.scheduler, len(self._told)
         scheduler.admit()
         if pieces := scheduler.pieces():
@@ -141,6 +147,8 @@ class Stepper:
             return
         vectors = self._decode.slots.vectors_of([row.slot for row, *_ in ended])
         for (row, finish, hit), vector in zip(ended, vectors):
+            if row.over:  # cancelled by whoever has just got another row's result
+                continue
             rollout = Rollout(row.tokens, row.logprobs, vector, hit, finish, self.version)
             self.scheduler.retire(row)
             self._deliver(row.request, row.sample, rollout)
