@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from bench.case import Case
 from bench.suites import (
+    decode_attention,
     gather_hidden,
     group_reward,
     grpo_loss,
     info_nce,
     linear_cross_entropy,
     linear_logprob,
+    sampler,
 )
 
 MODULES = {
@@ -19,6 +21,8 @@ MODULES = {
     "grpo_loss": grpo_loss,
     "group_reward": group_reward,
     "gather_hidden": gather_hidden,
+    "decode_attention": decode_attention,
+    "sampler": sampler,
 }
 
 
