@@ -36,11 +36,11 @@ class Sampler(Case):
 
     def build(self, device):
         generator = torch.Generator(device).manual_seed(0)
-        # a few likely tokens before a long tail, as a language model's
+        # a few likely tokens before a long tail of some percent, as a language model's
         logits = 2.5 * torch.randn(self.rows, self.vocabulary, generator=generator, device=device)
         likely = torch.randint(self.vocabulary, (self.rows, 8), generator=generator, device=device)
         logits.scatter_add_(
-            1, likely, 12 + torch.rand(self.rows, 8, generator=generator, device=device)
+            1, likely, 16 + torch.rand(self.rows, 8, generator=generator, device=device)
         )
         whole = {"generator": generator, "device": device, "dtype": torch.int64}
         seed = torch.randint(-(2**62), 2**62, (self.rows,), **whole)
