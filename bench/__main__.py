@@ -30,7 +30,8 @@ examples
 what a row says
   ms, p20, p80   one step: forward, and the gradients where the case has them; all variants in turn, round after round
   % floor        time of the matrix products nobody can avoid (3: logits and two gradients; 4: logits made twice;
-                 1: forward alone), timed in the same rounds with aten::mm, on the rows that count alone
+                 1: forward alone), timed in the same rounds with aten::mm, on the rows that count alone; for decoding,
+                 of reading the keys and values (a shared prefix once) or the logits once, at the speed of a copy
   / best peer    our time over that of the fastest peer: below 1 is faster
   MiB            peak memory beyond the inputs and the returned gradients (docs/performance.md says how it is measured)
   / baseline     that peak over the eager form's

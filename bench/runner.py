@@ -11,7 +11,7 @@ from bench import memory
 from bench.case import OURS, PEER_TOLERANCE, Case, Problem, Variant, errors, step
 from bench.counts import count
 from bench.environment import environment
-from bench.timing import Run, floor_run, interleave, paired_ratio, spread
+from bench.timing import Run, copy_run, floor_run, interleave, paired_ratio, spread
 
 FLOOR = "floor"
 Row = dict
@@ -161,9 +161,11 @@ def _time(
         )
         for variant in variants
     }
-    gemms = case.gemms(problem)
+    gemms, traffic = case.gemms(problem), case.traffic(problem)
     if gemms is not None:
         runs[FLOOR] = floor_run(gemms)
+    elif traffic is not None:
+        runs[FLOOR] = copy_run(traffic)
     samples = interleave(runs, device, seconds)
     peers = {v.name: spread(samples[v.name]).median for v in variants if v.name != OURS}
     best = min(peers, key=peers.get) if peers else None
@@ -171,8 +173,8 @@ def _time(
         mine, row = samples[variant.name], rows[variant.name]
         median, p20, p80 = spread(mine)
         row |= {"median_ms": median, "p20_ms": p20, "p80_ms": p80, "rounds": len(mine)}
-        if gemms is not None:
-            row["floor"] = gemms.describe()
+        if FLOOR in runs:
+            row["floor"] = (gemms or traffic).describe()
             row["floor_ms"] = spread(samples[FLOOR]).median
             row["percent_of_floor"] = 100 * paired_ratio(samples[FLOOR], mine)
         if best is not None:

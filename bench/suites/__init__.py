@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bench.case import Case
 from bench.suites import (
+    decode_attention,
     engine_decode,
     engine_disc,
     engine_generate,
@@ -15,6 +16,7 @@ from bench.suites import (
     info_nce,
     linear_cross_entropy,
     linear_logprob,
+    sampler,
 )
 
 MODULES = {
@@ -24,6 +26,8 @@ MODULES = {
     "grpo_loss": grpo_loss,
     "group_reward": group_reward,
     "gather_hidden": gather_hidden,
+    "decode_attention": decode_attention,
+    "sampler": sampler,
     "engine_generate": engine_generate,
     "engine_decode": engine_decode,
     "engine_disc": engine_disc,

@@ -45,6 +45,7 @@ struct DecodeWork {
   std::vector<int64_t> first_part;  // [B + 1], in units of Hq parts
   std::vector<DecodeTask> tasks;
   int64_t most_keys = 0;  // of a task
+  int64_t cost = 0;       // of all tasks, in units of about 2 ns
 
   DecodeWork(const Tensor& query, const Tensor& key_pages, const Tensor& prefix_table_,
              const Tensor& prefix_length_, const Tensor& prefix_of_, const Tensor& suffix_table_,
@@ -106,6 +107,8 @@ struct DecodeWork {
       most_keys = std::max(most_keys, keys);
       for (int64_t head = 0; head < heads; ++head) {
         for (int64_t first = 0; first < count; first += most) {
+          // a key is unpacked once, then met by every query row
+          cost += keys * (8 + std::min(most, count - first) * group);
           tasks.push_back({table_row, begin, keys, head, members + first,
                            std::min(most, count - first), first_part_of_segment + cut});
         }

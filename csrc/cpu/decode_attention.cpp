@@ -231,8 +231,10 @@ void run(const DecodeWork& work, const Tensor& query, const Pages<T>& pages, flo
   PartsBuffer parts(work.parts(), work.size);
   std::atomic<size_t> next{0};
   const T* data = static_cast<const T*>(query.data_ptr());
-  // tasks differ in size: a thread takes the next one when it is done with one
-  torch::stable::parallel_for(0, torch::stable::get_num_threads(), 1, [&](int64_t, int64_t) {
+  // a thread for every 50 microseconds; tasks differ in size, so each takes the next one when done
+  const int64_t most = torch::stable::get_num_threads();
+  const int64_t threads = std::clamp<int64_t>(work.cost / 25000, 1, most);
+  torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
     size_t number = next.fetch_add(1);
     if (number >= work.tasks.size()) return;
     Worker<T> worker(work, data, query.stride(0), query.stride(1), pages, scale, parts);
