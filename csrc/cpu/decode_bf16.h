@@ -34,20 +34,27 @@ UMER1_BF16_TARGET inline void pack_values(const Bits* const* values, int64_t cou
     low = _mm512_loadu_si512(places);
     high = _mm512_loadu_si512(places + 32);
   }
-  for (int64_t d = 0; d < bf16::panels(dimension) * bf16::kPanel; d += 32) {
-    const int64_t left = dimension - d;
-    const __mmask32 mask = left >= 32 ? ~__mmask32(0)
-                           : left > 0 ? (__mmask32(1) << left) - 1
-                                      : __mmask32(0);
-    Bits* out = packed + d / bf16::kPanel * bf16::panel_size(count) + d % bf16::kPanel * 2;
-    for (int64_t n = 0; n < count; n += 2) {
+  for (int64_t n = 0; n < count; n += 2) {
+    for (int64_t d = 0; d < bf16::panels(dimension) * bf16::kPanel; d += 32) {
+      const int64_t left = dimension - d;
+      const __mmask32 mask = left >= 32 ? ~__mmask32(0)
+                             : left > 0 ? (__mmask32(1) << left) - 1
+                                        : __mmask32(0);
       const __m512i one = _mm512_maskz_loadu_epi16(mask, values[n] + d);
       const __m512i other = n + 1 < count ? _mm512_maskz_loadu_epi16(mask, values[n + 1] + d)
                                           : _mm512_setzero_si512();
+      Bits* out = packed + d / bf16::kPanel * bf16::panel_size(count) +
+                  (n / 2 * bf16::kPanel + d % bf16::kPanel) * 2;
       _mm512_storeu_si512(out, _mm512_permutex2var_epi16(one, low, other));
       _mm512_storeu_si512(out + 32, _mm512_permutex2var_epi16(one, high, other));
-      out += bf16::kPanel * 2;
     }
+  }
+}
+
+// Asks for `count` rows of D numbers before they are needed.
+inline void prefetch(const Bits* const* rows, int64_t count, int64_t dimension) {
+  for (int64_t n = 0; n < count; ++n) {
+    for (int64_t d = 0; d < dimension; d += 32) __builtin_prefetch(rows[n] + d);
   }
 }
 
@@ -92,8 +99,11 @@ struct Bf16Scratch {
 UMER1_BF16_TARGET inline void attend_bf16(const DecodeTile<Bits>& tile, Bf16Scratch& scratch) {
   const int64_t size = tile.dimension, count = tile.count;
   const int64_t panels = bf16::panels(count), width = panels * bf16::kPanel;
+  prefetch(tile.keys, std::min<int64_t>(bf16::kPanel, count), size);
   for (int64_t panel = 0; panel < panels; ++panel) {
     const Bits* const* keys = tile.keys + panel * bf16::kPanel;
+    const int64_t next = (panel + 1) * bf16::kPanel;
+    prefetch(tile.keys + next, std::clamp<int64_t>(count - next, 0, bf16::kPanel), size);
     bf16::pack_scattered([=](int64_t j) { return keys[j]; },
                          std::min<int64_t>(bf16::kPanel, count - panel * bf16::kPanel), size,
                          scratch.keys.get() + panel * bf16::panel_size(size));

@@ -152,12 +152,13 @@ def append_kv(
     checks.check_shape("key", key, (key.shape[0], key_pages.shape[1], key_pages.shape[3]))
     checks.check_shape("value", value, tuple(key.shape))
     checks.check_same("value", value, "key", key, dtype=True)
-    _check_int32("position", position, (key.shape[0],), key)
-    _check_int32("table", table, (len(table), table.shape[-1]), key)
+    tokens = key.shape[0]
+    _check_int32("position", position, (tokens,), key)
+    _check_int32("table", table, (*table.shape[:1], *table.shape[-1:]), key)
     if table_row is not None:
-        _check_int32("table_row", table_row, (key.shape[0],), key)
-    elif len(table) < len(key):
-        raise ValueError(f"table has {len(table)} rows for {len(key)} tokens; pass table_row")
+        _check_int32("table_row", table_row, (tokens,), key)
+    elif table.shape[0] < tokens:
+        raise ValueError(f"table has {table.shape[0]} rows for {tokens} tokens; pass table_row")
     chosen = choose("append_kv", backend, key, key_pages, value_pages).backend
     arguments = (key, value, key_pages, value_pages, table, position)
     if chosen == "reference":
@@ -181,12 +182,12 @@ def _check(query, key_pages, value_pages, prefix_table, prefix_length, prefix_of
         raise ValueError(f"key_pages has head size {key_pages.shape[3]}, query {size}")
     if heads < 1 or heads % max(key_pages.shape[1], 1):
         raise ValueError(f"query has {heads} heads, no multiple of key_pages' {key_pages.shape[1]}")
-    for name, table in (("prefix_table", prefix_table), ("suffix_table", suffix_table)):
-        _check_int32(name, table, (len(table), table.shape[-1]), query)
-    _check_int32("prefix_length", prefix_length, (len(prefix_table),), query)
+    _check_int32(
+        "prefix_table", prefix_table, (*prefix_length.shape, *prefix_table.shape[-1:]), query
+    )
+    _check_int32("prefix_length", prefix_length, prefix_table.shape[:1], query)
     _check_int32("prefix_of", prefix_of, (rows,), query)
-    if len(suffix_table) != rows:
-        raise ValueError(f"suffix_table has {len(suffix_table)} rows, query {rows}")
+    _check_int32("suffix_table", suffix_table, (rows, *suffix_table.shape[-1:]), query)
     _check_int32("suffix_length", suffix_length, (rows,), query)
     if scale is not None and not scale > 0:
         raise ValueError(f"scale is {scale}; it must be above 0")
@@ -208,6 +209,13 @@ def _check_pages(key_pages, value_pages, name: str, other: Tensor) -> None:
 
 
 def _check_int32(name: str, value, shape: tuple[int, ...], like: Tensor) -> None:
+    if (
+        isinstance(value, Tensor)
+        and value.dtype == torch.int32
+        and value.shape == shape
+        and value.device == like.device
+    ):
+        return  # the usual case, once per layer and step
     checks.check_integer(name, value, shape)
     if value.dtype != torch.int32:
         raise TypeError(f"{name} has dtype {value.dtype}; it must be int32")

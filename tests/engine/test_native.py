@@ -8,8 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from umer1.engine import NativeEngine, Prompt, Sampling, SpecialTokens
+from umer1.engine import NativeEngine, Prompt, Sampling, SpecialTokens, prefill
+from umer1.engine.prefixes import FeatureCache, PromptContent
 from umer1.model.key_names import checkpoint_tensors
+from umer1.model.packed_weights import obstacle, pack_weights
 from umer1.model.sequence import pack
 
 NEVER = 10_000
@@ -131,6 +133,29 @@ def test_every_distinct_prompt_is_read_once_and_every_distinct_picture_encoded_o
     assert not torch.equal(other[0].disc, rows[0].disc)
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_media_are_encoded_in_passes_of_bounded_size(make_engine_model, monkeypatch, together):
+    """Videos are cut between frames, small media share a pass (on CUDA), and every feature stays what it was."""
+    model = make_engine_model()
+    generator = torch.Generator().manual_seed(0)
+    grids = [(1, 2, 4), (5, 4, 4), (1, 2, 2), (1, 6, 8), (2, 2, 2)]
+    patches = [torch.randn(t * h * w, 1176, generator=generator) for t, h, w in grids]
+    media = {
+        bytes([number]): (pixels, torch.tensor(grid))
+        for number, (pixels, grid) in enumerate(zip(patches, grids))
+    }
+    monkeypatch.setattr(prefill, "_TOWER_PATCHES", 40)
+    batches = list(prefill._tower_batches(media, together))
+    sizes = [sum(len(part) for _, part, _ in batch) for batch in batches]
+    assert sum(sizes) == sum(map(len, patches))
+    assert all(size <= 40 or len(batch) == 1 for size, batch in zip(sizes, batches))
+    assert len(batches) == (5 if together else 7)
+    content = PromptContent(None, None, 0, None, [(k, p, g) for k, (p, g) in media.items()])
+    prefill.encode_media(model, [content], FeatureCache(1 << 20))
+    wanted = model.vision(torch.cat(patches), torch.tensor(grids))
+    torch.testing.assert_close(content.features, wanted, atol=1e-5, rtol=1e-5)
+
+
 def test_features_are_bounded_and_the_oldest_go_first(model, make_prompts):
     pictures = [prompt for prompt in make_prompts(12) if prompt.number % 3 == 1]
     engine = NativeEngine(model, SPECIAL, slots=2, feature_memory=3 * 32 * 4)
@@ -245,6 +270,21 @@ def test_new_weights_are_used_and_nothing_old_is(make_engine_model, make_prompts
         engine.load([("model.norm.weight", torch.zeros(3))], version=5)
     with pytest.raises(ValueError, match="the model has no such weight"):
         engine.load([("nonsense", torch.zeros(3))], version=5)
+
+
+def test_new_weights_of_a_packed_model(make_engine_model, make_prompts, naive):
+    model, other = make_engine_model(0), make_engine_model(1)
+    prompts = make_prompts(4)
+    if obstacle(model):
+        pytest.skip(obstacle(model))
+    engine = NativeEngine(model, SPECIAL, packed=pack_weights(model))
+    assert "packed" in engine.describe()["weights"]
+    list(engine.submit(prompts, Sampling(3)))
+    engine.load(((entry.key, entry.read()) for entry in checkpoint_tensors(other)), version=1)
+    for finished in engine.submit(prompts, Sampling(5)):
+        tokens, vector, *_ = naive(other, prompts[finished.prompt], NEVER, NEVER, 5)
+        assert finished.rollout.tokens == tokens
+        torch.testing.assert_close(finished.rollout.vector, vector, atol=1e-5, rtol=0)
 
 
 def test_features_survive_new_weights_only_of_a_frozen_tower(make_engine_model, make_prompts):

@@ -5,6 +5,7 @@ Shapes: T tokens of all pieces, V visual features, H hidden width, Hq and Hkv he
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +21,7 @@ from umer1.model.qwen2_vl import Qwen2VL
 from umer1_kernels import append_kv
 
 _QUERY_BLOCK = 512  # rows of a later piece that share one mask
+_TOWER_PATCHES = 32768  # in one pass of the vision tower: bounds its activations
 
 
 @dataclass(slots=True)
@@ -73,23 +75,54 @@ def prefill(model: Qwen2VL, memory: KVMemory | None, pieces: list[Piece], cache:
 
 @torch.no_grad()
 def encode_media(model: Qwen2VL, contents: list[PromptContent], cache: FeatureCache) -> None:
-    """Fill in the visual features of prompts that lack them: each distinct medium once.
+    """Fill in the visual features of prompts that lack them: each distinct medium once."""
+    wanting = [each for each in contents if each.media and each.features is None]
+    found = {key: cache.get(key) for each in wanting for key, *_ in each.media}
+    new = {
+        key: (patches, grid)
+        for each in wanting
+        for key, patches, grid in each.media
+        if found[key] is None
+    }
+    for batch in _tower_batches(new, together=model.device.type == "cuda"):
+        pixels = torch.cat([patches for _, patches, _ in batch]).to(model.dtype)
+        features = model.vision(
+            to_device(pixels, model.device), torch.stack([g for *_, g in batch])
+        )
+        cells = [
+            len(patches) // model.config.vision.spatial_merge_size**2 for _, patches, _ in batch
+        ]
+        for (key, *_), part in zip(batch, features.split(cells)):
+            before = found[key]  # of the frames of a video that came in several batches
+            found[key] = part if before is None else torch.cat([before, part])
+    for key in new:
+        found[key] = found[key].clone()  # not a view that keeps its whole batch
+        cache.put(key, found[key])
+    for each in wanting:
+        each.features = torch.cat([found[key] for key, *_ in each.media])
 
-    Every medium goes through the tower by itself, so that its features do not depend on others.
+
+def _tower_batches(
+    media: dict[bytes, tuple[Tensor, Tensor]], together: bool
+) -> Iterator[list[tuple[bytes, Tensor, Tensor]]]:
+    """(key, patches, grid [3]) of media and of runs of frames, at most _TOWER_PATCHES at a time if
+    a frame is smaller than that. A frame attends to itself alone, so nothing depends on the cuts.
+
+    together: several media at a time, which a CPU has nothing from.
     """
-    new: dict[bytes, Tensor] = {}
-    for content in contents:
-        if not content.media or content.features is not None:
-            continue
-        parts = []
-        for key, patches, grid in content.media:
-            features = new.get(key, cache.get(key))
-            if features is None:
-                pixels = to_device(patches.to(model.dtype), model.device)
-                features = new[key] = model.vision(pixels, grid)
-                cache.put(key, features)
-            parts.append(features)
-        content.features = parts[0] if len(parts) == 1 else torch.cat(parts)
+    batch, size = [], 0
+    for key, (patches, grid) in media.items():
+        _, height, width = grid.tolist()
+        frame = height * width
+        for part in patches.split(max(1, _TOWER_PATCHES // frame) * frame):
+            grid = torch.tensor([len(part) // frame, height, width])
+            if batch and (not together or size + len(part) > _TOWER_PATCHES):
+                yield batch
+                batch, size = [], 0
+            batch.append((key, part, grid))
+            size += len(part)
+    if batch:
+        yield batch
 
 
 def _put_features(hidden: Tensor, contents: list[PromptContent], pieces: list[Piece]) -> Tensor:

@@ -87,12 +87,12 @@ class FeatureCache:
 
 
 def _media(sequence: Sequence) -> list[tuple[bytes, Tensor, Tensor]]:
-    """(key, patches [P, patch_dim], grid [1, 3]) of each medium, in order."""
+    """(key, patches [P, patch_dim], grid [3]) of each medium, in order."""
     if sequence.pixel_values is None:
         return []
     pieces = sequence.pixel_values.split(sequence.grid_thw.prod(-1).tolist())
     return [
-        (hashlib.sha256(_bytes(grid) + _bytes(patches)).digest(), patches, grid[None])
+        (hashlib.sha256(_bytes(grid) + _bytes(patches)).digest(), patches, grid)
         for patches, grid in zip(pieces, sequence.grid_thw, strict=True)
     ]
 

@@ -32,7 +32,10 @@ class Context:
 class Stepper:
     """Add requests to `scheduler` and call `step` until it is idle.
 
-    Attributes: version, of the weights: rollouts carry it.
+    Attributes:
+        version: of the weights; rollouts carry it.
+        late: the results of a step are read by the next one, so the host never waits for the device
+            (CUDA). A row that has ended is then in one more step, in which it does nothing.
     """
 
     def __init__(
@@ -46,17 +49,18 @@ class Stepper:
     ):
         self.model, self.special, self.scheduler = model, special, scheduler
         self.features, self.graphs, self.backend = features, graphs, backend
-        self.version = 0
+        self.version, self.late = 0, model.device.type == "cuda"
         self._decode: DecodeStep | None = None  # with its memory: made when first needed
         self._told: deque[Told] = deque()  # results on their way from the device
 
     @property
     def idle(self) -> bool:
-        return self.scheduler.idle and not self._told
+        # what is still on its way is of rows that have ended
+        return self.scheduler.idle
 
     def step(self) -> None:
         """Admit requests, prefill at most `prefill_tokens`, write one token for every running row,
-        deliver what has finished. On CUDA the results of this step are read by the next."""
+        deliver what has finished."""
         scheduler, before = self.scheduler, len(self._told)
         scheduler.admit()
         if pieces := scheduler.pieces():
@@ -73,8 +77,8 @@ class Stepper:
         if running := scheduler.started():
             told = self.decode()([row.slot for row in running], _truncated(running))
             self._told.append(Told(running, told))
-        on_cuda = self.model.device.type == "cuda"
-        for _ in range(before if on_cuda and len(self._told) > before else len(self._told)):
+        launched = len(self._told) > before
+        for _ in range(before if self.late and launched else len(self._told)):
             self._settle(self._told.popleft())
 
     def forget_graphs(self) -> None:
@@ -106,7 +110,7 @@ class Stepper:
                 index, states, step.logits, reading=False, truncated=_truncated(rows)
             )
         self._told.append(Told(rows, told))
-        if self.model.device.type != "cuda":
+        if not self.late:
             self._settle(self._told.pop())
 
     def _new_row(self, row: Row) -> NewRow:

@@ -18,7 +18,7 @@ BACKENDS = ("auto", "reference", "cpu", "triton")
 CPU_DTYPES = (torch.float64, torch.float32, torch.bfloat16)
 CONTRASTIVE = ("info_nce", "dual_info_nce")
 LINEAR = ("linear_cross_entropy", "linear_logprob", "grpo_loss")
-DECODING = ("decode_attention", "append_kv", "sample_tokens")  # compiled without float64
+DECODING = ("decode_attention", "append_kv", "sample_tokens")  # in 16 and 32 bits only
 TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 TRITON_INTERPRETED = (
     os.environ.get("TRITON_INTERPRET") == "1"
@@ -81,7 +81,7 @@ def choose(function: str, backend: str, *tensors: Tensor) -> Choice:
     if reason is None:
         reason = "the compiled extension is loaded and takes these inputs"
         return Choice(function, "cpu", _how(function, "cpu"), reason)
-    if _triton_obstacle(tensors) is None:
+    if _triton_obstacle(function, tensors) is None:
         if function in RECORDED_ON_GPU:
             reason = "CUDA inputs, and its kernels have a recorded GPU result"
             return Choice(function, "triton", _how(function, "triton"), reason)
@@ -137,7 +137,7 @@ def _obstacle(backend: str, function: str, tensors: tuple[Tensor, ...]) -> str |
     """Why this backend cannot run the function with these inputs, or None."""
     if backend == "cpu":
         return _cpu_obstacle(function, tensors)
-    return _triton_obstacle(tensors) if backend == "triton" else None
+    return _triton_obstacle(function, tensors) if backend == "triton" else None
 
 
 def _cpu_obstacle(function: str, tensors: tuple[Tensor, ...]) -> str | None:
@@ -153,10 +153,12 @@ def _cpu_obstacle(function: str, tensors: tuple[Tensor, ...]) -> str | None:
     return None if status.loaded else f"the compiled extension is missing: {status.detail}"
 
 
-def _triton_obstacle(tensors: tuple[Tensor, ...]) -> str | None:
+def _triton_obstacle(function: str, tensors: tuple[Tensor, ...]) -> str | None:
     if not TRITON_INSTALLED:
         return "triton is not installed"
     for tensor in tensors:
+        if function in DECODING and tensor.dtype == torch.float64:
+            return "it takes 16 and 32 bits, not torch.float64"
         if tensor.device.type != "cuda" and not (
             TRITON_INTERPRETED and tensor.device.type == "cpu"
         ):
@@ -167,7 +169,7 @@ def _triton_obstacle(tensors: tuple[Tensor, ...]) -> str | None:
 def _triton_missing() -> str | None:
     if TRITON_INSTALLED and not TRITON_INTERPRETED and not torch.cuda.is_available():
         return "torch sees no CUDA device"
-    return _triton_obstacle(())
+    return _triton_obstacle("", ())
 
 
 if extension_status().loaded:
