@@ -1,4 +1,4 @@
-"""The losses of umer1_kernels beside their peers: time, percent of the floor, peak memory and gradient error in one row."""
+"""The losses of umer1_kernels and the engine beside their peers: time, percent of the floor, peak memory and error in one row."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from bench.results import Results, table, write_liger_csv  # noqa: E402
 from bench.runner import DeviceLost, Row, failed_row, in_one_line, measure, require_alive  # noqa: E402
 from bench.suites import MODULES, cases  # noqa: E402
 
-FAMILIES = ("eager", "compile", "torch", "loop", "liger", "sentence-transformers")
+FAMILIES = (
+    "eager", "compile", "torch", "loop", "liger", "sentence-transformers", "transformers", "umer1-hf",
+)  # fmt: skip
 EPILOG = """\
 examples
   python -m bench --quick                              small shapes of every suite, a minute or two

@@ -7,6 +7,7 @@ import pytest
 from bench import report
 from bench.case import OURS
 from bench.claims import CLAIMS, verdicts
+from bench.engine import composed
 from bench.suites import cases
 
 
@@ -29,6 +30,8 @@ ROWS = [
 def test_every_aim_is_about_a_case_that_is_measured():
     for device in ("cpu", "cuda"):
         known = {(case.suite, case.name) for case in cases(device)}
+        known |= {(composed.SUITE, composed.case_name(name, visual))
+                  for name in composed.WORKLOADS for visual in composed.VISUAL}  # fmt: skip
         assert {(c.suite, c.case) for c in CLAIMS if c.device == device} <= known
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from umer1 import Embedder
 from umer1.cli import journal, vectors
 from umer1.cli.journal import Journal, describe_run
 
@@ -224,9 +225,11 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("name", ["out.npz", "out.jsonl"])
-def test_a_killed_process_goes_on(tmp_path, name):
-    """kill -9 in the middle of generation, twice; the end is that of a run nobody disturbed."""
+@pytest.mark.parametrize(
+    "name, times", [("out.npz", 1), pytest.param("out.jsonl", 3, marks=pytest.mark.slow)]
+)
+def test_a_killed_process_goes_on(tmp_path, name, times):
+    """kill -9 in the middle of generation; the end is that of a run nobody disturbed."""
     lines = [json.dumps({"id": f"n{number}", "text": f"find {number}"}) for number in range(40)]
     (tmp_path / "items.jsonl").write_text("\n".join(lines))
     output = tmp_path / name
@@ -242,7 +245,7 @@ def test_a_killed_process_goes_on(tmp_path, name):
 
     folder = tmp_path / f"{name}.partial"
     kills, seen = 0, 0
-    for _ in range(2):
+    for _ in range(times):
         process = start(output)
         while process.poll() is None and len(list(folder.glob("[0-9]*"))) < seen + 2:
             time.sleep(0.005)
@@ -254,11 +257,13 @@ def test_a_killed_process_goes_on(tmp_path, name):
     process = start(output)
     _, messages = process.communicate()
     assert process.returncode == 0 and " of 40 items are there, going on" in messages
-    undisturbed = tmp_path / f"whole-{name}"
-    assert start(undisturbed).wait() == 0
-    one, other = (list(vectors.read(path, vectors=True)) for path in (output, undisturbed))
-    assert [row["id"] for row in one] == [f"n{number}" for number in range(40)]
-    for ours, theirs in zip(one, other, strict=True):
-        assert ours["summary"] == theirs["summary"] and ours["tokens"] == theirs["tokens"]
-        np.testing.assert_allclose(ours["gen"], theirs["gen"], atol=1e-5)
+    rows = list(vectors.read(output, vectors=True))
+    assert [row["id"] for row in rows] == [f"n{number}" for number in range(40)]
+    undisturbed = Embedder.load("tiny").encode(
+        [json.loads(line)["text"] for line in lines], max_new_tokens=24, temperature=1.0,
+        seed=7, progress=False,
+    )  # fmt: skip
+    assert [row["summary"] for row in rows] == undisturbed.summary
+    assert [row["tokens"] for row in rows] == undisturbed.tokens
+    np.testing.assert_allclose([row["gen"] for row in rows], undisturbed.gen, atol=1e-5)
     assert not folder.exists()

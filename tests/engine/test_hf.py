@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from umer1.embedder import BUNDLED
+from umer1.embedder import BUNDLED, Embedder
 from umer1.engine import NativeEngine, Prompt, Sampling, SpecialTokens
 from umer1.engine.hf import HuggingFaceEngine
 from umer1.model.checkpoint import load_model
@@ -124,7 +124,9 @@ def test_a_result_does_not_depend_on_its_batch(engine, prompts):
     together = _by_place(engine.submit(prompts, sampling))
     for place, prompt in enumerate(prompts):
         (alone,) = engine.submit([prompt], sampling)
-        _same({(place, 0): dataclasses.replace(alone, prompt=place)}, {(place, 0): together[place, 0]})
+        _same(
+            {(place, 0): dataclasses.replace(alone, prompt=place)}, {(place, 0): together[place, 0]}
+        )
 
 
 def test_a_gen_token_in_the_last_place_is_read(engine, native, prompts, special):
@@ -190,3 +192,23 @@ def test_bad_arguments_name_themselves(engine, special, prompts):
         engine.submit(prompts, Sampling(2), samples=-1)
     with pytest.raises(ValueError, match="rows: got 0"):
         HuggingFaceEngine(engine.model, special, rows=0)
+
+
+@pytest.mark.parametrize("mode", ["both", "disc"])
+def test_an_embedder_runs_on_it(mode):
+    items = ["seven", {"image": Image.new("RGB", (56, 56), (9, 99, 200)), "text": "what?"}]
+    ours, theirs = (
+        Embedder.load("tiny", device="cpu", engine=engine).encode(
+            items, mode, max_new_tokens=30, progress=False
+        )
+        for engine in ("native", "hf")
+    )
+    assert ours.reasoning == theirs.reasoning and ours.finish == theirs.finish
+    np.testing.assert_allclose(ours.disc, theirs.disc, atol=1e-5)
+    if mode == "both":
+        np.testing.assert_allclose(ours.gen, theirs.gen, atol=1e-5)
+
+
+def test_an_unknown_engine_is_named():
+    with pytest.raises(ValueError, match="engine: got 'vllm', wants 'native' or 'hf'"):
+        Embedder.load("tiny", engine="vllm")

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from umer1.model import pack, pack_weights
 from umer1.model import packed_weights as module
 from umer1.model.checkpoint import save_model
-from umer1.model.packed_weights import PackedLinear, fast_bfloat16
+from umer1.model.packed_weights import PackedLinear, fast_bfloat16, inference_dtype
 
 DTYPES = [
     torch.float32,
@@ -139,3 +139,18 @@ def test_private_operators_are_tried_first(make_model, monkeypatch, broken, mess
     handle = pack_weights(model)
     assert message in handle.describe() and handle.obstacle
     assert type(model.decoder.layers[0].qkv) is torch.nn.Linear
+
+
+def test_large_models_compute_in_bfloat16_where_the_cpu_can(make_config, monkeypatch):
+    def chosen(device="cpu", **fields):
+        return inference_dtype(make_config(**fields), torch.device(device))
+
+    monkeypatch.setattr(module, "_LARGE", 10_000)
+    monkeypatch.setattr(module, "fast_bfloat16", lambda: True)
+    assert chosen(dtype="bfloat16") == chosen(dtype="float16") == torch.bfloat16
+    assert chosen(dtype="float32") == torch.float32  # the checkpoint is more precise
+    assert chosen("cuda", dtype="float32") == torch.bfloat16
+    monkeypatch.setattr(module, "fast_bfloat16", lambda: False)
+    assert chosen(dtype="bfloat16") == torch.float32
+    monkeypatch.undo()
+    assert chosen(dtype="bfloat16") == torch.float32  # small

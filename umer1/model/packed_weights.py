@@ -26,12 +26,15 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from umer1.model.config import ModelConfig
 from umer1.model.qwen2_vl import Qwen2VL
 
 log = logging.getLogger("umer1")
 # the number of rows a layout is made for; it serves one row and hundreds
 _ROWS = 16
 _DTYPES = (torch.float32, torch.bfloat16)
+# parameters from which reading them is what a decode step waits for
+_LARGE = 50_000_000
 
 
 def pack_weights(model: Qwen2VL, *, keep: bool = False, vision: bool = True) -> PackedWeights:
@@ -185,6 +188,17 @@ def fast_bfloat16() -> bool:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     except (AttributeError, RuntimeError):
         return False
+
+
+def inference_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
+    """What a model computes in where nobody says: see Embedder.load."""
+    if device.type == "cuda":
+        return torch.bfloat16
+    if device.type != "cpu" or config.dtype == "float32" or not fast_bfloat16():
+        return torch.float32
+    with torch.device("meta"):
+        size = sum(parameter.numel() for parameter in Qwen2VL(config).parameters())
+    return torch.bfloat16 if size > _LARGE else torch.float32
 
 
 def _trial(dtype: torch.dtype) -> str | None:

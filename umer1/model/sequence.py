@@ -46,9 +46,7 @@ class Sequence:
         """The first `count` tokens; the whole sequence if a medium reaches beyond them."""
         if bool(self.media_mask[count:].any()):
             return self
-        return replace(
-            self, input_ids=self.input_ids[:count], media_mask=self.media_mask[:count]
-        )
+        return replace(self, input_ids=self.input_ids[:count], media_mask=self.media_mask[:count])
 
 
 @dataclass(slots=True)
