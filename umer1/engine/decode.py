@@ -56,7 +56,7 @@ class DecodeStep:
 
     @torch.no_grad()
     def _step(self, rows: Tensor, truncated: bool) -> Tensor:
-        attend = _PagedAttention(self.memory, self.slots, rows)
+        attend = PagedAttention(self.memory, self.slots, rows)
         hidden = self.model.decode(attend.state[:, TOKEN], attend.state[:, POSITION], attend)
         return self.slots.advance(rows, hidden, self.logits, reading=True, truncated=truncated)
 
@@ -95,7 +95,7 @@ class _Graph(NamedTuple):
     told: Tensor
 
 
-class _PagedAttention:
+class PagedAttention:
     """Each row's new token attends to its prompt's pages and its own.
 
     A row that has ended and was not told yet, and a row without a request, write nothing and read
