@@ -1,4 +1,4 @@
-"""The losses of umer1_kernels beside their peers: time, percent of the floor, peak memory and gradient error in one row."""
+"""The losses of umer1_kernels and the engine beside their peers: time, percent of the floor, peak memory and error in one row."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from bench.results import Results, table, write_liger_csv  # noqa: E402
 from bench.runner import DeviceLost, Row, failed_row, in_one_line, measure, require_alive  # noqa: E402
 from bench.suites import MODULES, cases  # noqa: E402
 
-FAMILIES = ("eager", "compile", "torch", "loop", "liger", "sentence-transformers")
+FAMILIES = (
+    "eager", "compile", "torch", "loop", "liger", "sentence-transformers", "transformers", "umer1-hf",
+)  # fmt: skip
 EPILOG = """\
 examples
   python -m bench --quick                              small shapes of every suite, a minute or two
@@ -31,7 +33,8 @@ examples
 what a row says
   ms, p20, p80   one step: forward, and the gradients where the case has them; all variants in turn, round after round
   % floor        time of the matrix products nobody can avoid (3: logits and two gradients; 4: logits made twice;
-                 1: forward alone), timed in the same rounds with aten::mm, on the rows that count alone
+                 1: forward alone), timed in the same rounds with aten::mm, on the rows that count alone; for decoding,
+                 of reading the keys and values (a shared prefix once) or the logits once, at the speed of a copy
   / best peer    our time over that of the fastest peer: below 1 is faster
   MiB            peak memory beyond the inputs and the returned gradients (docs/performance.md says how it is measured)
   / baseline     that peak over the eager form's

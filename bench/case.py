@@ -48,6 +48,7 @@ class Variant:
     note: str = ""
     unavailable: str = ""
     calls: int = 1
+    checked: bool = True  # False: it gives no result to compare, a part of what others do
 
 
 class Expected(NamedTuple):
@@ -74,12 +75,28 @@ class Gemms:
         return f"{self.count} aten::mm of {rows} x {depth} x {self.right.shape[0]}, {dtype}"
 
 
+@dataclass(frozen=True)
+class Traffic:
+    """The floor of what only reads: `bytes` at the speed at which tensors are copied (bytes read and written)."""
+
+    bytes: int
+    device: torch.device
+
+    def describe(self) -> str:
+        return f"{self.bytes / 2**20:.1f} MiB read at the speed of a copy"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Case(ABC):
     """One function at one shape. `peers`: names of the variants beside ours, None for all."""
 
     suite: ClassVar[str]
     baseline: ClassVar[str | None] = None  # the variant whose memory is the unit
+    timed: ClassVar[bool] = True
+    weighed: ClassVar[bool] = True  # peak memory is measured, in processes of their own
+    counted: ClassVar[bool] = (
+        True  # the guard counts its operators and launches, not its time alone
+    )
 
     name: str
     dtype: torch.dtype
@@ -111,6 +128,10 @@ class Case(ABC):
 
     def gemms(self, problem: Problem) -> Gemms | None:
         """The products no plan can avoid; None where a product is not the cost."""
+        return None
+
+    def traffic(self, problem: Problem) -> Traffic | None:
+        """What has to be read at least; None where a product is the cost."""
         return None
 
     @abstractmethod

@@ -90,6 +90,16 @@ def _speedup(*endings: str) -> Callable[[Row], float | None]:
     return read
 
 
+def _speedup_over(start: str) -> Callable[[Row], float | None]:
+    """Over the fastest of the peers whose name begins so: a recipe at its best batch size."""
+
+    def read(row: Row) -> float | None:
+        peers = row.get("speedup", {})
+        return min((peers[name] for name in peers if name.startswith(start)), default=None)
+
+    return read
+
+
 def _claims(device: str, suite: str, case: str, **wanted: float) -> list[Claim]:
     """One claim per keyword; all but the errors come from the table of aims in docs/performance.md."""
     kinds = {
@@ -115,6 +125,13 @@ def _claims(device: str, suite: str, case: str, **wanted: float) -> list[Claim]:
         ),
         "over_liger": ("times faster than Liger", _speedup("liger"), True),
         "over_loop": ("times faster than the released loop", _speedup("released-loop"), True),
+        "over_released": (
+            "times faster than the released recipe",
+            _speedup_over("released"),
+            True,
+        ),
+        "over_generate": ("times faster than generate() alone", _speedup_over("generate"), True),
+        "memory_share": ("peak memory / the released recipe's", _memory, False),
         "error": ("relative gradient error", _gradient_error, False),
     }
     return [
@@ -123,6 +140,7 @@ def _claims(device: str, suite: str, case: str, **wanted: float) -> list[Claim]:
     ]
 
 
+_GENERATE, _COMPOSED = "engine_generate", "engine_composed"
 _CE, _GRPO = "linear_cross_entropy", "grpo_loss"
 _EXACT = {"error": 4e-3}
 CLAIMS = [
@@ -140,6 +158,22 @@ CLAIMS = [
              over_compacted=1.2, floor=80, memory=1 / 6, **_EXACT),
     *_claims("cpu", "linear_logprob", "t2048-2b-completion-40-gradient-bf16", **_EXACT),
     *_claims("cpu", "group_reward", "n16-g8-d1536-fp32", over_loop=20),
+    *[claim for kind in ("image-64", "image-256") for claim in (
+        *_claims("cpu", _GENERATE, f"queries-32-0.1b-{kind}-bf16",
+                 over_released=3, over_generate=1.5),
+        *_claims("cpu", _GENERATE, f"rollouts-4x8-0.1b-{kind}-bf16", over_released=6),
+    )],
+    *[claim for kind, queries, rollouts in (("image-64", 2, 4), ("image-256", 1.5, 5))
+      for claim in (
+        *_claims("cpu", _COMPOSED, f"queries-32-2b-{kind}-bf16", over_released=queries),
+        *_claims("cpu", _COMPOSED, f"rollouts-4x8-2b-{kind}-bf16", over_released=rollouts),
+    )],
+    *_claims("cpu", "engine_decode", "2b-b1-bf16", over_generate=1.8),
+    *_claims("cpu", "engine_decode", "2b-b4-bf16", over_generate=1.8),
+    *_claims("cpu", "engine_decode", "2b-b16-bf16", over_generate=1.3),
+    *_claims("cpu", "engine_memory", "b8-t512-0.1b-bf16", memory_share=1 / 3),
+    *_claims("cpu", "engine_memory", "b8-t512-2b-bf16", memory_share=1 / 3),
+    *_claims("cpu", "engine_disc", "mixed-64-0.1b-bf16", over_released=1.3),
     *[claim for head, floor in (("7b", 85), ("2b", 78)) for claim in (
         *_claims("cuda", _CE, f"t8192-{head}-ignored-0-bf16",
                  floor=floor, over_liger=1, over_compile=1, **_EXACT),

@@ -10,9 +10,9 @@ vector instructions than the record, other kernels run, so counts other than gra
 
 Launches of the Triton kernels are counted under their interpreter (bench/launches.py), on any machine.
 
-Time ratios (percent of the matrix products' own speed, speed over the best eager peer) fail below 75 percent of the
-recorded value, best of three tries, and are compared on a CPU of the recorded name alone. Shapes are the small ones of
-`python -m bench --quick`, on two threads.
+Time ratios (percent of the matrix products' own speed, speed over the best eager peer, of the engine over
+transformers) fail below 75 percent of the recorded value, best of three tries, and are compared on a CPU of the recorded
+name alone. Shapes are the small ones of `python -m bench --quick`, on two threads.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ THREADS = 2
 SHARE, TRIES = 0.75, 3
 SECONDS = 1.5  # of timing per case and try
 CPU = torch.device("cpu")
+PEERS = ["eager", "transformers"]
 EVERYWHERE = ("graph_breaks", "syncs")  # counts that no vector instruction changes
 Record = dict[str, dict]
 
@@ -59,10 +60,11 @@ def main(argv: list[str] | None = None) -> int:
         problems = []
         for case in chosen:
             found, notes = _compare(case, recorded, arguments.counts_only)
-            more, same = _compare_launches(
-                recorded.get(_name(case), {}), launches.get(_name(case)), why_not
-            )
-            found, notes = found + more, notes + same
+            if case.counted:
+                more, same = _compare_launches(
+                    recorded.get(_name(case), {}), launches.get(_name(case)), why_not
+                )
+                found, notes = found + more, notes + same
             print(f"{_name(case)}: {'; '.join(found) or 'ok'}", flush=True)
             print("".join(f"  note: {note}\n" for note in notes), end="")
             problems += found
@@ -94,7 +96,7 @@ def counts_of(case: Case) -> dict[str, int | str]:
 
 def ratios_of(case: Case) -> dict[str, float]:
     """Time ratios of ours, larger is better."""
-    rows = measure(case, CPU, families=["eager"], seconds=SECONDS, quick=True)
+    rows = measure(case, CPU, families=PEERS, seconds=SECONDS, quick=True)
     ours = next(row for row in rows if row["variant"] == OURS)
     if ours["status"] != "ok":
         raise RuntimeError(f"{_name(case)}: {ours['status']}")
@@ -176,7 +178,8 @@ def _record(
         print(f"launches are not recorded: {why_not}", file=sys.stderr)
     for case in chosen:
         tables = dict(new.get(_name(case), {}))
-        tables["counts"] = {"recorded_on": cpu_features(), **counts_of(case)}
+        if case.counted:
+            tables["counts"] = {"recorded_on": cpu_features(), **counts_of(case)}
         if _name(case) in launches:
             tables["launches"] = launches[_name(case)]
         if not counts_only:
@@ -194,11 +197,7 @@ def _compare(case: Case, recorded: Record, counts_only: bool) -> tuple[list[str]
     tables = recorded.get(_name(case))
     if tables is None:
         return ["never recorded: python -m bench.guard --record"], []
-    before = dict(tables["counts"])
-    where = before.pop("recorded_on")
-    problems, notes = worse_counts(before, counts_of(case), where == cpu_features())
-    if where != cpu_features():
-        notes.append(f"recorded with {where}, here {cpu_features()}: most counts are not compared")
+    problems, notes = _compare_counts(case, dict(tables["counts"])) if case.counted else ([], [])
     if not counts_only:
         times = dict(tables.get("times", {}))
         where, here = times.pop("recorded_on", None), environment()["cpu"]
@@ -208,6 +207,14 @@ def _compare(case: Case, recorded: Record, counts_only: bool) -> tuple[list[str]
             notes.append(f"recorded on {where}, here {here}: time ratios are not compared")
         else:
             problems += worse_ratios(times, lambda: ratios_of(case))
+    return problems, notes
+
+
+def _compare_counts(case: Case, before: dict) -> tuple[list[str], list[str]]:
+    where = before.pop("recorded_on")
+    problems, notes = worse_counts(before, counts_of(case), where == cpu_features())
+    if where != cpu_features():
+        notes.append(f"recorded with {where}, here {cpu_features()}: most counts are not compared")
     return problems, notes
 
 

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from bench.case import OURS
 from bench.claims import verdicts
+from bench.engine.composed import composed
 from bench.plots import drawable, plot
 from bench.results import MIB, number, read
 from bench.runner import Row
@@ -87,6 +88,7 @@ def render(page: str, files: list[Path]) -> str:
 
 def of_device(contents: list[dict], device: str) -> Found:
     rows = [row for content in contents for row in content["rows"] if row["device"] == device]
+    rows += composed(rows)
     steps = [each for content in contents for each in content.get("steps", [])]
     return Found(device, rows, steps if device == "cuda" else [])
 
@@ -127,13 +129,32 @@ def claims_table(found: Found) -> str:
 
 
 def rows_table(found: Found) -> str:
-    """Every variant of every case: time, floor, memory, error; what it was measured on above each table."""
-    if not found.rows:
-        return _not_measured(found.device)
+    """Every variant of every loss: time, floor, memory, error; what it was measured on above each table."""
+    losses = [row for row in found.rows if not row["suite"].startswith("engine_")]
+    return _by_place(losses, found.device, ROW_HEADER, _row_cells)
+
+
+def engine_table(found: Found) -> str:
+    """Every variant of the engine's cases: time, rates, how often ours goes into it, memory, error of the vectors."""
+    order = ("generate", "composed", "decode", "phases", "disc", "memory")
+    rank = {f"engine_{name}": place for place, name in enumerate(order)}
+    own = [row for row in found.rows if row["suite"] in rank]
+    own.sort(key=lambda row: rank[row["suite"]])
+    ours = {(row["suite"], row["case"]): row for row in own if row["variant"] == OURS}
+
+    def cells(row: Row) -> tuple[str, ...]:
+        return _engine_cells(row, ours.get((row["suite"], row["case"]), {}))
+
+    return _by_place(own, found.device, ENGINE_HEADER, cells)
+
+
+def _by_place(rows: list[Row], device: str, header: tuple[str, ...], cells) -> str:
+    if not rows:
+        return _not_measured(device)
     parts = []
-    for place in dict.fromkeys(_place(row) for row in found.rows):
-        here = [row for row in found.rows if _place(row) == place]
-        parts += [place, _markdown(ROW_HEADER, [_row_cells(row) for row in here])]
+    for place in dict.fromkeys(_place(row) for row in rows):
+        here = [row for row in rows if _place(row) == place]
+        parts += [place, _markdown(header, [cells(row) for row in here])]
     return "\n\n".join(parts)
 
 
@@ -193,6 +214,7 @@ IMAGE = re.compile(r"!\[[^]]*\]\(([^)]+)\)")
 TABLES: dict[str, Callable[[Found], str]] = {
     "claims": claims_table,
     "rows": rows_table,
+    "engine": engine_table,
     "errors": errors_table,
     "steps": steps_table,
     "plots": plots,
@@ -209,6 +231,11 @@ ERROR_VARIANTS = (
 )
 ROW_HEADER = (
     "case", "variant", "ms (p20 to p80)", "% of floor", "time / best peer", "peak MiB", "/ eager", "gradient error",
+)  # fmt: skip
+
+ENGINE_HEADER = (
+    "case", "variant", "ms (p20 to p80)", "embeddings/s", "tokens/s", "times ours", "peak MiB", "/ recipe",
+    "vectors off by",
 )  # fmt: skip
 
 
@@ -235,6 +262,29 @@ def _row_cells(row: Row) -> tuple[str, ...]:
         row.get("peak_method", "-") if peak is None else number(peak / MIB, 1),
         number(row.get("peak_to_baseline"), 3),
         ", ".join(gradients) or "-",
+    )
+
+
+def _engine_cells(row: Row, ours: Row) -> tuple[str, ...]:
+    name = f"**{row['variant']}**" if row["variant"] == OURS else row["variant"]
+    case = f"{row['suite'].removeprefix('engine_')} {row['case']}"
+    if row["status"] != "ok":
+        return (case, name, row["status"], *["–"] * (len(ENGINE_HEADER) - 3))
+    time, peak, sizes = row.get("median_ms"), row.get("peak_bytes"), row["sizes"]
+    spread = f" ({number(row['p20_ms'])} to {number(row['p80_ms'])})" if "p20_ms" in row else ""
+    speedup = ours.get("speedup", {}).get(row["variant"])
+    rates = [sizes[kind] * 1e3 / time if time and kind in sizes else None
+             for kind in ("embeddings", "tokens")]  # fmt: skip
+    worst = max(row["errors"].values(), default=None)
+    return (
+        case,
+        name,
+        number(time) + spread,
+        *map(number, rates),
+        number(speedup, 2),
+        number(None if peak is None else peak / MIB, 1),
+        number(row.get("peak_to_baseline"), 3),
+        "-" if worst is None else f"{worst:.1e}",
     )
 
 

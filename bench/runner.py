@@ -12,7 +12,7 @@ from bench import memory
 from bench.case import OURS, PEER_TOLERANCE, Case, Problem, Variant, errors, step
 from bench.counts import count
 from bench.environment import environment
-from bench.timing import Run, floor_run, interleave, paired_ratio, spread
+from bench.timing import Run, copy_run, floor_run, interleave, paired_ratio, spread
 
 FLOOR = "floor"
 Row = dict
@@ -55,9 +55,9 @@ def measure(
         rows[OURS]["plan"] = case.plan(problem)
     except Exception as error:
         rows[OURS]["plan"] = f"not known: {error}"
-    if good:
+    if good and case.timed:
         _time(case, good, problem, device, seconds, rows)
-    for variant in good:
+    for variant in good if case.weighed else ():
         row = rows[variant.name]
         peak = _peak(case, variant, problem, device, quick)
         row["peak_bytes"], row["peak_method"] = peak
@@ -128,7 +128,7 @@ def _check(case: Case, variant: Variant, problem: Problem, expected, row: Row) -
         for tensor in problem.inputs.values()
         if isinstance(tensor, torch.Tensor)
     )
-    row["errors"] = errors(result, expected)
+    row["errors"] = errors(result, expected) if variant.checked else {}
     allowed = case.tolerance if variant.family == OURS else PEER_TOLERANCE
     for name, error in row["errors"].items():
         if not error <= allowed:
@@ -163,9 +163,11 @@ def _time(
         )
         for variant in variants
     }
-    gemms = case.gemms(problem)
+    gemms, traffic = case.gemms(problem), case.traffic(problem)
     if gemms is not None:
         runs[FLOOR] = floor_run(gemms)
+    elif traffic is not None:
+        runs[FLOOR] = copy_run(traffic)
     samples = interleave(runs, device, seconds)
     peers = {v.name: spread(samples[v.name]).median for v in variants if v.family != OURS}
     best = min(peers, key=peers.get) if peers else None
@@ -173,8 +175,8 @@ def _time(
         mine, row = samples[variant.name], rows[variant.name]
         median, p20, p80 = spread(mine)
         row |= {"median_ms": median, "p20_ms": p20, "p80_ms": p80, "rounds": len(mine)}
-        if gemms is not None:
-            row["floor"] = gemms.describe()
+        if FLOOR in runs:
+            row["floor"] = (gemms or traffic).describe()
             row["floor_ms"] = spread(samples[FLOOR]).median
             row["percent_of_floor"] = 100 * paired_ratio(samples[FLOOR], mine)
         if best is not None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from bench.case import Gemms
+from bench.case import Gemms, Traffic
 
 FEWEST_ROUNDS, MOST_ROUNDS = 3, 100
 # larger products are timed on a block of rows and multiplied: the matrix itself would not fit
@@ -85,6 +85,13 @@ def floor_run(gemms: Gemms) -> Run:
         torch.mm(logits.T, rows)
 
     return Run(call, len(left) / block)
+
+
+def copy_run(traffic: Traffic) -> Run:
+    """A copy of half as many bytes: they are read once and written once."""
+    source = torch.zeros(max(1, traffic.bytes // 2), dtype=torch.uint8, device=traffic.device)
+    target = torch.zeros_like(source)
+    return Run(lambda: target.copy_(source))
 
 
 def _cpu_clock(call: Callable[[], object]) -> float:

@@ -158,7 +158,8 @@ def bundle(model: Path) -> None:
     text = keep.read_text() if keep.exists() else None
     shutil.rmtree(TINY, ignore_errors=True)
     embedder = Embedder.load(model, device="cpu", dtype=torch.bfloat16)
-    save_model(embedder.model, TINY)
+    with embedder.packed.undone():
+        save_model(embedder.model, TINY)
     embedder.processor.save(TINY)
     if text is not None:
         keep.write_text(text)

@@ -82,6 +82,21 @@ STABLE_TORCH_LIBRARY(umer1_kernels, m) {
   m.def(
       "generation_step_(Tensor(a!) vectors, Tensor(b!) hit, Tensor hidden, Tensor input_ids, "
       "Tensor slot_ids, Tensor generated, int token_id, bool normalize) -> ()");
+  // One query per row against paged keys and values; see umer1_kernels/decode_attention.py.
+  //
+  // query [B, Hq, D], pages [pages, Hkv, page length, D], tables and lengths int32 -> [B, Hq, D]
+  m.def(
+      "decode_attention(Tensor query, Tensor key_pages, Tensor value_pages, Tensor prefix_table, "
+      "Tensor prefix_length, Tensor prefix_of, Tensor suffix_table, Tensor suffix_length, "
+      "float scale, int split) -> Tensor");
+  // key and value [T, Hkv, D] -> place position[t] of row table_row[t] (default t) of the table
+  m.def(
+      "append_kv_(Tensor key, Tensor value, Tensor(a!) key_pages, Tensor(b!) value_pages, "
+      "Tensor table, Tensor position, Tensor? table_row) -> ()");
+  // logits [B, V], settings [B] -> token int64 [B], log-probability float32 [B]
+  m.def(
+      "sample_tokens(Tensor logits, Tensor seed, Tensor step, Tensor temperature, Tensor top_p, "
+      "Tensor top_k, Tensor forced) -> (Tensor, Tensor)");
   // Whether this binary holds the CUDA kernels.
   m.def("has_cuda_kernels() -> bool");
 }

@@ -79,6 +79,57 @@ def test_samples_have_an_axis_of_their_own(embedder, items):
     assert out.tokens != other.tokens or not np.allclose(out.gen, other.gen)
 
 
+def test_seeds_of_items_decide_their_samples(embedder, items):
+    """Whatever is around them: the same item with the same seed, twice in a call and in another call."""
+    settings = dict(mode="gen", max_new_tokens=6, temperature=1.0, n=2, progress=False)
+    out = embedder.encode([*items, items[0], items[0]], seed=[1, 2, 3, 4, 1, 9], **settings)
+    np.testing.assert_allclose(out.gen[0], out.gen[4], atol=1e-5)
+    assert out.reasoning[0] == out.reasoning[4]
+    assert not np.allclose(out.gen[0], out.gen[5], atol=1e-3)
+    alone = embedder.encode([items[2]], seed=[3], **settings)
+    np.testing.assert_allclose(alone.gen[0], out.gen[2], atol=1e-5)
+
+
+def test_sampling_options_reach_the_engine(embedder, items):
+    settings = dict(mode="gen", max_new_tokens=8, temperature=1.0, progress=False)
+    greedy = embedder.encode(items, **settings | {"temperature": 0.0})
+    for narrow in ({"top_k": 1}, {"top_p": 1e-6}):
+        np.testing.assert_allclose(
+            embedder.encode(items, **settings, **narrow).gen, greedy.gen, atol=1e-5
+        )
+    cut = embedder.encode(items, max_think_tokens=0, **settings)
+    assert all(text == "" for text in cut.reasoning)
+    assert cut.tokens == [8] * 4 or set(cut.finish) != {"length"}
+
+
+def test_stream_gives_every_item_once_and_what_encode_gives(embedder, items):
+    settings = dict(max_new_tokens=6, temperature=1.0, n=2, seed=5)
+    whole = embedder.encode(items, progress=False, **settings)
+    seen = dict(embedder.stream(items, batch_size=2, **settings))
+    assert sorted(seen) == [0, 1, 2, 3]
+    for place, one in seen.items():
+        np.testing.assert_allclose(one.gen[0], whole.gen[place], atol=1e-5)
+        np.testing.assert_allclose(one.disc[0], whole.disc[place], atol=1e-5)
+        assert one.reasoning[0] == whole.reasoning[place] and one.gen.shape == (1, 2, 32)
+    # the rest of an interrupted run, by its numbers in the whole
+    rest = dict(embedder.stream(items[2:], numbers=[2, 3], **settings))
+    np.testing.assert_allclose(rest[1].gen[0], whole.gen[3], atol=1e-5)
+    disc = dict(embedder.stream(items, "disc"))
+    assert disc[1].gen is None and disc[1].disc.shape == (1, 32)
+
+
+def test_pictures_are_opened_as_they_are_needed(embedder, tmp_path):
+    """Ten thousand items need not be in memory at once."""
+    path = tmp_path / "picture.png"
+    Image.new("RGB", (28, 28)).save(path)
+    stream = embedder.stream(
+        [{"image": path}] * 8 + [{"image": tmp_path / "none.png"}], "disc", batch_size=1
+    )
+    assert next(stream)[0] == 0
+    with pytest.raises(ValueError, match="item 8.*'image'"):
+        list(stream)
+
+
 def test_a_miss_is_reported(embedder, caplog):
     with caplog.at_level(logging.WARNING, "umer1"):
         out = embedder.encode("a cat", "gen", max_new_tokens=1, progress=False)
@@ -100,7 +151,8 @@ def test_one_item_and_none(embedder):
     ({"mode": "best"}, "mode: got 'best'"), ({"readout": "before"}, "readout: got 'before'"),
     ({"n": 2}, "n: got 2 with temperature 0"), ({"n": 0, "temperature": 1.0}, "n: got 0"),
     ({"batch_size": 0}, "batch_size: got 0"), ({"max_new_tokens": 0}, "max_new_tokens: got 0"),
-    ({"stop": "never"}, "stop: got 'never'"),
+    ({"stop": "never"}, "stop: got 'never'"), ({"max_think_tokens": -1}, "max_think_tokens: got -1"),
+    ({"seed": [1, 2]}, "seed: got 2 numbers for 1 items"),
 ])  # fmt: skip
 def test_bad_arguments_name_themselves(embedder, arguments, message):
     with pytest.raises(ValueError, match=message):

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from bench.case import Case
 from bench.suites import (
+    decode_attention,
+    engine_decode,
+    engine_disc,
+    engine_generate,
+    engine_memory,
+    engine_phases,
     gather_hidden,
     group_reward,
     grpo_loss,
     info_nce,
     linear_cross_entropy,
     linear_logprob,
+    sampler,
 )
 
 MODULES = {
@@ -19,6 +26,13 @@ MODULES = {
     "grpo_loss": grpo_loss,
     "group_reward": group_reward,
     "gather_hidden": gather_hidden,
+    "decode_attention": decode_attention,
+    "sampler": sampler,
+    "engine_generate": engine_generate,
+    "engine_decode": engine_decode,
+    "engine_disc": engine_disc,
+    "engine_memory": engine_memory,
+    "engine_phases": engine_phases,
 }
 
 

@@ -60,9 +60,11 @@ UMER1_BF16_TARGET inline void transpose(__m512i (&r)[16]) {
   }
 }
 
-// `count` <= 64 candidates [count, D] -> one panel; missing candidates and an odd dimension are 0.
-UMER1_BF16_TARGET inline void pack_panel(const Bits* candidates, int64_t stride, int64_t count,
-                                         int64_t dimension, Bits* packed) {
+// `count` <= 64 candidates of D numbers, candidate j at candidate_at(j) -> one panel; missing candidates
+// and an odd dimension are 0.
+template <typename CandidateAt>
+UMER1_BF16_TARGET inline void pack_scattered(const CandidateAt& candidate_at, int64_t count,
+                                             int64_t dimension, Bits* packed) {
   for (int64_t d = 0; d < dimension; d += 32) {
     const int64_t left = dimension - d;
     const __mmask32 mask = left >= 32 ? ~__mmask32(0) : (__mmask32(1) << left) - 1;
@@ -71,7 +73,7 @@ UMER1_BF16_TARGET inline void pack_panel(const Bits* candidates, int64_t stride,
       __m512i values[16];
       for (int k = 0; k < 16; ++k) {
         const int64_t j = block * 16 + k;
-        values[k] = j < count ? _mm512_maskz_loadu_epi16(mask, candidates + j * stride + d)
+        values[k] = j < count ? _mm512_maskz_loadu_epi16(mask, candidate_at(j) + d)
                               : _mm512_setzero_si512();
       }
       transpose(values);
@@ -80,6 +82,13 @@ UMER1_BF16_TARGET inline void pack_panel(const Bits* candidates, int64_t stride,
       }
     }
   }
+}
+
+// The same for candidates [count, D] in memory.
+UMER1_BF16_TARGET inline void pack_panel(const Bits* candidates, int64_t stride, int64_t count,
+                                         int64_t dimension, Bits* packed) {
+  const auto candidate_at = [=](int64_t j) { return candidates + j * stride; };
+  pack_scattered(candidate_at, count, dimension, packed);
 }
 
 // One pair of dimensions of ROWS rows against one panel.

@@ -1,4 +1,4 @@
-"""Fused losses, rewards and gathers for embedding models; imports with torch alone.
+"""Fused losses, rewards, gathers and decoding for embedding models; imports with torch alone.
 
 from umer1_kernels import info_nce, linear_cross_entropy, explain
 loss = info_nce(query, target)                # any device; gradients as usual
@@ -9,6 +9,12 @@ from umer1_kernels import reference
 from umer1_kernels._version import __version__
 from umer1_kernels.apply import KernelReport, apply_umer1_kernels
 from umer1_kernels.backends import backend_status, explain
+from umer1_kernels.decode_attention import (
+    PrefixGroups,
+    append_kv,
+    decode_attention,
+    prefix_groups,
+)
 from umer1_kernels.dual import DualInfoNCE
 from umer1_kernels.extension import extension_status
 from umer1_kernels.generation_hook import GenEmbHook
@@ -18,6 +24,7 @@ from umer1_kernels.linear_loss import grpo_loss, linear_cross_entropy, linear_lo
 from umer1_kernels.reference.linear_loss import GRPOLoss
 from umer1_kernels.reward import group_reward
 from umer1_kernels.rollout_groups import GroupReward
+from umer1_kernels.sampler import Sampled, sample_tokens
 from umer1_kernels.segments import GatheredHidden
 from umer1_kernels.value_and_grad import (
     DualInfoNCEGradients,
@@ -36,9 +43,13 @@ __all__ = [
     "GroupReward",
     "InfoNCEGradients",
     "KernelReport",
+    "PrefixGroups",
+    "Sampled",
     "__version__",
+    "append_kv",
     "apply_umer1_kernels",
     "backend_status",
+    "decode_attention",
     "dual_info_nce",
     "dual_info_nce_value_and_grad",
     "explain",
@@ -50,5 +61,7 @@ __all__ = [
     "info_nce_value_and_grad",
     "linear_cross_entropy",
     "linear_logprob",
+    "prefix_groups",
     "reference",
+    "sample_tokens",
 ]

@@ -22,6 +22,9 @@ OPERATORS = (
     "gather_hidden",
     "gather_hidden_backward_",
     "generation_step_",
+    "decode_attention",
+    "append_kv_",
+    "sample_tokens",
     "has_cuda_kernels",
 )
 HOW_TO_BUILD = (

@@ -9,6 +9,7 @@ from bench import __main__ as command
 from bench import report
 from bench.case import OURS
 from bench.claims import CLAIMS, verdicts
+from bench.engine import composed
 from bench.suites import cases
 
 
@@ -31,6 +32,8 @@ ROWS = [
 def test_every_aim_is_about_a_case_that_is_measured():
     for device in ("cpu", "cuda"):
         known = {(case.suite, case.name) for case in cases(device)}
+        known |= {(composed.SUITE, composed.case_name(name, visual))
+                  for name in composed.WORKLOADS for visual in composed.VISUAL}  # fmt: skip
         assert {(c.suite, c.case) for c in CLAIMS if c.device == device} <= known
 
 

@@ -36,6 +36,14 @@ class HashingEmbedder:
             disc=None if mode == "gen" else vectors, gen=None if mode == "disc" else gen, **out
         )
 
+    def stream(self, items, mode="both", n=1, numbers=None, **options):
+        """The last item finishes first."""
+        self.calls.append({"items": items, "mode": mode, "n": n, "numbers": numbers, **options})
+        calls = len(self.calls)
+        for place in reversed(range(len(items))):
+            yield place, self.encode([items[place]], mode=mode, n=n)
+            del self.calls[calls:]
+
     def _vector(self, item):
         text = json.dumps({key: item[key] for key in item if key != "instruction"}, sort_keys=True)
         seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")

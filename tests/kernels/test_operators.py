@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from decode_cases import make
 from torch.library import opcheck
 
 import umer1_kernels as kernels
@@ -30,6 +31,10 @@ def samples(dtype):
     bf16 = (unit(3, 6).bfloat16(), unit(5, 6).bfloat16(), torch.tensor(2.0), ROWS, None, None)
     kept = torch.zeros(3, 5, dtype=torch.bfloat16)
     ones = torch.ones(3)
+    half = torch.float32 if dtype == torch.float32 else torch.bfloat16  # decoding has no float64
+    context = make([0, -1, 0], [5], [3, 9, 1], size=8, group=2, page_length=4, dtype=half)
+    pages = [torch.zeros(3, 2, 4, 8, dtype=half) for _ in range(2)]
+    tokens, places = context.query[:, :2], torch.tensor([1, -1, 3], dtype=torch.int32)
     return {
         "row_pools": (logits, number, ROWS, None, None, False),
         "row_pools with ids": (logits, number, ROWS, IDS, candidate_ids, True),
@@ -67,6 +72,12 @@ def samples(dtype):
         "gather_hidden_backward_": (
             torch.zeros(5, 4, dtype=dtype), vectors, vectors, torch.tensor([1, -1, 4]), row + 1,
             True,
+        ),
+        "decode_attention": (*context, 0.3, 4),
+        "append_kv_": (tokens, tokens, *pages, torch.tensor([[0], [1], [2]]).int(), places, None),
+        "sample_tokens": (
+            torch.randn(3, 9, dtype=half), IDS, ROWS, torch.tensor([0.0, 1.0, 0.5]),
+            torch.tensor([1.0, 0.9, 1.0]), torch.tensor([0, 3, 2]), torch.tensor([-1, -1, 4]),
         ),
     }  # fmt: skip
 
@@ -128,6 +139,33 @@ def test_compile_of_group_reward():
 
     compiled = torch.compile(reward, fullgraph=True, backend="aot_eager")
     assert torch.equal(reward(query, target), compiled(query, target))
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_compile_of_decoding(backend):
+    """Attention, the page writes before it and the sampler, in one graph without breaks."""
+    torch._dynamo.reset()
+    context = make([0, -1, 0], [5], [3, 9, 1], size=8, group=2, page_length=4)
+    rows = torch.arange(3, dtype=torch.int32)
+
+    def step(query, key_pages, value_pages, *rest):
+        tables, lengths = rest[-2], rest[-1]
+        kernels.append_kv(
+            query[:, :2], query[:, 2:], key_pages, value_pages, tables, lengths - 1, backend=backend
+        )
+        found = kernels.decode_attention(query, key_pages, value_pages, *rest, backend=backend)
+        temperature = torch.tensor([0.0, 1.0, 0.7])
+        return found, *kernels.sample_tokens(
+            found.flatten(1), rows, rows, temperature=temperature, top_p=0.9, backend=backend
+        )
+
+    pages = [[page.clone() for page in context[1:3]] for _ in range(2)]
+    eager = step(context.query, *pages[0], *context[3:])
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    again = compiled(context.query, *pages[1], *context[3:])
+    assert all(torch.equal(one, other) for one, other in zip(eager, again))
+    for one, other in zip(*pages):
+        assert torch.equal(one.nan_to_num(9.0), other.nan_to_num(9.0))
 
 
 def test_shapes_beyond_32_bits_without_data():

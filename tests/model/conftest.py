@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import torch
 
@@ -129,17 +127,3 @@ def reference_inputs():
         return inputs
 
     return convert
-
-
-@pytest.fixture
-def shorter():
-    """The first tokens of a sequence that ends in text."""
-
-    def cut(sequence: Sequence, drop: int) -> Sequence:
-        return dataclasses.replace(
-            sequence,
-            input_ids=sequence.input_ids[:-drop],
-            media_mask=sequence.media_mask[:-drop],
-        )
-
-    return cut

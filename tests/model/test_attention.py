@@ -1,11 +1,11 @@
-"""Packed attention against a plain softmax, and prefill + decode against the whole sequence."""
+"""Packed attention against a plain softmax; states that are not wanted are left out."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from umer1.model import DecodeAttention, KVCache, PackedAttention, PrefillAttention, pack
+from umer1.model import PackedAttention, pack
 from umer1.model.row_groups import RowGroups
 
 LENGTHS = {
@@ -85,77 +85,25 @@ def test_neighbours_do_not_leak():
     assert torch.equal(clean[:8], spoiled[:8]) and torch.equal(clean[17:], spoiled[17:])
 
 
-SEQUENCES = [(3, (1, 4, 6), 9), (14,), (2, (6, 2, 2), 5), (4, (1, 2, 2), 2, (3, 4, 4), 4)]
-TAIL = 3
-
-
-@pytest.mark.parametrize("slots", [[0, 1, 2, 3], [4, 0, 5, 2]], ids=["in order", "scattered"])
-@torch.no_grad()
-def test_prefill_and_decode_equal_the_whole(slots, make_model, make_sequence, shorter):
-    model = make_model()
-    sequences = [make_sequence(*parts, seed=n) for n, parts in enumerate(SEQUENCES)]
-    whole = model(packed := pack(sequences)).split(packed.lengths)
-    prompts = pack([shorter(sequence, TAIL) for sequence in sequences])
-    cache = KVCache(model.config, 6, 40)
-    # Memory that was never written, and slots that another sequence left behind.
-    cache.key.fill_(float("nan"))
-    cache.value.fill_(float("nan"))
-    hidden = model(prompts, PrefillAttention(prompts.lengths, prompts.cu_seqlens, cache, slots))
-    expected = torch.cat([part[:-TAIL] for part in whole])
-    torch.testing.assert_close(hidden, expected, atol=1e-5, rtol=0)
-    lengths, positions = torch.tensor(prompts.lengths), prompts.next_position
-    for step in range(-TAIL, 0):
-        ids = torch.stack([sequence.input_ids[step] for sequence in sequences])
-        hidden = model.decode(ids, positions, DecodeAttention(cache, slots, lengths))
-        expected = torch.stack([part[step] for part in whole])
-        torch.testing.assert_close(hidden, expected, atol=1e-5, rtol=0)
-        lengths, positions = lengths + 1, positions + 1
+def test_without_padding_a_sequence_does_not_depend_on_the_others_at_all():
+    """Bit for bit, which padding to a longer neighbour is not."""
+    torch.manual_seed(0)
+    lengths = [33, 31, 33, 7, 1, 32]
+    ends = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+    rows = [torch.randn(sum(lengths), 2, 8) for _ in range(3)]
+    together = PackedAttention(lengths, ends, shortest_in_group=1.0)(0, *rows)
+    parts = zip(*(part.split(lengths) for part in (*rows, together)))
+    for length, (*own, result) in zip(lengths, parts):
+        alone = PackedAttention([length], torch.tensor([0, length], dtype=torch.int32))(0, *own)
+        assert torch.equal(alone, result)
 
 
 @torch.no_grad()
-def test_forked_slots_continue_alike(make_model, make_sequence):
-    """Beside a longer row, so that their padding takes part; the memory was full of NaN."""
+def test_states_that_are_kept_equal_those_of_the_whole(make_model, make_sequence):
     model = make_model()
-    prompt, longer = make_sequence(3, (1, 4, 4), 5), make_sequence(19, seed=1)
-    packed = pack([prompt, longer])
-    cache = KVCache(model.config, 6, 24)
-    cache.key.fill_(float("nan"))
-    cache.value.fill_(float("nan"))
-    model(packed, PrefillAttention(packed.lengths, packed.cu_seqlens, cache, [1, 4]))
-    cache.copy(1, [0, 3], length=len(prompt))
-    cache.copy(4, [5], length=len(longer))
-    cache.copy(3, [2], length=len(prompt))
-    ids = torch.tensor([11, 12, 13, 14])
-    lengths = torch.tensor([len(prompt)] * 3 + [len(longer)])
-    positions = packed.next_position[[0, 0, 0, 1]]
-    hidden = model.decode(ids, positions, DecodeAttention(cache, [0, 2, 3, 5], lengths))
-    for row, token in enumerate(ids):
-        sequence = (longer if row == 3 else prompt).extend([token])
-        torch.testing.assert_close(hidden[row], model(pack([sequence]))[-1], atol=1e-5, rtol=0)
-
-
-@torch.no_grad()
-def test_decoding_is_independent_of_batch_mates(make_model):
-    model = make_model()
-    cache = KVCache(model.config, 3, 12)
-    for store in (cache.key, cache.value):
-        store.normal_(generator=torch.Generator().manual_seed(1))
-    before = [store.clone() for store in (cache.key, cache.value)]
-    ids, lengths = torch.tensor([5, 6, 7]), torch.tensor([2, 11, 7])
-    together = model.decode(ids, lengths, DecodeAttention(cache, [0, 1, 2], lengths))
-    cache.key.copy_(before[0]), cache.value.copy_(before[1])
-    for row in range(3):
-        part = slice(row, row + 1)
-        alone = model.decode(ids[part], lengths[part], DecodeAttention(cache, [row], lengths[part]))
-        torch.testing.assert_close(alone[0], together[row], atol=1e-5, rtol=0)
-
-
-def test_cache_errors_name_the_size(make_config):
-    cache = KVCache(make_config(), 2, 8)
-    ends = torch.tensor([0, 9], dtype=torch.int32)
-    with pytest.raises(ValueError, match="a prompt of 9 tokens does not fit a cache of 8"):
-        PrefillAttention([9], ends, cache, [0])
-    with pytest.raises(ValueError, match=r"slots has 2 entries, want one per sequence \(1\)"):
-        PrefillAttention([3], torch.tensor([0, 3], dtype=torch.int32), cache, [0, 1])
-    with pytest.raises(ValueError, match="decoding token 9 does not fit a cache of 8 tokens"):
-        DecodeAttention(cache, [0], torch.tensor([8]))
+    packed = pack([make_sequence(3, (1, 4, 6), 9), make_sequence(14, seed=1)])
+    whole = model(packed)
+    keep = torch.tensor([3, 0, len(whole) - 1, 3])
+    attend = PackedAttention(packed.lengths, packed.cu_seqlens)
+    kept = model.decoder(model.embed(packed), packed.position_ids, attend, keep)
+    torch.testing.assert_close(kept, whole[keep], atol=1e-5, rtol=0)

@@ -94,3 +94,24 @@ def test_vision_halves_take_rows_and_columns():
     rotation = vision_rotation(torch.tensor([[2, 3]]), 8)[0, 0]
     angles = torch.tensor([2.0, 2.0 * 0.01, 3.0, 3.0 * 0.01])
     torch.testing.assert_close(rotation, torch.polar(torch.ones(4), angles))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_without_gradients_the_bits_are_the_same(dtype):
+    """Inference leaves autograd aside; what a trainer computes must still be what was sampled."""
+    norm = RMSNorm(48, 1e-6).to(dtype)
+    torch.nn.init.normal_(norm.weight)
+    rows = torch.randn(9, 4 * 48).to(dtype)
+    rotation = decoder_rotation(torch.arange(9), 16, 1e4, (2, 3, 3))
+
+    def steps():
+        return (
+            norm(rows[:, :48]),
+            swiglu(rows),
+            rotate_heads(rows.unflatten(1, (12, 16)), 10, rotation),
+        )
+
+    with torch.no_grad():
+        inference = steps()
+    for plain, traced in zip(inference, steps()):
+        assert torch.equal(plain, traced)

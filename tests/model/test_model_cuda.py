@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from umer1.model import DecodeAttention, KVCache, PackedAttention, PrefillAttention, pack
+from umer1.model import PackedAttention, pack
 
 pytestmark = [
     pytest.mark.gpu,
@@ -35,23 +35,3 @@ def test_forward_and_gradients(dtype, make_model, make_sequence):
             one.grad.flatten(), other.grad.float().cpu().flatten(), dim=0
         )
         assert similarity > least, name
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_prefill_and_decode(dtype, make_model, make_sequence, shorter):
-    model = make_model()
-    sequences = [make_sequence(*parts, seed=n) for n, parts in enumerate(PARTS)]
-    whole = model(packed := pack(sequences))
-    last = whole[packed.cu_seqlens[1:].long() - 1]
-    model.to("cuda", dtype)
-    prompts = pack([shorter(sequence, 1) for sequence in sequences]).to("cuda", dtype)
-    cache = KVCache(model.config, 4, 40, dtype, "cuda")
-    slots = [2, 0, 3]
-    model(prompts, PrefillAttention(prompts.lengths, prompts.cu_seqlens, cache, slots))
-    ids = torch.stack([sequence.input_ids[-1] for sequence in sequences]).cuda()
-    lengths = torch.tensor(prompts.lengths, device="cuda")
-    attend = DecodeAttention(cache, slots, lengths, extent=40)
-    hidden = model.decode(ids, prompts.next_position, attend).float().cpu()
-    least = 0.9999 if dtype == torch.float32 else 0.99
-    assert torch.cosine_similarity(hidden, last, dim=-1).min() > least

@@ -52,6 +52,14 @@ def test_extend_appends_text(make_sequence):
     assert len(sequence) == 4
 
 
+def test_head_cuts_text_but_no_medium(make_sequence):
+    sequence = make_sequence(3, (1, 4, 4), 5)
+    cut = sequence.head(8)
+    assert len(cut) == 8 and torch.equal(cut.media_mask, sequence.media_mask[:8])
+    assert torch.equal(pack([cut]).position_ids, pack([sequence]).position_ids[:, :8])
+    assert sequence.head(6) is sequence and len(sequence.head(99)) == len(sequence)
+
+
 @torch.no_grad()
 def test_a_sampled_placeholder_is_text(make_model, make_sequence):
     """The model may sample <|image_pad|>; transformers raises on the mismatch, here it is a word."""

@@ -158,4 +158,5 @@ def test_every_compiled_operator_with_tensors_has_a_model():
 
     some = (half(8, 8), half(8, 8), half(8, 8))
     without = [name for name in OPERATORS if operator_cost(f"umer1_kernels::{name}", some) is None]
-    assert without == ["bf16_softmax_available", "has_cuda_kernels"]
+    # how many keys there are only the device knows
+    assert without == ["bf16_softmax_available", "decode_attention", "has_cuda_kernels"]

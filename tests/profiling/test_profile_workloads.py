@@ -67,9 +67,11 @@ def test_prefill_runs_the_engine_once(monkeypatch):
     assert {"engine", "vision", "prefill"} <= set(trace.stages)
     assert "decode" not in trace.stages
     # tiny: 4 layers, width 128, 4 query heads, 2 key-value heads of 32, inner width 384
-    tokens, width, inner = 2 * 16, 128, 384
-    per_token = width * (width + 2 * 64) + width * width + 3 * width * inner
-    assert products(rows, ("prefill",)) == 2 * tokens * 4 * per_token
+    prompts, tokens, width, inner = 2, 2 * 16, 128, 384
+    keys, rest = width * (width + 2 * 64), width * width + 3 * width * inner
+    # of the last layer's outputs only those of the prompts' ends are made
+    wanted = 3 * tokens * (keys + rest) + tokens * keys + prompts * rest
+    assert products(rows, ("prefill",)) == 2 * wanted
 
 
 def test_decode_counts_the_steps_after_the_prefill():

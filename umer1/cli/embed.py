@@ -1,5 +1,7 @@
 """umer1 embed"""
 
+import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +21,8 @@ def embed(
     model: ModelOption = "tiny",
     mode: Annotated[str, typer.Option(help="disc, gen or both.")] = "both",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write vectors here: .npz or .jsonl.")
+        Path | None,
+        typer.Option("--output", "-o", help="Write vectors here: .npz, .jsonl, or a directory."),
     ] = None,
     text: Annotated[
         list[str] | None, typer.Option("--text", "-t", help="A text, whatever it looks like.")
@@ -68,12 +71,16 @@ def embed(
       umer1 embed "seven" --samples 4 --temperature 1 --json
 
     .npz holds the arrays ids, disc, gen (a row per item, or samples x d) and the
-    texts; .jsonl holds one object per item.
+    texts; .jsonl holds one object per item. A name without an ending is a
+    directory of numbered .npz parts, in the order in which items finished.
+
+    Results go to disk as they finish, in NAME.partial until all are there. The
+    same command again goes on where a stopped or killed one was.
     """
     from umer1.cli.items import read_items
     from umer1.cli.models import load_embedder, model_identity
     from umer1.cli.output import note, print_json, stdout_to_stderr
-    from umer1.cli.vectors import check_output, save, to_rows
+    from umer1.cli.vectors import check_output, to_json
 
     if output is not None:
         check_output(output)
@@ -84,30 +91,69 @@ def embed(
         videos=video or [],
         instruction=instruction,
     )
-    with stdout_to_stderr():
-        result = load_embedder(model, device).encode(
-            parsed,
-            mode=mode,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            n=samples,
-            seed=seed,
-            batch_size=batch_size,
-            progress=not quiet,
-            readout=readout,
-        )
+    options = {
+        "mode": mode,
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "n": samples,
+        "seed": seed,
+        "readout": readout,
+    }
     identity = model_identity(model)
-    if output is not None:
-        save(output, ids, result, model=identity, readout=readout)
-        note(f"wrote {len(ids)} items to {output}")
+    compute = partial(
+        _compute, lambda: load_embedder(model, device), options, batch_size, show=not quiet
+    )
+    with stdout_to_stderr():
+        if output is None:
+            rows = _in_memory(compute, ids, parsed)
+        else:
+            rows = _on_disk(compute, ids, parsed, output, {"model": identity, **options})
+            note(f"wrote {len(ids)} items to {output}")
     if json:
-        rows = to_rows(ids, result, vectors=output is None)
-        print_json({"model": identity, "mode": mode, "readout": readout, "items": rows})
+        listed = [to_json(row, vectors=output is None) for row in rows]
+        print_json({"model": identity, "mode": mode, "readout": readout, "items": listed})
     else:
-        _show(to_rows(ids, result, vectors=False), result)
+        _show(rows)
 
 
-def _show(rows, result):
+def _compute(load, options, batch_size, ids, items, places, show):
+    """(place, row) of the items at `places`, as they finish."""
+    from umer1.cli.vectors import to_rows
+    from umer1.progress import progress_bar
+
+    # numbered by their places among all items: the same samples whatever is there already
+    results = load().stream(
+        [items[place] for place in places], numbers=places, batch_size=batch_size, **options
+    )
+    started, written = time.monotonic(), 0
+    with progress_bar("embed", len(places), unit="items", show=show) as bar:
+        for number, result in results:
+            written += sum(sum(_listed(tokens)) for tokens in result.tokens)
+            spent = max(time.monotonic() - started, 1e-9)
+            bar.advance(1, **({"tokens/s": round(written / spent)} if written else {}))
+            place = places[number]
+            yield place, to_rows([ids[place]], result)[0]
+
+
+def _in_memory(compute, ids, items):
+    rows = dict(compute(ids, items, range(len(ids))))
+    return [rows[place] for place in range(len(ids))]
+
+
+def _on_disk(compute, ids, items, output, settings):
+    from umer1.cli.journal import Journal, describe_run
+    from umer1.cli.output import note
+
+    with Journal(output, describe_run(ids, items, **settings), ids) as journal:
+        if journal.done:
+            note(f"{output}: {len(journal.done)} of {len(ids)} items are there, going on")
+        if journal.missing:
+            for _, row in compute(ids, items, journal.missing):
+                journal.add([row])
+        return journal.finish()
+
+
+def _show(rows):
     for row in rows:
         typer.echo(row["id"])
         # several samples come as lists; one is shown like a list of one
@@ -122,8 +168,8 @@ def _show(rows, result):
                     f"  no <gen_emb> was written (stopped by {ending}): the gen vector says little"
                 )
     for name in ("disc", "gen"):
-        if getattr(result, name) is not None:
-            typer.echo(f"{name}: float32 {list(getattr(result, name).shape)}")
+        if name in rows[0]:
+            typer.echo(f"{name}: float32 {[len(rows), *rows[0][name].shape]}")
 
 
 def _listed(value):

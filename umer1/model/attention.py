@@ -1,5 +1,4 @@
-"""How a decoder layer attends: over packed sequences, over a prompt that fills the cache, or one
-query per slot against the cache.
+"""How a decoder layer attends over packed sequences.
 
 A layer calls `attend(layer, query, key, value)` with RoPE already applied:
 query [T, Hq, D], key and value [T, Hkv, D] -> [T, Hq, D].
@@ -12,10 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from umer1.model.kv_cache import KVCache
 from umer1.model.row_groups import RowGroups
-
-__all__ = ["DecodeAttention", "KVCache", "PackedAttention", "PrefillAttention"]
 
 # Sequences at least this part of the longest one are padded to it: measured on the CPU, forward
 # and backward, 100 sequences of 40 to 120 tokens.
@@ -26,7 +22,8 @@ class PackedAttention:
     """Every sequence attends to itself: causally, or fully when `causal` is False.
 
     `backend` names what runs: "varlen_attn" or "flash_attn" (CUDA, 16-bit), otherwise "sdpa" over
-    sequences grouped by length.
+    sequences grouped by length: `shortest_in_group` is the least length in a group as a part of its
+    longest (1.0: nothing is padded, and no sequence's result depends on another).
     """
 
     def __init__(
@@ -35,13 +32,14 @@ class PackedAttention:
         cu_seqlens: Tensor,
         dtype: torch.dtype = torch.float32,
         causal: bool = True,
+        shortest_in_group: float = _SHORTEST_IN_GROUP,
     ) -> None:
         self.lengths = lengths
         self.cu_seqlens = cu_seqlens
         self.causal = causal
         self.backend = packed_backend(cu_seqlens.device, dtype)
         if self.backend == "sdpa":
-            shortest = _SHORTEST_IN_GROUP if causal else 1.0
+            shortest = shortest_in_group if causal else 1.0
             self._groups = RowGroups(lengths, cu_seqlens.device, shortest)
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -87,86 +85,6 @@ class PackedAttention:
             results.append(result.transpose(1, 2).flatten(0, 1))
         result = results[0] if len(results) == 1 else torch.cat(results)
         return groups.unpad(result).to(dtype)
-
-
-class PrefillAttention(PackedAttention):
-    """Packed causal attention that also writes sequence b's keys and values to slot slots[b]."""
-
-    def __init__(
-        self, lengths: list[int], cu_seqlens: Tensor, cache: KVCache, slots: list[int]
-    ) -> None:
-        super().__init__(lengths, cu_seqlens, cache.key.dtype, causal=True)
-        if len(slots) != len(lengths):
-            raise ValueError(
-                f"slots has {len(slots)} entries, want one per sequence ({len(lengths)})"
-            )
-        if max(lengths) > cache.max_length:
-            raise ValueError(
-                f"a prompt of {max(lengths)} tokens does not fit a cache of {cache.max_length}"
-            )
-        device = cu_seqlens.device
-        self.cache = cache
-        self._slots = torch.tensor(slots, dtype=torch.int64, device=device)
-        sizes = torch.tensor(lengths, dtype=torch.int64, device=device)
-        self._row_slot = self._slots.repeat_interleave(sizes)
-        starts = cu_seqlens[:-1].to(torch.int64).repeat_interleave(sizes)
-        self._row_position = torch.arange(sum(lengths), device=device) - starts
-
-    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        for store, rows in ((self.cache.key, key), (self.cache.value, value)):
-            # Whatever the slots held must not reach the padding that decoding multiplies by zero.
-            store[layer].index_fill_(0, self._slots, 0)
-            store[layer][self._row_slot, :, self._row_position] = rows.detach()
-        return super().__call__(layer, query, key, value)
-
-
-class DecodeAttention:
-    """One new token per row: writes its key and value to the cache and attends to the row's past.
-
-    slots: the cache slot of each row, a list (rows 0, 1, 2, ... read the cache without a copy) or
-    an int64 tensor [B].
-    lengths: int64 [B], tokens each slot holds before this step.
-    extent: an upper bound of lengths + 1, needed on CUDA to avoid waiting for the device.
-    """
-
-    backend = "sdpa"
-
-    def __init__(
-        self,
-        cache: KVCache,
-        slots: list[int] | Tensor,
-        lengths: Tensor,
-        extent: int | None = None,
-    ) -> None:
-        device = cache.key.device
-        self.cache = cache
-        self.lengths = lengths.to(device)
-        self.extent = int(lengths.max()) + 1 if extent is None else extent
-        if self.extent > cache.max_length:
-            raise ValueError(
-                f"decoding token {self.extent} does not fit a cache of {cache.max_length} tokens"
-            )
-        self._in_order = isinstance(slots, list) and slots == list(range(len(slots)))
-        self._slots = torch.as_tensor(slots, dtype=torch.int64, device=device)
-        visible = torch.arange(self.extent, device=device) <= self.lengths[:, None]
-        self._mask = visible[:, None, None]
-
-    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        rows, heads, size = query.shape
-        keys, values = self.cache.key[layer], self.cache.value[layer]
-        keys[self._slots, :, self.lengths] = key
-        values[self._slots, :, self.lengths] = value
-        keys, values = (self._select(store) for store in (keys, values))
-        # The query heads that share a key-value head are the "queries" of that head.
-        grouped = query.view(rows, key.shape[1], heads // key.shape[1], size)
-        result = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=self._mask)
-        return result.reshape(rows, heads, size)
-
-    def _select(self, store: Tensor) -> Tensor:
-        """[slots, Hkv, max_length, D] -> [B, Hkv, extent, D]."""
-        if self._in_order:
-            return store[: len(self._slots), :, : self.extent]
-        return store[:, :, : self.extent].index_select(0, self._slots)
 
 
 def packed_backend(device: torch.device, dtype: torch.dtype) -> str:

@@ -29,17 +29,23 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.gradient_checkpointing = False
 
-    def forward(self, hidden: Tensor, position_ids: Tensor, attend: Attend) -> Tensor:
-        """hidden [T, H], position_ids int64 [3, T] or [T] -> [T, H] after the final norm."""
+    def forward(
+        self, hidden: Tensor, position_ids: Tensor, attend: Attend, keep: Tensor | None = None
+    ) -> Tensor:
+        """hidden [T, H], position_ids int64 [3, T] or [T] -> [T, H] after the final norm.
+
+        keep: int64 [K], the rows whose states are wanted: the result is theirs, [K, H].
+        """
         config = self.config
         rotation = decoder_rotation(
             position_ids, config.head_dim, config.rope_theta, config.mrope_section
         )
         for layer in self.layers:
+            kept = keep if layer is self.layers[-1] else None
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                hidden = checkpoint(layer, hidden, rotation, attend, use_reentrant=False)
+                hidden = checkpoint(layer, hidden, rotation, attend, kept, use_reentrant=False)
             else:
-                hidden = layer(hidden, rotation, attend)
+                hidden = layer(hidden, rotation, attend, kept)
         return self.norm(hidden)
 
 
@@ -60,11 +66,16 @@ class DecoderLayer(nn.Module):
         self.gate_up = nn.Linear(width, 2 * config.intermediate_size, bias=False)
         self.down = nn.Linear(config.intermediate_size, width, bias=False)
 
-    def forward(self, hidden: Tensor, rotation: Tensor, attend: Attend) -> Tensor:
+    def forward(
+        self, hidden: Tensor, rotation: Tensor, attend: Attend, keep: Tensor | None = None
+    ) -> Tensor:
+        """After attention nothing but the rows `keep` goes on."""
         queries, keys = self.query_heads, self.key_heads
         qkv = self.qkv(self.input_norm(hidden)).unflatten(1, (queries + 2 * keys, -1))
         qkv = rotate_heads(qkv, queries + keys, rotation)
         attended = attend(self.layer, *qkv.split([queries, keys, keys], dim=1))
+        if keep is not None:
+            hidden, attended = hidden[keep], attended[keep]
         hidden = hidden + self.output(attended.flatten(1))
         return hidden + self.down(swiglu(self.gate_up(self.post_norm(hidden))))
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from umer1.model.attention import DecodeAttention, PackedAttention
+from umer1.model.attention import PackedAttention
 from umer1.model.config import ModelConfig
 from umer1.model.decoder import Attend, Decoder
 from umer1.model.sequence import Packed
@@ -29,17 +29,18 @@ class Qwen2VL(nn.Module):
             if config.tie_word_embeddings
             else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         )
+        self.register_module("packed_head", None)  # packed_weights puts a tied head's copy here
 
     def forward(self, packed: Packed, attend: Attend | None = None) -> Tensor:
         """Hidden states after the final norm, [T, H].
 
-        attend: how the layers attend, for example a PrefillAttention; default PackedAttention.
+        attend: how the layers attend, default PackedAttention.
         """
         if attend is None:
             attend = PackedAttention(packed.lengths, packed.cu_seqlens, self.dtype)
         return self.decoder(self.embed(packed), packed.position_ids, attend)
 
-    def decode(self, input_ids: Tensor, positions: Tensor, attend: DecodeAttention) -> Tensor:
+    def decode(self, input_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """One token per row: ids int64 [B] at M-RoPE positions int64 [B] -> [B, H]."""
         return self.decoder(self.decoder.embed(input_ids), positions, attend)
 
@@ -53,7 +54,10 @@ class Qwen2VL(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """float32 [..., vocab_size]."""
-        return F.linear(hidden, self.head_weight).float()
+        head = self.head or self.packed_head
+        if head is None:
+            return F.linear(hidden, self.head_weight).float()
+        return head(hidden).float()
 
     @property
     def head_weight(self) -> Tensor:

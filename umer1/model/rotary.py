@@ -44,7 +44,9 @@ def rotate_heads(fused: Tensor, rotated: int, rotation: Tensor) -> Tensor:
 
     Query, key and value heads stay in one tensor, so the gradient is written once.
     """
-    return _RotateHeads.apply(fused, rotated, rotation)
+    if torch.is_grad_enabled():
+        return _RotateHeads.apply(fused, rotated, rotation)
+    return _turn(fused, rotated, rotation)
 
 
 class _RotateHeads(torch.autograd.Function):

@@ -42,6 +42,12 @@ class Sequence:
             media_mask=torch.cat([self.media_mask, torch.zeros(len(ids), dtype=torch.bool)]),
         )
 
+    def head(self, count: int) -> Sequence:
+        """The first `count` tokens; the whole sequence if a medium reaches beyond them."""
+        if bool(self.media_mask[count:].any()):
+            return self
+        return replace(self, input_ids=self.input_ids[:count], media_mask=self.media_mask[:count])
+
 
 @dataclass(slots=True)
 class Packed:
@@ -87,7 +93,7 @@ def pack(sequences: list[Sequence], spatial_merge: int = 2) -> Packed:
         raise ValueError("sequences is empty, want at least one")
     positions, following, lengths, pixels = [], [], [], []
     for number, sequence in enumerate(sequences):
-        _check(sequence, f"sequence {number}")
+        check_sequence(sequence, f"sequence {number}")
         try:
             ids, after = rope_index(sequence.media_mask, sequence.grid_thw, spatial_merge)
         except ValueError as error:
@@ -110,7 +116,8 @@ def pack(sequences: list[Sequence], spatial_merge: int = 2) -> Packed:
     )
 
 
-def _check(sequence: Sequence, where: str) -> None:
+def check_sequence(sequence: Sequence, where: str) -> None:
+    """ValueError, starting with `where`, unless mask, grids and patches agree with the ids."""
     if len(sequence) == 0:
         raise ValueError(f"{where}: input_ids is empty, want at least one token")
     if sequence.media_mask.shape != sequence.input_ids.shape:

@@ -80,6 +80,11 @@ def _decoding_step(arguments) -> Cost:
     return Cost(0, arguments[2].shape[0] * (2 * INT64 + 1))
 
 
+def _appended(arguments) -> Cost:
+    """key and value [T, Hkv, D]: read, and written to their pages."""
+    return Cost(0, 2 * (arguments[0].bytes + arguments[1].bytes))
+
+
 _OPERATORS: dict[str, Callable[[tuple], Cost]] = {
     "row_pools": _passes(1),
     "column_pools": _passes(1),
@@ -93,6 +98,9 @@ _OPERATORS: dict[str, Callable[[tuple], Cost]] = {
     "gather_hidden": _gathered,
     "gather_hidden_backward_": _scattered,
     "generation_step_": _decoding_step,
+    # decode_attention has none: how many keys there are only the device knows
+    "append_kv_": _appended,
+    "sample_tokens": _passes(1),
 }
 
 

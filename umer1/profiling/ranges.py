@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.profiler import record_function
 
-from umer1.model.attention import DecodeAttention, PrefillAttention
+from umer1.engine.decode import PagedAttention
+from umer1.engine.prefill import FirstPiecesAttention, LaterPieceAttention
 from umer1.model.qwen2_vl import Qwen2VL
 
 PREFIX = "stage: "
@@ -36,9 +37,10 @@ def model_stages(model: Qwen2VL, decoder: str = "decoder") -> Iterator[None]:
 
     def decoder_stage(arguments: tuple) -> str:
         attend = arguments[2]
-        if isinstance(attend, DecodeAttention):
+        if isinstance(attend, PagedAttention):
             return "decode"
-        return "prefill" if isinstance(attend, PrefillAttention) else decoder
+        prefill = isinstance(attend, (FirstPiecesAttention, LaterPieceAttention))
+        return "prefill" if prefill else decoder
 
     hooks = [
         *_stage_of(model.vision, lambda _: "vision"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 import umer1_kernels as kernels
 from umer1.data.records import Pair, Side
 from umer1.engine import Generated, Prompt, Sampling, generate
+from umer1.model.packed_weights import obstacle, pack_weights
 from umer1.model.qwen2_vl import Qwen2VL
 from umer1.model.sequence import Sequence
 from umer1.processor import Processor
@@ -59,15 +61,16 @@ def roll_out(
     ]
     sampling = Sampling(config.max_new_tokens, config.temperature, seed=seed, stop="eos")
     training = model.training
-    results = generate(
-        model.eval(),
-        prompts,
-        sampling,
-        gen_id=processor.gen_id,
-        eos_id=processor.eos_id,
-        samples=config.generations,
-        slots=config.rollout_slots,
-    )
+    with nullcontext() if obstacle(model) else pack_weights(model, keep=True):
+        results = generate(
+            model.eval(),
+            prompts,
+            sampling,
+            gen_id=processor.gen_id,
+            eos_id=processor.eos_id,
+            samples=config.generations,
+            slots=config.rollout_slots,
+        )
     model.train(training)
     query, target = results[: len(pairs)], results[len(pairs) :]
     rewards = kernels.group_reward(

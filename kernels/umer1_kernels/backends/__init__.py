@@ -19,6 +19,7 @@ BACKENDS = ("auto", "reference", "cpu", "triton", "cuda")
 CPU_DTYPES = (torch.float64, torch.float32, torch.bfloat16)
 CONTRASTIVE = ("info_nce", "dual_info_nce")
 LINEAR = ("linear_cross_entropy", "linear_logprob", "grpo_loss")
+DECODING = ("decode_attention", "append_kv", "sample_tokens")  # in 16 and 32 bits only
 TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 TRITON_INTERPRETED = (
     os.environ.get("TRITON_INTERPRET") == "1"
@@ -44,6 +45,21 @@ HOW = {
         "triton": "one kernel forward, one backward",
         "cuda": "one kernel forward, one backward",
     },
+    "decode_attention": {
+        "reference": "each row's pages gathered, one softmax",
+        "cpu": "compiled parts of fixed ranges of keys, those of a prefix read once for its rows",
+        "triton": "split-KV: a kernel for prefixes, one for suffixes, one that merges their parts",
+    },
+    "append_kv": {
+        "reference": "an indexed write",
+        "cpu": "compiled copies",
+        "triton": "one kernel",
+    },
+    "sample_tokens": {
+        "reference": "cumulative sums over all tokens, a sort for top-p and top-k",
+        "cpu": "compiled passes over blocks of logits, a heap for top-p and top-k",
+        "triton": "pools of blocks of logits, one search among them; two kernels more for top-p and top-k",
+    },
 }
 
 
@@ -64,7 +80,7 @@ def choose(function: str, backend: str, *tensors: Tensor) -> Choice:
         if obstacle:
             raise ValueError(f"backend {backend!r} cannot run {function}: {obstacle}")
         return Choice(function, backend, _how(function, backend), "asked for by name")
-    reason = _cpu_obstacle(tensors)
+    reason = _cpu_obstacle(function, tensors)
     if reason is None:
         reason = "the compiled extension is loaded and takes these inputs"
         return Choice(function, "cpu", _how(function, "cpu"), reason)
@@ -127,29 +143,33 @@ def _how(function: str, backend: str) -> str:
 def _obstacle(backend: str, function: str, tensors: tuple[Tensor, ...]) -> str | None:
     """Why this backend cannot run the function with these inputs, or None."""
     if backend == "cpu":
-        return _cpu_obstacle(tensors)
+        return _cpu_obstacle(function, tensors)
     if backend == "triton":
-        return _triton_obstacle(tensors)
+        return _triton_obstacle(function, tensors)
     if backend == "cuda":
         return limits.obstacle(function, tensors) or cuda_kernels_missing()
     return None
 
 
-def _cpu_obstacle(tensors: tuple[Tensor, ...]) -> str | None:
+def _cpu_obstacle(function: str, tensors: tuple[Tensor, ...]) -> str | None:
+    dtypes = CPU_DTYPES[1:] if function in DECODING else CPU_DTYPES
     for tensor in tensors:
         # tensors without data only get their shapes
         if tensor.device.type not in ("cpu", "meta"):
             return f"the inputs are on {tensor.device}"
-        if tensor.dtype not in CPU_DTYPES:
-            return f"it takes float64, float32 and bfloat16, not {tensor.dtype}"
+        if tensor.dtype not in dtypes:
+            names = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+            return f"it takes {names}, not {tensor.dtype}"
     status = extension_status()
     return None if status.loaded else f"the compiled extension is missing: {status.detail}"
 
 
-def _triton_obstacle(tensors: tuple[Tensor, ...]) -> str | None:
+def _triton_obstacle(function: str, tensors: tuple[Tensor, ...]) -> str | None:
     if not TRITON_INSTALLED:
         return "triton is not installed"
     for tensor in tensors:
+        if function in DECODING and tensor.dtype == torch.float64:
+            return "it takes 16 and 32 bits, not torch.float64"
         if tensor.device.type != "cuda" and not (
             TRITON_INTERPRETED and tensor.device.type == "cpu"
         ):
@@ -160,7 +180,7 @@ def _triton_obstacle(tensors: tuple[Tensor, ...]) -> str | None:
 def _triton_missing() -> str | None:
     if TRITON_INSTALLED and not TRITON_INTERPRETED and not torch.cuda.is_available():
         return "torch sees no CUDA device"
-    return _triton_obstacle(())
+    return _triton_obstacle("", ())
 
 
 def _cuda_missing() -> str | None:

@@ -26,10 +26,13 @@ from triton.runtime.jit import JITFunction
 
 from umer1_kernels.backends.triton import (
     compaction,
+    decode_attention_kernels,
+    decode_pages_kernels,
     hidden_gather_kernels,
     primitives,
     products,
     reward_kernel,
+    sampler_kernels,
     tables,
 )
 from umer1_kernels.execution.protocol import Block, Pools
@@ -160,6 +163,32 @@ def step(dtype) -> None:
     hidden_gather_kernels.step_(tensor(8, 64), flags, states, ids, ids, flags, 7, True)
 
 
+def decode(dtype, *, heads=12, kv_heads=2, size=128, rows=8, prefixes=2, pages=(4, 4)) -> None:
+    """`pages` of the prefix table and of the suffix table; a segment without any is not launched."""
+    whole = {"dtype": torch.int32}
+    query, store = (
+        tensor(rows, heads, size, dtype=dtype),
+        tensor(16, kv_heads, 64, size, dtype=dtype),
+    )
+    prefix = (tensor(prefixes, pages[0], **whole), tensor(prefixes, **whole), tensor(rows, **whole))
+    groups = decode_pages_kernels.group(prefix[2], prefixes, 64 * kv_heads // heads)
+    suffix = (tensor(rows, pages[1], **whole), tensor(rows, **whole))
+    decode_attention_kernels.attend(query, store, store, prefix, suffix, 0.1, 256, *groups)
+
+
+def append(dtype, *, tokens=8, by_row=False) -> None:
+    rows, store = tensor(tokens, 2, 128, dtype=dtype), tensor(16, 2, 64, 128, dtype=dtype)
+    places = tensor(tokens, dtype=torch.int32)
+    table = tensor(tokens, 4, dtype=torch.int32)
+    decode_pages_kernels.append(rows, rows, store, store, table, places, places if by_row else None)
+
+
+def sample(dtype, truncated: bool, *, rows=8, tokens=151_936) -> None:
+    whole, number = tensor(rows, dtype=torch.int64), tensor(rows)
+    logits = tensor(rows, tokens, dtype=dtype)
+    sampler_kernels.sample(logits, whole, whole, number, number, whole, whole, truncated)
+
+
 HALF, FULL, DOUBLE = torch.bfloat16, torch.float32, torch.float64
 CASES: dict[str, Callable[[], object]] = {
     "logits bfloat16": lambda: product("logits", HALF),
@@ -196,6 +225,18 @@ CASES: dict[str, Callable[[], object]] = {
     "gather float64": lambda: gather(DOUBLE, last=True),
     "scatter": lambda: scatter(HALF),
     "step": lambda: step(HALF),
+    "decode prefix bfloat16": lambda: decode(HALF, pages=(4, 0)),
+    "decode suffix bfloat16": lambda: decode(HALF, pages=(0, 4)),
+    "decode seven heads bfloat16": lambda: decode(HALF, heads=28, kv_heads=4, pages=(4, 0)),
+    "decode 64 bfloat16": lambda: decode(HALF, size=64, pages=(4, 0)),
+    "decode odd": lambda: decode(HALF, heads=3, kv_heads=3, size=80),
+    "decode prefix float32": lambda: decode(FULL, pages=(4, 0)),
+    "decode suffix float32": lambda: decode(FULL, pages=(0, 4)),
+    "append": lambda: append(HALF),
+    "append by row": lambda: append(HALF, by_row=True),
+    "sample bfloat16": lambda: sample(HALF, False),
+    "sample float32": lambda: sample(FULL, False),
+    "sample part": lambda: sample(HALF, True),
 }
 
 
@@ -234,7 +275,10 @@ def measure(kernel) -> dict[str, int]:
 
 
 def _kernel_modules():
-    names = "column_pools compaction gradient hidden_gather_kernels product_kernel reward_kernel"
+    names = (
+        "column_pools compaction decode_attention_kernels decode_pages_kernels gradient "
+        "hidden_gather_kernels product_kernel reward_kernel sampler_cut sampler_kernels"
+    )
     import umer1_kernels.backends.triton as package
 
     return [getattr(package, name) for name in (*names.split(), "row_pools")]
@@ -258,6 +302,9 @@ def launch_all(rows: int, sequences: int, size: int) -> None:
     flags = tensor(sequences * size, dtype=torch.bool)
     similarity = tensor(sequences * size, sequences * size)
     reward_kernel.scores(similarity, flags, flags, tensor(), size, 0)
+    decode(HALF, rows=rows, prefixes=sequences, pages=(size, size))
+    append(HALF, tokens=rows, by_row=True)
+    sample(HALF, True, rows=rows)
 
 
 def main() -> None:

@@ -64,7 +64,8 @@ def test_every_kernel(architecture):
     assert kernels == {
         "product_kernel", "merge_parts_kernel", "row_pools_kernel", "column_partials_kernel",
         "merge_partials_kernel", "gradient_kernel", "place_kernel", "scores_kernel", "gather_kernel", "scatter_kernel",
-        "step_kernel",
+        "step_kernel", "attend_kernel", "merge_kernel", "group_kernel", "append_kernel", "pool_kernel",
+        "cut_kernel", "kept_kernel", "choose_kernel",
     }  # fmt: skip
     for case, used_by in result.items():
         for kernel, used in used_by.items():

@@ -74,3 +74,19 @@ def _(hidden: Tensor, input_ids: Tensor, begin: Tensor, end, token_id, last, nor
 @register_fake("umer1_kernels::gather_hidden_backward_")
 def _(hidden_grad, grad, vectors, index, norm, normalize):
     return None
+
+
+@register_fake("umer1_kernels::decode_attention")
+def _(query: Tensor, *rest):
+    return query.new_empty(query.shape)
+
+
+@register_fake("umer1_kernels::append_kv_")
+def _(key, value, key_pages, value_pages, table, position, table_row):
+    return None
+
+
+@register_fake("umer1_kernels::sample_tokens")
+def _(logits: Tensor, seed: Tensor, *settings):
+    rows = logits.shape[0]
+    return logits.new_empty(rows, dtype=torch.int64), logits.new_empty(rows, dtype=torch.float32)

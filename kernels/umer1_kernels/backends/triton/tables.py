@@ -29,6 +29,15 @@ class RowTile(NamedTuple):
     step: int = 1  # rows read at a time by a program that walks down its rows
 
 
+class AttendTile(NamedTuple):
+    """What one program of attend_kernel holds: query rows, and keys at a time."""
+
+    rows: int
+    keys: int
+    warps: int
+    stages: int
+
+
 # role -> tile, for 16-bit inputs; "float32" for exact float32 products in any role.
 # sm_80 serves every architecture without a table of its own: 64 KiB of shared memory, no TMA.
 PRODUCT = {
@@ -59,6 +68,16 @@ PRODUCT = {
     },
 }
 
+# Rows of a shared prefix fill 64 query rows; one row's heads, 16. Never fewer where there are fewer:
+# with another tile the sums would go in another order. Wide numbers (32 bits and more) take more room.
+ATTEND = {
+    "sm_80": {"shared": AttendTile(64, 64, 8, 2), "own": AttendTile(16, 64, 4, 2)},
+    "sm_90": {"shared": AttendTile(64, 64, 4, 3), "own": AttendTile(16, 64, 4, 3)},
+    "sm_100": {"shared": AttendTile(64, 64, 4, 3), "own": AttendTile(16, 64, 4, 3)},
+    "cpu": {"shared": AttendTile(64, 32, 4, 1), "own": AttendTile(16, 32, 4, 1)},
+}
+WIDE_KEYS, WIDE_WARPS = 16, 8
+
 # kernel -> tile. One row per program streams best; rows that need the same candidates' ids or pools
 # share them.
 ROW = {
@@ -70,6 +89,7 @@ ROW = {
         "gradient": RowTile(rows=2, columns=2048, warps=8),
         "reward": RowTile(rows=1, columns=256, warps=4),
         "gather": RowTile(rows=1, columns=1024, warps=4),
+        "sampler": RowTile(rows=1, columns=4096, warps=8),
     },
     # the interpreter: its time goes by steps, not by numbers
     "cpu": {
@@ -80,6 +100,7 @@ ROW = {
         "gradient": RowTile(rows=32, columns=128, warps=4),
         "reward": RowTile(rows=1, columns=64, warps=4),
         "gather": RowTile(rows=1, columns=64, warps=4),
+        "sampler": RowTile(rows=1, columns=64, warps=4),
     },
 }
 
@@ -96,6 +117,14 @@ def product_tile(role: str, tensor: torch.Tensor) -> ProductTile:
 
 def row_tile(kernel: str, tensor: torch.Tensor) -> RowTile:
     return ROW["cpu" if architecture(tensor.device) == "cpu" else "cuda"][kernel]
+
+
+def attend_tile(shared: bool, group: int, tensor: torch.Tensor) -> AttendTile:
+    """`group`: query heads of one key-value head."""
+    tile = ATTEND[architecture(tensor.device)]["shared" if shared else "own"]
+    if tensor.element_size() > 2:
+        tile = tile._replace(keys=WIDE_KEYS, warps=WIDE_WARPS, stages=1)
+    return tile if group <= tile.rows else tile._replace(rows=1 << (group - 1).bit_length())
 
 
 @functools.cache

@@ -4,11 +4,32 @@ import numpy as np
 import pytest
 import torch
 
-from umer1.engine.sampler import Sampling, row_seed, sample, uniforms
+from umer1.engine.requests import Prompt, Sampling, prompt_seed, row_seed
+from umer1_kernels import sample_tokens
+from umer1_kernels.reference.sampler import uniforms as device_uniforms
 
 
 def _rows(count, base=0):
     return [row_seed(base, number, 0) for number in range(count)]
+
+
+def _signed(seeds):
+    return torch.tensor([seed - (seed >> 63 << 64) for seed in seeds])
+
+
+def sample(logits, sampling, seeds, steps):
+    return sample_tokens(
+        logits.contiguous(),
+        _signed(seeds),
+        torch.tensor(steps),
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+    )
+
+
+def uniforms(seeds, steps):
+    return device_uniforms(_signed(seeds), torch.tensor(steps)).numpy()
 
 
 def test_greedy_takes_the_most_likely_token_and_its_log_probability():
@@ -86,8 +107,20 @@ def test_uniform_numbers_differ_by_seed_and_step_and_look_uniform():
         dict(top_p=1.5),
         dict(top_k=-1),
         dict(stop="never"),
+        dict(temperature=float("inf")),
+        dict(max_think_tokens=-1),
     ],
 )
 def test_bad_settings_name_the_argument(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         Sampling(**bad)
+
+
+def test_a_seed_of_its_own_makes_a_prompt_independent_of_its_number():
+    settings = Sampling(temperature=1.0, seed=3)
+    numbered = [prompt_seed(Prompt(None, number), settings, 0) for number in (1, 2)]
+    own = [prompt_seed(Prompt(None, number, seed=9), settings, 0) for number in (1, 2)]
+    assert numbered[0] != numbered[1] and own[0] == own[1]
+    assert own[0] != prompt_seed(Prompt(None, 1, seed=9), settings, 1)
+    assert own[0] != prompt_seed(Prompt(None, 1, seed=8), settings, 0)
+    assert numbered[0] == row_seed(3, 1, 0) and 0 <= numbered[0] < 1 << 64
