@@ -23,7 +23,7 @@ constexpr int kThreads = 256;
 constexpr int kSide = 128;       // of a tile of logits
 constexpr int kDepth = 64;       // of an operand's tile: 128 bytes of each of its lines
 constexpr int kLineBytes = 128;
-constexpr int kMostLines = 1408;  // N and M: eleven tiles
+constexpr int kMostTiles = 11, kMostLines = kMostTiles * kSide;  // of N and of M
 constexpr int kTileBytes = kSide * kSide * 4;
 
 // A product's tile: what one block makes at a time.

@@ -22,6 +22,8 @@ OPERATORS = (
     "gather_hidden",
     "gather_hidden_backward_",
     "generation_step_",
+    "small_dual_info_nce",
+    "small_dual_info_nce_gradient",
     "has_cuda_kernels",
 )
 HOW_TO_BUILD = (
