@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bench.case import Case
 from bench.suites import (
+    dual_info_nce,
     gather_hidden,
     group_reward,
     grpo_loss,
@@ -14,6 +15,7 @@ from bench.suites import (
 
 MODULES = {
     "info_nce": info_nce,
+    "dual_info_nce": dual_info_nce,
     "linear_cross_entropy": linear_cross_entropy,
     "linear_logprob": linear_logprob,
     "grpo_loss": grpo_loss,

@@ -83,8 +83,7 @@ def _instructions(ptx: str) -> dict[str, dict[str, int]]:
 
 def _readable(mangled: str) -> str:
     full = subprocess.run(["c++filt", mangled], capture_output=True, text=True, check=True).stdout
-    name = re.search(r"(\w+(?:<[^()]*>)?)\(", full.replace("(anonymous namespace)::", ""))[1]
-    return name.replace("umer1::dual::", "").replace("> >", ">>")
+    return re.search(r"(\w+(?:<[^()]*>)?)\(", full.replace("(anonymous namespace)::", ""))[1]
 
 
 if __name__ == "__main__":
