@@ -154,12 +154,14 @@ class Case(ABC):
         ]
 
 
-def step(function: Callable[..., Tensor], problem: Problem) -> dict[str, Tensor]:
-    """Call a variant; {"output": its value, leaf: gradient, ...}."""
+def step(function: Callable[..., Tensor | dict], problem: Problem) -> dict[str, Tensor]:
+    """Call a variant; {"output": its value, leaf: gradient, ...}, which one that needs no autograd returns itself."""
     if not problem.leaves:
         with torch.no_grad():
             return {"output": function(**problem.inputs)}
     output = function(**problem.inputs)
+    if isinstance(output, dict):
+        return output
     leaves = [problem.inputs[name] for name in problem.leaves]
     gradients = torch.autograd.grad(output, leaves, problem.upstream)
     return {"output": output.detach(), **dict(zip(problem.leaves, gradients, strict=True))}

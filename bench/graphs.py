@@ -8,26 +8,32 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from bench.case import Variant
+from bench.case import Problem, Variant, step
 
 REPEATS = 10  # calls in one graph: starting a graph takes longer than a small kernel
 
 
-def in_graph(variant: Variant) -> Variant:
-    """The variant, captured at its first call and replayed from then on, on the same tensors."""
+def in_graph(variant: Variant, leaves: tuple[str, ...] = ()) -> Variant:
+    """The variant, captured at its first call and replayed from then on, on the same tensors.
+
+    With `leaves` (of the case) the whole step is captured, their gradients included.
+    """
+    function = variant.function
+    if leaves:
+        function = lambda **inputs: step(variant.function, Problem(inputs, leaves))
     return replace(
         variant,
         name=f"{variant.name}-graph",
-        function=_captured(variant.function),
+        function=_captured(function),
         note=f"{variant.note}, {REPEATS} calls in a CUDA graph".removeprefix(", "),
         calls=REPEATS,
     )
 
 
-def _captured(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _captured(function: Callable[..., Tensor | dict]) -> Callable[..., Tensor | dict]:
     graph, output = torch.cuda.CUDAGraph() if torch.cuda.is_available() else None, None
 
-    def replay(**inputs) -> Tensor:
+    def replay(**inputs) -> Tensor | dict:
         nonlocal output
         if output is None:
             stream = torch.cuda.Stream()

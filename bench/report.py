@@ -124,7 +124,10 @@ def claims_table(found: Found) -> str:
                 "yes" if claim.met(measured) else "**no**",
             )
         wanted = f"{sign} {_figure(claim.wanted, claim.wanted)}"
-        lines.append((f"{claim.suite} {claim.case}", claim.what, wanted, result, mark))
+        name = f"{claim.suite} {claim.case}"
+        if claim.variant != OURS:
+            name += f" ({claim.variant})"
+        lines.append((name, claim.what, wanted, result, mark))
     return _markdown(("case", "figure", "aim", "measured", "met"), lines)
 
 

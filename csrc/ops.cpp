@@ -67,6 +67,25 @@ STABLE_TORCH_LIBRARY(umer1_kernels, m) {
       "group_reward_from_vectors(Tensor query, Tensor target, Tensor? query_valid, "
       "Tensor? target_valid, Tensor? threshold, int first_pair, int pairs, int kind) "
       "-> (Tensor, Tensor, Tensor, Tensor)");
+  // info_nce (one pair of sides) and dual_info_nce of at most 1408 queries [N, D] and targets [M, D]
+  // in bfloat16. weight [N], or [3, N]: of gen, disc and the crossed pairs; reduction 0 mean, 1 sum,
+  // 2 none; make 0 the losses alone, 1 the gradient of the logits, 2 the gradients of loss; engine 0
+  // the best one here, 1 mma, 2 wgmma -> loss, gen, disc, align (one number, or [N]), metrics [sides,
+  // 3], slope [4], gradient of the logits, gradients of the four inputs (those not made are empty)
+  m.def(
+      "small_dual_info_nce(Tensor gen_query, Tensor gen_target, Tensor? disc_query, "
+      "Tensor? disc_target, Tensor? scale, float fixed_scale, Tensor? labels, int label_offset, "
+      "Tensor? query_id, Tensor? target_id, Tensor? weight, bool q2t, bool t2q, "
+      "bool hit_by_column, bool joint, int reduction, bool crossed, float align, int make, "
+      "int engine) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, "
+      "Tensor, Tensor)");
+  // The gradients of gen_query, gen_target, disc_query, disc_target (bits of `needed`, lowest first)
+  // and of the scale, from the upstream ones of loss, gen, disc and align
+  m.def(
+      "small_dual_info_nce_gradient(Tensor gen_query, Tensor gen_target, Tensor? disc_query, "
+      "Tensor? disc_target, Tensor logit_grad, Tensor slope, Tensor? loss_grad, "
+      "Tensor? gen_grad, Tensor? disc_grad, Tensor? align_grad, bool crossed, float align, "
+      "int needed, int engine) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
   // hidden [R, H], input_ids int64 [R], begin and end int64 [B] -> vectors [B, H], index [B], norm
   // [B]
   m.def(

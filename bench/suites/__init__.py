@@ -5,6 +5,7 @@ from __future__ import annotations
 from bench.case import Case
 from bench.suites import (
     decode_attention,
+    dual_info_nce,
     engine_decode,
     engine_disc,
     engine_generate,
@@ -21,6 +22,7 @@ from bench.suites import (
 
 MODULES = {
     "info_nce": info_nce,
+    "dual_info_nce": dual_info_nce,
     "linear_cross_entropy": linear_cross_entropy,
     "linear_logprob": linear_logprob,
     "grpo_loss": grpo_loss,

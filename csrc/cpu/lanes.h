@@ -4,12 +4,10 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <limits>
+
+#include "common/infinity.h"
 
 namespace umer1 {
-
-template <typename T>
-constexpr T kInfinity = std::numeric_limits<T>::infinity();
 
 constexpr int kLanes = 16;  // one AVX-512 register of float
 typedef float Lanes __attribute__((vector_size(4 * kLanes)));

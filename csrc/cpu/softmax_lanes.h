@@ -2,6 +2,10 @@
 
 #pragma once
 
+#include <algorithm>
+#include <cstdint>
+
+#include "common/softmax_pool.h"
 #include "cpu/lanes.h"
 
 namespace umer1 {

@@ -36,7 +36,7 @@ namespace {
 #undef UMER1_TARGET
 #endif
 
-// float64: plain loops, for exact checks rather than speed.
+// float64: plain loops over the arithmetic of common/softmax_pool.h, for exact checks, not for speed.
 namespace exact {
 
 bool masked(const NoNegatives& mask, int64_t j) {
@@ -53,29 +53,28 @@ double row_best(const double* x, int64_t n, double sign, const NoNegatives& mask
 
 void row_exp(const double* x, int64_t n, double scale, const NoNegatives& mask, double best,
              double* out, double* total, double* moment) {
-  double sum = 0.0, weighted = 0.0;
+  const Exponential<double> exponential(scale);
+  double sum = 0.0, of_z = 0.0;
   for (int64_t j = 0; j < n; ++j) {
-    const double z = (x[j] - best) * scale;
-    const double e = masked(mask, j) ? 0.0 : std::exp(z);
+    const double e = masked(mask, j) ? 0.0 : exponential(x[j] - best);
     sum += e;
-    if (e > 0.0) weighted += e * z;
+    if (e > 0.0) of_z += e * ((x[j] - best) * scale);
     if (out != nullptr) out[j] = e;
   }
   *total = sum;
-  if (moment != nullptr) *moment = weighted;
+  if (moment != nullptr) *moment = of_z;
 }
 
 void row_gradient(double* x, int64_t n, double scale, const NoNegatives& mask, double best,
                   double row, double slope, const double* column_best, const double* column) {
+  const Exponential<double> exponential(scale);
   for (int64_t j = 0; j < n; ++j) {
     double result = 0.0;
     if (!masked(mask, j)) {
-      const double z = (x[j] - best) * scale;
-      if (row != 0.0) result += row * std::exp(z);
-      if (slope != 0.0 && std::exp(z) > 0.0) result += slope * z * std::exp(z);
-      if (column != nullptr && column[j] != 0.0) {
-        result += column[j] * std::exp((x[j] - column_best[j]) * scale);
-      }
+      result = weighted(row, x[j], best, exponential);
+      const double of_z = weighted(slope, x[j], best, exponential);
+      if (of_z != 0.0) result += of_z * ((x[j] - best) * scale);
+      if (column != nullptr) result += weighted(column[j], x[j], column_best[j], exponential);
     }
     x[j] = result;
   }
@@ -83,19 +82,20 @@ void row_gradient(double* x, int64_t n, double scale, const NoNegatives& mask, d
 
 void column_merge(const double* panel, int64_t stride, int64_t rows, int64_t n, double scale,
                   const NoNegatives* masks, double* best, double* total) {
-  const double sign = scale < 0.0 ? -1.0 : 1.0;
+  const double sign = sign_of(scale);
+  const Exponential<double> exponential(scale);
   for (int64_t j = 0; j < n; ++j) {
-    double after = best[j] * sign;
+    Pool<double> pool = no_negatives(sign);
     for (int64_t i = 0; i < rows; ++i) {
-      if (!masked(masks[i], j)) after = std::max(after, panel[i * stride + j] * sign);
+      if (!masked(masks[i], j)) pool.best = better(pool.best, panel[i * stride + j], sign);
     }
-    if (after == -kInfinity<double>) continue;
-    double sum = total[j] == 0.0 ? 0.0 : total[j] * std::exp((best[j] - after * sign) * scale);
+    const double offset = offset_of(pool.best * sign) * sign;
     for (int64_t i = 0; i < rows; ++i) {
-      if (!masked(masks[i], j)) sum += std::exp((panel[i * stride + j] - after * sign) * scale);
+      if (!masked(masks[i], j)) pool.total += exponential(panel[i * stride + j] - offset);
     }
-    best[j] = after * sign;
-    total[j] = sum;
+    pool = merged({best[j], total[j]}, pool, sign, exponential);
+    best[j] = pool.best;
+    total[j] = pool.total;
   }
 }
 
@@ -129,7 +129,7 @@ std::tuple<Tensor, Tensor, Tensor> row_pools_of(const Tensor& logits, const Tens
                                                 const SoftmaxArguments& rows, bool moment) {
   const SoftmaxLanes<T> lanes = lanes_here<T>();
   const T factor = scalar_value<T>(scale, "scale", dtype_of<T>());
-  const T sign = factor < T(0) ? T(-1) : T(1);
+  const T sign = sign_of(factor);
   Tensor best = new_tensor(logits, {rows.count}, dtype_of<T>());
   Tensor total = new_tensor(logits, {rows.count}, dtype_of<T>());
   Tensor moments = new_tensor(logits, {moment ? rows.count : 0}, dtype_of<T>());
@@ -143,7 +143,7 @@ std::tuple<Tensor, Tensor, Tensor> row_pools_of(const Tensor& logits, const Tens
       const NoNegatives mask = rows.mask(i, 0);
       const T largest = lanes.row_best(data + i * n, n, sign, mask);
       // a row without negatives has total 0; x minus infinity would not give that
-      const T offset = largest == -kInfinity<T> ? T(0) : largest * sign;
+      const T offset = offset_of(largest) * sign;
       best_data[i] = largest * sign;
       lanes.row_exp(data + i * n, n, factor, mask, offset, nullptr, total_data + i,
                     moment ? moment_data + i : nullptr);

@@ -25,6 +25,8 @@ OPERATORS = (
     "decode_attention",
     "append_kv_",
     "sample_tokens",
+    "small_dual_info_nce",
+    "small_dual_info_nce_gradient",
     "has_cuda_kernels",
 )
 HOW_TO_BUILD = (

@@ -58,7 +58,7 @@ def info_nce(
             process passes the same N and M and gets the loss of its own rows. The mean over
             processes is the global loss, so averaged gradients (DistributedDataParallel) are its
             gradient.
-        backend: "auto", "reference", "cpu" or "triton".
+        backend: "auto", "reference", "cpu", "triton" or "cuda" (at most 1408 queries and targets).
 
     Returns:
         A float32 scalar (float64 for float64 inputs), or [N] with reduction="none". Logits are made
@@ -67,20 +67,37 @@ def info_nce(
     Raises:
         ValueError, TypeError: an argument is wrong; the message names it.
     """
-    arguments = {
+    options = {
+        "scale": scale,
         "labels": labels,
         "label_offset": label_offset,
         "query_ids": query_ids,
         "target_ids": target_ids,
+        "directions": directions,
+        "partition": partition,
         "row_weight": row_weight,
         "reduction": reduction,
         "group": group,
     }
-    contrastive.check_arguments(
-        query, target, scale=scale, directions=directions, partition=partition, **arguments
+    contrastive.check_arguments(query, target, **options)
+    chosen = choose("info_nce", backend, query, target, arguments=options).backend
+    if chosen == "cuda":
+        from umer1_kernels.backends.cuda import dual_info_nce as native
+
+        checks.check_no_tangent("info_nce", query, target)
+        return native.info_nce(query, target, **options)
+    weighted_loss = _weighted_loss("info_nce", chosen, query, target)
+    rows = contrastive.prepare(
+        query,
+        target,
+        labels=labels,
+        label_offset=label_offset,
+        query_ids=query_ids,
+        target_ids=target_ids,
+        row_weight=row_weight,
+        reduction=reduction,
+        group=group,
     )
-    weighted_loss = _weighted_loss("info_nce", backend, query, target)
-    rows = contrastive.prepare(query, target, **arguments)
     return weighted_loss(rows, scale, tuple(directions), partition, reduction)[0]
 
 
@@ -118,7 +135,7 @@ def dual_info_nce(
     Raises:
         ValueError, TypeError: an argument is wrong; the message names it.
     """
-    arguments = {
+    options = {
         "scale": scale,
         "labels": labels,
         "label_offset": label_offset,
@@ -130,21 +147,32 @@ def dual_info_nce(
         "reduction": reduction,
         "group": group,
     }
+    check_pairs(gen, disc, align, options)
+    tensors = (*gen, *disc)
+    arguments = {"align": align, **options}
+    chosen = choose("dual_info_nce", backend, *tensors, arguments=arguments).backend
+    if chosen == "cuda":
+        from umer1_kernels.backends.cuda import dual_info_nce as native
+
+        checks.check_no_tangent("dual_info_nce", *tensors)
+        return native.dual_info_nce(gen, disc, **arguments)
+    return dual(_weighted_loss("dual_info_nce", chosen, *tensors), gen, disc, **arguments)
+
+
+def check_pairs(gen, disc, align: float, options: dict) -> None:
+    """Raise one error naming the first wrong argument of dual_info_nce."""
     for name, pair in (("gen", gen), ("disc", disc)):
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise TypeError(f"{name} must be a pair (query, target)")
-        contrastive.check_arguments(*pair, **arguments)
+        contrastive.check_arguments(*pair, **options)
     for name, one, other in (("query", gen[0], disc[0]), ("target", gen[1], disc[1])):
         if one.shape[0] != other.shape[0] or (align and one.shape != other.shape):
             raise ValueError(f"gen {name} has shape {tuple(one.shape)}, disc {tuple(other.shape)}")
-    weighted_loss = _weighted_loss("dual_info_nce", backend, *gen, *disc)
-    return dual(weighted_loss, gen, disc, align=align, **arguments)
 
 
 def _weighted_loss(
-    function: str, backend: str, *tensors: Tensor
+    function: str, chosen: str, *tensors: Tensor
 ) -> Callable[..., tuple[Tensor, Tensor]]:
-    chosen = choose(function, backend, *tensors).backend
     if chosen == "reference":
         return reference_weighted_loss
     checks.check_no_tangent(function, *tensors)

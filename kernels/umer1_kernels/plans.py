@@ -31,6 +31,10 @@ PAIR_KEPT = Plan("both directions of kept logits", 3, "R x C exponentials or log
 PAIR_AGAIN = Plan("both directions, logits made twice", 4, "a chunk of the gradient, a float32 sum")
 GROUP_PAIR = PAIR_AGAIN._replace(name="both directions, column pools over the group")
 DIRECTIONS = Plan("one after the other", 3, "a chunk of each direction, float32 sums")
+# small batches on a GPU: logits stay on the chip
+ON_CHIP_FORWARD = Plan("one launch, forward only", 1, "pools of tiles")
+ON_CHIP_WHOLE = Plan("one launch for losses and gradients", 3, "the N x M gradient of the logits")
+ON_CHIP = Plan("a launch forward, a launch backward", 3, "the N x M gradient of the logits")
 
 
 def of(function: str, arguments: dict, gradients: bool = False) -> Plan:
@@ -58,6 +62,15 @@ def of(function: str, arguments: dict, gradients: bool = False) -> Plan:
     if function == "linear_logprob" or arguments.get("reduction") == "none":
         return again(ROW_CHUNKS)
     return one_way(count, *shape)
+
+
+def small(function: str, arguments: dict, gradients: bool = False) -> Plan:
+    """The plan of a contrastive loss in our own CUDA kernel; see `of`."""
+    if gradients:
+        return ON_CHIP_WHOLE
+    if not (torch.is_grad_enabled() and _need_gradient(arguments)):
+        return ON_CHIP_FORWARD
+    return again(ON_CHIP_WHOLE) if arguments["reduction"] == "none" else ON_CHIP
 
 
 def again(plan: Plan) -> Plan:

@@ -7,15 +7,17 @@ functions are its middle step.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from umer1_kernels import checks
+from umer1_kernels import checks, contrastive
+from umer1_kernels.backends import choose
 from umer1_kernels.dual import DualInfoNCE
-from umer1_kernels.info_nce import dual_info_nce, info_nce
+from umer1_kernels.info_nce import check_pairs, dual_info_nce, info_nce
 
 REDUCTIONS = ("mean", "sum")
 
@@ -75,8 +77,18 @@ def info_nce_value_and_grad(
     def loss(query: Tensor, target: Tensor, scale: float | Tensor) -> Tensor:
         return info_nce(query, target, scale=scale, reduction=reduction, **keywords)
 
+    checks.check_choice("reduction", reduction, REDUCTIONS)
+    if _on_cuda(query):
+        options = _options(info_nce, query, target, scale=scale, reduction=reduction, **keywords)
+        backend = options.pop("backend")
+        contrastive.check_arguments(query, target, **options)
+        if choose("info_nce", backend, query, target, arguments=options).backend == "cuda":
+            from umer1_kernels.backends.cuda.dual_info_nce import value_and_grad
+
+            result, grads, scale_grad = value_and_grad((query, target), None, **options)
+            return InfoNCEGradients(result.loss, *grads, scale_grad)
     value, (query_grad, target_grad), scale_grad = _run(
-        loss, lambda value: value, (query, target), scale, reduction
+        loss, lambda value: value, (query, target), scale
     )
     return InfoNCEGradients(value.detach(), query_grad, target_grad, scale_grad)
 
@@ -106,9 +118,19 @@ def dual_info_nce_value_and_grad(
     for name, pair in (("gen", gen), ("disc", disc)):
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise TypeError(f"{name} must be a pair (query, target)")
-    result, grads, scale_grad = _run(
-        loss, lambda result: result.loss, (*gen, *disc), scale, reduction
-    )
+    checks.check_choice("reduction", reduction, REDUCTIONS)
+    if _on_cuda(gen[0]):
+        options = _options(dual_info_nce, gen, disc, scale=scale, reduction=reduction, **keywords)
+        backend, align = options.pop("backend"), options.pop("align")
+        check_pairs(gen, disc, align, options)
+        tensors, arguments = (*gen, *disc), {"align": align, **options}
+        if choose("dual_info_nce", backend, *tensors, arguments=arguments).backend == "cuda":
+            from umer1_kernels.backends.cuda.dual_info_nce import value_and_grad
+
+            result, grads, scale_grad = value_and_grad(gen, disc, **arguments)
+            sides = PairGradient(*grads[:2]), PairGradient(*grads[2:])
+            return DualInfoNCEGradients(result, *sides, scale_grad)
+    result, grads, scale_grad = _run(loss, lambda result: result.loss, (*gen, *disc), scale)
     values = (value.detach() for value in result[:4])
     return DualInfoNCEGradients(
         DualInfoNCE(*values, result.metrics),
@@ -123,10 +145,8 @@ def _run(
     loss_of: Callable,
     vectors: tuple,
     scale: float | Tensor,
-    reduction: str,
 ) -> tuple[Tensor | DualInfoNCE, tuple[Tensor, ...], Tensor | None]:
     """function(*vectors, scale) on leaves of its own; the gradients of loss_of(its result)."""
-    checks.check_choice("reduction", reduction, REDUCTIONS)
     with torch.inference_mode(False), torch.enable_grad():
         leaves = [_leaf(value) for value in (*vectors, scale)]
         result = function(*leaves)
@@ -135,6 +155,18 @@ def _run(
         grads = torch.autograd.grad(loss_of(result), wanted, materialize_grads=True)
     count = len(vectors)
     return result, grads[:count], grads[count] if len(grads) > count else None
+
+
+def _on_cuda(value) -> bool:
+    """Whether the CUDA backend's own form, one launch for loss and gradients, may run."""
+    return isinstance(value, Tensor) and value.is_cuda
+
+
+def _options(function: Callable, first, second, **keywords) -> dict:
+    """All keywords of the function, its defaults included."""
+    bound = inspect.signature(function).bind(first, second, **keywords)
+    bound.apply_defaults()
+    return dict(list(bound.arguments.items())[2:])
 
 
 def _leaf(value):

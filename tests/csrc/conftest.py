@@ -3,11 +3,13 @@
 import ctypes
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 FOLDER = Path(__file__).parent
+sys.path.insert(0, str(FOLDER))  # what runs the libraries is a plain module beside the tests
 SOURCES = FOLDER.parents[1] / "csrc"
 
 

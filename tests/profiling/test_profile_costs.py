@@ -147,6 +147,10 @@ def half(*shape):
          Cost(512, 4 * 64 * (2 + 4))),
         ("group_reward_from_vectors", (half(4, 8, 64), half(4, 8, 64)),
          Cost(2 * 32 * 64 * 32, 2 * 2 * 32 * 64, "bfloat16")),
+        ("small_dual_info_nce", (half(100, 64), half(300, 64), None, None),
+         Cost(2 * 100 * 64 * 300, 2 * 400 * 64, "bfloat16")),
+        ("small_dual_info_nce_gradient", (*[half(100, 64), half(300, 64)] * 2, half(4, 128, 384)),
+         Cost(2 * 4 * 2 * 100 * 64 * 300, 2 * 2 * 2 * 400 * 64 + 2 * 4 * 128 * 384, "bfloat16")),
     ],
 )  # fmt: skip
 def test_our_own_operators(name, arguments, wanted):

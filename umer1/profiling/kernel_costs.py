@@ -75,6 +75,25 @@ def _reward_from_vectors(arguments) -> Cost:
     return product(rows, depth, columns, query.item, target.item, 0, query.dtype)
 
 
+def _small_contrastive(products: int) -> Callable:
+    """query and target of gen, then of disc: so many products of each pair, and vectors read or written for them.
+
+    The operator that makes the losses may make the gradients in the same launch: a trace does not say so.
+    """
+
+    def cost(arguments) -> Cost:
+        pairs = [pair for pair in zip(arguments[0:4:2], arguments[1:4:2]) if None not in pair]
+        # the gradient of the logits has as many pairs as were multiplied, crossed ones included
+        logits = arguments[4] if products == 2 and len(arguments) > 4 else None
+        repeats = 1 if logits is None else logits.shape[0] / len(pairs)
+        flop = products * repeats * sum(2 * q.count * t.shape[0] for q, t in pairs)
+        vectors = products * sum(q.bytes + t.bytes for q, t in pairs)
+        read = 0 if logits is None else logits.bytes
+        return Cost(float(flop), float(vectors + read), arguments[0].dtype)
+
+    return cost
+
+
 def _decoding_step(arguments) -> Cost:
     """hidden [B, H] third: ids, slots and flags of every row; which rows are taken only the device knows."""
     return Cost(0, arguments[2].shape[0] * (2 * INT64 + 1))
@@ -101,6 +120,8 @@ _OPERATORS: dict[str, Callable[[tuple], Cost]] = {
     # decode_attention has none: how many keys there are only the device knows
     "append_kv_": _appended,
     "sample_tokens": _passes(1),
+    "small_dual_info_nce": _small_contrastive(1),
+    "small_dual_info_nce_gradient": _small_contrastive(2),
 }
 
 

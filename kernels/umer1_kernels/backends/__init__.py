@@ -72,11 +72,14 @@ class Choice(NamedTuple):
     reason: str
 
 
-def choose(function: str, backend: str, *tensors: Tensor) -> Choice:
-    """The backend for these inputs; ValueError if the one asked for cannot run."""
+def choose(function: str, backend: str, *tensors: Tensor, arguments: dict | None = None) -> Choice:
+    """The backend for these inputs; ValueError if the one asked for cannot run.
+
+    `arguments`: the function's other ones, where a backend may not take them all.
+    """
     check_choice("backend", backend, BACKENDS)
     if backend != "auto":
-        obstacle = _obstacle(backend, function, tensors)
+        obstacle = _obstacle(backend, function, tensors, arguments)
         if obstacle:
             raise ValueError(f"backend {backend!r} cannot run {function}: {obstacle}")
         return Choice(function, backend, _how(function, backend), "asked for by name")
@@ -84,7 +87,9 @@ def choose(function: str, backend: str, *tensors: Tensor) -> Choice:
     if reason is None:
         reason = "the compiled extension is loaded and takes these inputs"
         return Choice(function, "cpu", _how(function, "cpu"), reason)
-    able = [name for name in ("cuda", "triton") if _obstacle(name, function, tensors) is None]
+    able = [
+        name for name in ("cuda", "triton") if _obstacle(name, function, tensors, arguments) is None
+    ]
     for name in able:
         if (name, function) in RECORDED_ON_GPU:
             reason = "CUDA inputs, and its kernels have a recorded GPU result"
@@ -118,10 +123,11 @@ def explain(function, *args, **keywords) -> Choice:
         part for value in first for part in (value if isinstance(value, tuple) else (value,))
     ]
     tensors = [part for part in vectors if isinstance(part, Tensor) and part.is_floating_point()]
-    choice = choose(name, bound.arguments["backend"], *tensors)
+    choice = choose(name, bound.arguments["backend"], *tensors, arguments=bound.arguments)
     if choice.backend == "reference" or name not in CONTRASTIVE + LINEAR:
         return choice
-    plan = plans.of(name, bound.arguments, gradients)
+    find = plans.small if choice.backend == "cuda" else plans.of
+    plan = find(name, bound.arguments, gradients)
     return choice._replace(plan=f"{plan.name}: {plan.products:g} products, keeps {plan.keeps}")
 
 
@@ -140,14 +146,16 @@ def _how(function: str, backend: str) -> str:
     return HOW[function].get(backend, "by shape: see explain()")
 
 
-def _obstacle(backend: str, function: str, tensors: tuple[Tensor, ...]) -> str | None:
+def _obstacle(
+    backend: str, function: str, tensors: tuple[Tensor, ...], arguments: dict | None
+) -> str | None:
     """Why this backend cannot run the function with these inputs, or None."""
     if backend == "cpu":
         return _cpu_obstacle(function, tensors)
     if backend == "triton":
         return _triton_obstacle(function, tensors)
     if backend == "cuda":
-        return limits.obstacle(function, tensors) or cuda_kernels_missing()
+        return limits.obstacle(function, tensors, arguments) or cuda_kernels_missing()
     return None
 
 
@@ -193,4 +201,4 @@ def _cuda_missing() -> str | None:
 if extension_status().loaded:
     # the operators get their shapes and gradients before anything calls or traces them
     from umer1_kernels.backends import cpu  # noqa: F401
-    from umer1_kernels.backends.cuda import operators  # noqa: F401
+    from umer1_kernels.backends.cuda import dual_info_nce, operators  # noqa: F401

@@ -21,8 +21,16 @@ FUNCTION = re.compile(r"Compiling entry function '(\S+)'")
 SPILLED = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 USED = re.compile(r"Used (\d+) registers")
 SHARED = re.compile(r"(\d+) bytes smem")
-# one instruction that reads 16 bytes of global memory
-WIDE_LOAD = re.compile(r"\bld\.global[.\w:]*\.v(?:4\.[bfsu]32|2\.[bfsu]64)")
+# what a kernel is made of: instructions of 16 bytes of global memory, of tensor cores
+INSTRUCTIONS = {
+    "loads_16_bytes": re.compile(r"\bld\.global[.\w:]*\.v(?:4\.[bfsu]32|2\.[bfsu]64)"),
+    "async_copies": re.compile(r"\bcp\.async\.cg"),
+    "matrix_loads": re.compile(r"\bldmatrix\.sync"),
+    "mma": re.compile(r"\bmma\.sync"),
+    "wgmma": re.compile(r"\bwgmma\.mma_async"),
+}
+# wgmma one after the other, not side by side
+SERIALIZED = re.compile(r"wgmma\.mma_async instructions are serialized")
 
 
 def toolkit() -> Path | None:
@@ -34,10 +42,10 @@ def toolkit() -> Path | None:
 
 
 def measure(source: Path, architecture: str) -> dict[str, dict[str, int]]:
-    """{kernel: registers, shared bytes, spilled bytes, instructions that load 16 bytes}.
+    """{kernel: registers, shared bytes, spilled bytes, and how many of INSTRUCTIONS}.
 
     Raises:
-        RuntimeError: it does not compile.
+        RuntimeError: it does not compile, or the compiler gives up on what runs side by side.
     """
     from torch.utils.cpp_extension import include_paths
 
@@ -49,25 +57,28 @@ def measure(source: Path, architecture: str) -> dict[str, dict[str, int]]:
         command += [f"-I{path}" for path in include_paths()]
         command += ["-keep", "-keep-dir", folder, "-o", f"{folder}/out.cubin", source]
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-        if done.returncode != 0:
+        if done.returncode != 0 or SERIALIZED.search(done.stderr):
             raise RuntimeError(done.stderr[-3000:])
         [ptx] = Path(folder).glob("*.ptx")
-        loads = _wide_loads(ptx.read_text())
+        instructions = _instructions(ptx.read_text())
     parts = FUNCTION.split(done.stderr)
     return {
         _readable(name): {
             "registers": int(USED.search(report)[1]),
             "shared": int((SHARED.search(report) or [0, 0])[1]),
             "spills": sum(map(int, SPILLED.search(report).groups())),
-            "loads_16_bytes": loads[name],
+            **instructions[name],
         }
         for name, report in zip(parts[1::2], parts[2::2], strict=True)
     }
 
 
-def _wide_loads(ptx: str) -> dict[str, int]:
+def _instructions(ptx: str) -> dict[str, dict[str, int]]:
     parts = re.split(r"\.entry (\w+)\(", ptx)
-    return {name: len(WIDE_LOAD.findall(body)) for name, body in zip(parts[1::2], parts[2::2])}
+    return {
+        name: {kind: len(one.findall(body)) for kind, one in INSTRUCTIONS.items()}
+        for name, body in zip(parts[1::2], parts[2::2])
+    }
 
 
 def _readable(mangled: str) -> str:
