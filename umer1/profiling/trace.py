@@ -76,7 +76,7 @@ def record(workload: Workload, device: torch.device, chrome_trace: Path | None =
         activities.append(ProfilerActivity.CUDA)
     with (
         Launches(device) as launches,
-        profile(activities=activities, record_shapes=True) as profiler,
+        profile(activities=activities, record_shapes=True, acc_events=True) as profiler,
     ):
         began = time.monotonic()
         for number in range(TRACED):
