@@ -17,10 +17,6 @@ pytest.importorskip("triton")
 
 FOLDER = Path(__file__).parent
 BOUNDS = json.loads((FOLDER / "bounds.json").read_text())
-FAST = (
-    "logits bfloat16", "row pools live", "gradient live", "decode prefix bfloat16",
-    "decode suffix bfloat16", "sample bfloat16",
-)  # fmt: skip
 
 
 def run(*arguments: str):
@@ -55,15 +51,6 @@ def check(architecture: str, case: str, kernel: str, used: dict) -> None:
         assert not any(used[unit] for unit in BOUNDS["matrix_unit"].values())
 
 
-def test_the_main_kernels_on_hopper():
-    result = run("sm_90", *FAST)
-    assert set(result) == set(FAST)
-    for case, kernels in result.items():
-        for kernel, used in kernels.items():
-            check("sm_90", case, kernel, used)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_100"])
 def test_every_kernel(architecture):
     result = run(architecture)
