@@ -264,6 +264,7 @@ def measure(kernel) -> dict[str, int]:
         "registers": int(re.search(r"REG:(\d+)", usage)[1]),
         "stack": int(re.search(r"STACK:(\d+)", usage)[1]),
         "shared": kernel.metadata.shared,
+        "fused_multiply_adds": kernel.metadata.enable_fp_fusion,
         "wgmma": len(re.findall(r"wgmma\.mma_async", ptx)),
         "tcgen05": len(re.findall(r"tcgen05\.mma", ptx)),
         "mma": len(re.findall(r"mma\.sync", ptx)),

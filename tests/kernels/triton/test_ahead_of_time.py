@@ -22,6 +22,7 @@ BOUNDS = json.loads((FOLDER / "bounds.json").read_text())
 def run(*arguments: str):
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = str(FOLDER.parents[2] / "kernels")
+    environment["TRITON_DEFAULT_FP_FUSION"] = "0"  # launches say it themselves
     done = subprocess.run(
         [sys.executable, FOLDER / "ahead_of_time.py", *arguments],
         env=environment, capture_output=True, text=True,
@@ -32,6 +33,7 @@ def run(*arguments: str):
 
 def check(architecture: str, case: str, kernel: str, used: dict) -> None:
     product = kernel == "product_kernel"
+    assert used["fused_multiply_adds"] is True
     assert used["shared"] <= BOUNDS["shared"][architecture]
     assert used["stack"] <= BOUNDS["spilled"].get(case, 0)
     if "float64" not in case:

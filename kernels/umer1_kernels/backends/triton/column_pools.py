@@ -12,6 +12,7 @@ from torch import Tensor
 
 from umer1_kernels.backends.triton import tables
 from umer1_kernels.backends.triton.buffers import empty_rows
+from umer1_kernels.backends.triton.launch import PINNED
 from umer1_kernels.backends.triton.masks import direction, live_rows, padded
 from umer1_kernels.execution.protocol import Block, Pools
 
@@ -48,6 +49,7 @@ def column_pools(logits: Tensor, block: Block, pools: Pools, first_row: int = 0)
         STEP=tile.step,
         COLUMNS=tile.columns,
         num_warps=tile.warps,
+        **PINNED,
     )
     merge_partials_kernel[(column_blocks,)](
         best,
@@ -61,6 +63,7 @@ def column_pools(logits: Tensor, block: Block, pools: Pools, first_row: int = 0)
         FIRST=first_row == 0,
         COLUMNS=tile.columns,
         num_warps=tile.warps,
+        **PINNED,
     )
 
 

@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from umer1_kernels.backends.triton.launch import PINNED
+
 BLOCK = 1024
 
 
@@ -18,7 +20,7 @@ def compact(mask: Tensor) -> tuple[Tensor, Tensor, int]:
         return index, torch.zeros((), dtype=torch.int32, device=mask.device), 0
     mask = mask.contiguous()
     running = torch.cumsum(mask, 0, dtype=torch.int32)
-    place_kernel[(-(-count // BLOCK),)](mask, running, index, count, BLOCK=BLOCK)
+    place_kernel[(-(-count // BLOCK),)](mask, running, index, count, BLOCK=BLOCK, **PINNED)
     return index, running[-1], count
 
 

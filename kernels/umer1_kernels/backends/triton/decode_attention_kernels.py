@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from umer1_kernels.backends.triton import tables
-from umer1_kernels.backends.triton.launch import on_device
+from umer1_kernels.backends.triton.launch import PINNED, on_device
 
 MERGED_PARTS = 16  # parts that merge_kernel reads at a time
 
@@ -76,6 +76,7 @@ def attend(
             BLOCK_N=tile.keys,
             BLOCK_D=triton.next_power_of_2(max(size, 16)),
             num_warps=tile.warps,
+            **PINNED,
             num_stages=tile.stages,
         )
 
@@ -101,6 +102,7 @@ def attend(
             BLOCK_D=triton.next_power_of_2(max(size, 16)),
             BLOCK_S=MERGED_PARTS,
             num_warps=2,
+            **PINNED,
         )
     return result
 

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from umer1_kernels.backends.triton.launch import on_device
+from umer1_kernels.backends.triton.launch import PINNED, on_device
 
 GROUP_ROWS = 64  # rows that one program of group_kernel places
 
@@ -23,7 +23,14 @@ def group(prefix_of: Tensor, prefixes: int, rows: int) -> tuple[Tensor, Tensor]:
     if count and prefixes:
         with on_device(prefix_of):
             group_kernel[(triton.cdiv(count, GROUP_ROWS),)](
-                prefix_of.contiguous(), count, rows, order, tiles, BLOCK=GROUP_ROWS, num_warps=4
+                prefix_of.contiguous(),
+                count,
+                rows,
+                order,
+                tiles,
+                BLOCK=GROUP_ROWS,
+                num_warps=4,
+                **PINNED,
             )
     return order, tiles
 
@@ -64,6 +71,7 @@ def append(
             SIZE=size,
             BLOCK=triton.next_power_of_2(heads * size),
             num_warps=4,
+            **PINNED,
         )
 
 

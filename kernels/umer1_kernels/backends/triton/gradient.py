@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from umer1_kernels.backends.triton import tables
+from umer1_kernels.backends.triton.launch import PINNED
 from umer1_kernels.backends.triton.masks import LN_2, direction, live_rows, padded
 from umer1_kernels.execution.protocol import Block, Pools
 
@@ -64,6 +65,7 @@ def logit_gradient(
         ROWS=tile.rows,
         COLUMNS=tile.columns,
         num_warps=tile.warps,
+        **PINNED,
     )
 
 

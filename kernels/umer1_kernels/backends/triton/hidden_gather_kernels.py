@@ -12,7 +12,7 @@ from torch import Tensor
 
 from umer1_kernels import checks
 from umer1_kernels.backends.triton import tables
-from umer1_kernels.backends.triton.launch import on_device
+from umer1_kernels.backends.triton.launch import PINNED, on_device
 from umer1_kernels.reference.hidden_gather import EPSILON
 
 SMALLEST = tl.constexpr(EPSILON)  # norm divided by
@@ -50,6 +50,7 @@ def gather(
             NORMALIZE=normalize,
             COLUMNS=tile.columns,
             num_warps=tile.warps,
+            **PINNED,
         )
     return vectors, index, norm
 
@@ -79,6 +80,7 @@ def scatter(
             NORMALIZE=normalize,
             COLUMNS=tile.columns,
             num_warps=tile.warps,
+            **PINNED,
         )
     return hidden_grad.to(dtype)
 
@@ -110,6 +112,7 @@ def step_(
             NORMALIZE=normalize,
             COLUMNS=tile.columns,
             num_warps=tile.warps,
+            **PINNED,
         )
 
 

@@ -13,6 +13,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from umer1_kernels.backends.triton import tables
 from umer1_kernels.backends.triton.buffers import aligned_rows, empty_rows, is_aligned
+from umer1_kernels.backends.triton.launch import PINNED
 from umer1_kernels.backends.triton.product_kernel import (
     ALL,
     DEPTH,
@@ -213,13 +214,14 @@ def _product(
         VECTOR=vector,
         **blocks,
         num_warps=tile.warps,
+        **PINNED,
         num_stages=tile.stages,
     )
     if split and programs > 1:
         # tiles are split only where two parts of each fit
         merge_parts_kernel[(min(tiles, programs // 2), tile.block_m // MERGED_ROWS)](
             parts, programs, out, live, first_row, rows, columns, depth, out.stride(0),
-            STRIP=MERGED_ROWS, **blocks, num_warps=tile.warps,
+            STRIP=MERGED_ROWS, **blocks, num_warps=tile.warps, **PINNED,
         )  # fmt: skip
     return out
 

@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from umer1_kernels.backends.triton import tables
-from umer1_kernels.backends.triton.launch import on_device
+from umer1_kernels.backends.triton.launch import PINNED, on_device
 
 
 def scores(
@@ -41,6 +41,7 @@ def scores(
             share,
             COLUMNS=tile.columns,
             num_warps=tile.warps,
+            **PINNED,
         )
     return rank, gap, share
 

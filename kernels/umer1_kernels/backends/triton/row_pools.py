@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from umer1_kernels.backends.triton import tables
+from umer1_kernels.backends.triton.launch import PINNED
 from umer1_kernels.backends.triton.masks import LN_2, direction, live_rows, padded
 from umer1_kernels.execution.protocol import Block, Pools
 
@@ -55,6 +56,7 @@ def row_pools(logits: Tensor, block: Block, pools: Pools, first_row: int = 0) ->
         LANES=tile.columns // WIDTH,
         WIDTH=WIDTH,
         num_warps=tile.warps,
+        **PINNED,
     )
 
 

@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from umer1_kernels.backends.triton import tables
-from umer1_kernels.backends.triton.launch import on_device
+from umer1_kernels.backends.triton.launch import PINNED, on_device
 from umer1_kernels.backends.triton.sampler_blocks import (
     factor_of,
     largest_of,
@@ -51,7 +51,7 @@ def sample(
     kept = logits.new_empty(rows, blocks if truncated else 0, dtype=torch.float64)
     token, logprob = torch.empty_like(seed), logits.new_empty(rows, dtype=torch.float32)
     settings = [value.contiguous() for value in (temperature, top_p, top_k)]
-    meta = {"BLOCK": tile.columns, "num_warps": tile.warps}
+    meta = {"BLOCK": tile.columns, "num_warps": tile.warps, **PINNED}
     pools, every = (best, total, blocks), {"BLOCKS": triton.next_power_of_2(blocks)}
     if rows == 0:
         return token, logprob
