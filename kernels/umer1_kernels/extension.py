@@ -23,6 +23,11 @@ OPERATORS = (
     "decode_attention",
     "append_kv_",
     "sample_tokens",
+    "rms_norm",
+    "swiglu",
+    "quick_gelu",
+    "rotate_heads_",
+    "packed_attention",
 )
 HOW_TO_BUILD = (
     "build it with `pip install --no-build-isolation -e .` or `python setup.py build_ext --inplace`"

@@ -35,7 +35,9 @@ def test_whatever_happens(model, make_prompts, naive, common_tokens):
         return known[key]
 
     @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(EVENTS, st.integers(1, 5), st.integers(2, 9), st.sampled_from([4, 9, 500]), st.booleans())
+    @given(
+        EVENTS, st.integers(1, 5), st.integers(2, 9), st.sampled_from([4, 9, 500]), st.booleans()
+    )
     def run(events, slots, pages, prefill_tokens, late):
         engine = NativeEngine(
             model,
