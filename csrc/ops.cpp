@@ -116,6 +116,19 @@ STABLE_TORCH_LIBRARY(umer1_kernels, m) {
   m.def(
       "sample_tokens(Tensor logits, Tensor seed, Tensor step, Tensor temperature, Tensor top_p, "
       "Tensor top_k, Tensor forced) -> (Tensor, Tensor)");
+  // A forward without gradients; see umer1_kernels/inference.py.
+  //
+  // rows [T, H], weight [H] -> [T, H]
+  m.def("rms_norm(Tensor rows, Tensor weight, float eps) -> Tensor");
+  // rows [gate | up] [T, 2F] -> [T, F]
+  m.def("swiglu(Tensor gate_up) -> Tensor");
+  m.def("quick_gelu(Tensor numbers) -> Tensor");
+  // fused [T, heads, D], rotation complex64 [T, 1, D / 2]
+  m.def("rotate_heads_(Tensor(a!) fused, int rotated, Tensor rotation) -> ()");
+  // bfloat16 query [T, Hq, D], key and value [T, Hkv, D], cu_seqlens int32 [B + 1] -> [T, Hq, D]
+  m.def(
+      "packed_attention(Tensor query, Tensor key, Tensor value, Tensor cu_seqlens, bool causal, "
+      "float scale) -> Tensor");
   // Whether this binary holds the CUDA kernels.
   m.def("has_cuda_kernels() -> bool");
 }

@@ -27,6 +27,11 @@ OPERATORS = (
     "sample_tokens",
     "small_dual_info_nce",
     "small_dual_info_nce_gradient",
+    "rms_norm",
+    "swiglu",
+    "quick_gelu",
+    "rotate_heads_",
+    "packed_attention",
     "has_cuda_kernels",
 )
 HOW_TO_BUILD = (

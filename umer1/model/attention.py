@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from umer1.model.row_groups import RowGroups
+from umer1_kernels.inference import ATTENTION_COMPILED, packed_attention
 
 # Sequences at least this part of the longest one are padded to it: measured on the CPU, forward
 # and backward, 100 sequences of 40 to 120 tokens.
@@ -21,9 +22,10 @@ _SHORTEST_IN_GROUP = 0.9
 class PackedAttention:
     """Every sequence attends to itself: causally, or fully when `causal` is False.
 
-    `backend` names what runs: "varlen_attn" or "flash_attn" (CUDA, 16-bit), otherwise "sdpa" over
-    sequences grouped by length: `shortest_in_group` is the least length in a group as a part of its
-    longest (1.0: nothing is padded, and no sequence's result depends on another).
+    `backend` names what runs: "varlen_attn" or "flash_attn" (CUDA, 16-bit), "umer1" (bfloat16 on a
+    CPU that multiplies it, without gradients), otherwise "sdpa" over sequences grouped by length:
+    `shortest_in_group` is the least length in a group as a part of its longest (1.0: nothing is
+    padded, and no sequence's result depends on another).
     """
 
     def __init__(
@@ -45,6 +47,8 @@ class PackedAttention:
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         if self.backend == "sdpa":
             return self._grouped(query, key, value)
+        if self.backend == "umer1":
+            return packed_attention(query, key, value, self.cu_seqlens, causal=self.causal)
         longest = max(self.lengths)
         if self.backend == "varlen_attn":
             from torch.nn.attention.varlen import varlen_attn
@@ -89,6 +93,8 @@ class PackedAttention:
 
 def packed_backend(device: torch.device, dtype: torch.dtype) -> str:
     """What PackedAttention runs on: see its docstring."""
+    if device.type == "cpu" and dtype == torch.bfloat16 and not torch.is_grad_enabled():
+        return "umer1" if ATTENTION_COMPILED else "sdpa"
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return "sdpa"
     try:

@@ -1,8 +1,8 @@
 """The elementwise steps between the matrix products, with gradients that read and write once.
 
 Autograd of the plain formulas keeps more tensors and joins slices by copying; on the CPU that
-costs as much as a third of the matrix products of a small model. Without gradients the same
-operators run outside autograd: the same bits, and less to do per call in a decode step.
+costs as much as a third of the matrix products of a small model. Without gradients
+umer1_kernels.inference does each step in one pass.
 
 Shapes: T rows, H width, F inner width, D head size.
 """
@@ -12,6 +12,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from umer1_kernels import inference
 
 
 class RMSNorm(nn.Module):
@@ -25,38 +27,27 @@ class RMSNorm(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         if torch.is_grad_enabled():
             return _RMSNorm.apply(hidden, self.weight, self.eps)
-        return _normalised(hidden, self.weight, self.eps)[0]
+        return inference.rms_norm(hidden, self.weight, self.eps)
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
     """silu(gate) * up for rows [gate | up], [T, 2F] -> [T, F]."""
-    return _SwiGLU.apply(gate_up) if torch.is_grad_enabled() else _gated(gate_up)
+    return _SwiGLU.apply(gate_up) if torch.is_grad_enabled() else inference.swiglu(gate_up)
 
 
 def quick_gelu(x: Tensor) -> Tensor:
     """x * sigmoid(1.702 x)."""
-    return F.silu(x * 1.702) / 1.702
-
-
-def _normalised(hidden: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """The result, and 1 / sqrt(mean(x**2) + eps) in float32."""
-    wide = torch.promote_types(hidden.dtype, torch.float32)
-    norm = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True, dtype=wide)
-    scale = norm.square_().div_(hidden.shape[-1]).add_(eps).rsqrt_()
-    return (hidden * scale).to(hidden.dtype).mul_(weight), scale
-
-
-def _gated(gate_up: Tensor) -> Tensor:
-    gate, up = gate_up.chunk(2, dim=1)
-    return F.silu(gate).mul_(up)
+    return F.silu(x * 1.702) / 1.702 if torch.is_grad_enabled() else inference.quick_gelu(x)
 
 
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
-        result, scale = _normalised(hidden, weight, eps)
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        norm = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True, dtype=wide)
+        scale = norm.square_().div_(hidden.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(hidden, weight, scale)
-        return result
+        return (hidden * scale).to(hidden.dtype).mul_(weight)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
@@ -72,7 +63,8 @@ class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx, gate_up: Tensor) -> Tensor:
         ctx.save_for_backward(gate_up)
-        return _gated(gate_up)
+        gate, up = gate_up.chunk(2, dim=1)
+        return F.silu(gate).mul_(up)
 
     @staticmethod
     def backward(ctx, grad: Tensor):

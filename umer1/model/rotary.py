@@ -12,6 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from umer1_kernels.inference import rotate_heads_
+
 
 def decoder_rotation(
     position_ids: Tensor, head_dim: int, theta: float, mrope_section: tuple[int, ...]
@@ -42,11 +44,12 @@ def vision_rotation(patch_positions: Tensor, head_dim: int, theta: float = 10000
 def rotate_heads(fused: Tensor, rotated: int, rotation: Tensor) -> Tensor:
     """fused [T, heads, D] with its first `rotated` heads turned by rotation [T, 1, D/2].
 
-    Query, key and value heads stay in one tensor, so the gradient is written once.
+    Query, key and value heads stay in one tensor, so the gradient is written once. Without gradients
+    `fused` itself is turned.
     """
     if torch.is_grad_enabled():
         return _RotateHeads.apply(fused, rotated, rotation)
-    return _turn(fused, rotated, rotation)
+    return rotate_heads_(fused, rotated, rotation)
 
 
 class _RotateHeads(torch.autograd.Function):

@@ -104,6 +104,11 @@ def _appended(arguments) -> Cost:
     return Cost(0, 2 * (arguments[0].bytes + arguments[1].bytes))
 
 
+def _gated(arguments) -> Cost:
+    """[gate | up] [T, 2F] -> [T, F]."""
+    return Cost(arguments[0].count, arguments[0].bytes * 3 // 2)
+
+
 _OPERATORS: dict[str, Callable[[tuple], Cost]] = {
     "row_pools": _passes(1),
     "column_pools": _passes(1),
@@ -117,7 +122,11 @@ _OPERATORS: dict[str, Callable[[tuple], Cost]] = {
     "gather_hidden": _gathered,
     "gather_hidden_backward_": _scattered,
     "generation_step_": _decoding_step,
-    # decode_attention has none: how many keys there are only the device knows
+    "rms_norm": _passes(1, 1),
+    "swiglu": _gated,
+    "quick_gelu": _passes(1, 1),
+    "rotate_heads_": _passes(1, 1),
+    # packed_attention and decode_attention have none: how many keys a query has is in tensors' values
     "append_kv_": _appended,
     "sample_tokens": _passes(1),
     "small_dual_info_nce": _small_contrastive(1),

@@ -90,3 +90,28 @@ def _(key, value, key_pages, value_pages, table, position, table_row):
 def _(logits: Tensor, seed: Tensor, *settings):
     rows = logits.shape[0]
     return logits.new_empty(rows, dtype=torch.int64), logits.new_empty(rows, dtype=torch.float32)
+
+
+@register_fake("umer1_kernels::rms_norm")
+def _(rows: Tensor, weight, eps: float):
+    return rows.new_empty(rows.shape)
+
+
+@register_fake("umer1_kernels::swiglu")
+def _(gate_up: Tensor):
+    return gate_up.new_empty((gate_up.shape[0], gate_up.shape[1] // 2))
+
+
+@register_fake("umer1_kernels::quick_gelu")
+def _(numbers: Tensor):
+    return numbers.new_empty(numbers.shape)
+
+
+@register_fake("umer1_kernels::rotate_heads_")
+def _(fused, rotated, rotation):
+    return None
+
+
+@register_fake("umer1_kernels::packed_attention")
+def _(query: Tensor, key, value, cu_seqlens, causal, scale):
+    return query.new_empty(query.shape)
