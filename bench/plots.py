@@ -63,7 +63,9 @@ def _scaling(rows: list[Row]):
         here = [
             row for row in rows if (row["sizes"]["directions"], row["dtype"]) == (directions, dtype)
         ]
-        for variant in sorted({row["variant"] for row in here}, key=lambda name: name != OURS):
+        for variant in sorted(
+            {row["variant"] for row in here}, key=lambda name: (name != OURS, name)
+        ):
             own = sorted(
                 (row for row in here if row["variant"] == variant),
                 key=lambda row: row["sizes"]["N"],
