@@ -127,7 +127,9 @@ class DecodeAttention(Case):
 
         found = [
             Variant(OURS, OURS, ours),
-            Variant("sdpa-padded", "eager", padded, "keys side by side, prompts copied to each row"),
+            Variant(
+                "sdpa-padded", "eager", padded, "keys side by side, prompts copied to each row"
+            ),
             Variant("sdpa-gathered", "eager", gathered, "pages gathered at every step"),
         ]
         # a GPU decodes from a graph
