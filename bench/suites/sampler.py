@@ -9,6 +9,7 @@ from torch import Tensor
 
 import umer1_kernels as kernels
 from bench.case import OURS, Case, Expected, Problem, Traffic, Variant
+from bench.graphs import in_graph
 from bench.peers import compiled
 from bench.suites.ours import backend_of, describe
 from umer1_kernels.reference.sampler import uniforms
@@ -79,11 +80,13 @@ class Sampler(Case):
             token, logprob = kernels.sample_tokens(logits, seed, step, **settings, backend=backend)
             return torch.stack([token / self.vocabulary, logprob])
 
-        return [
+        found = [
             Variant(OURS, OURS, ours),
             Variant("eager", "eager", self.eager),
             Variant("compile", "compile", compiled(self.eager)),
         ]
+        # a GPU decodes from a graph
+        return [*found, *map(in_graph, found[:2])] if device.type == "cuda" else found
 
     def truth(self, problem):
         inputs = dict(problem.inputs, logits=problem.inputs["logits"].double())

@@ -51,13 +51,6 @@ UMER1_BF16_TARGET inline void pack_values(const Bits* const* values, int64_t cou
   }
 }
 
-// Asks for `count` rows of D numbers before they are needed.
-inline void prefetch(const Bits* const* rows, int64_t count, int64_t dimension) {
-  for (int64_t n = 0; n < count; ++n) {
-    for (int64_t d = 0; d < dimension; d += 32) __builtin_prefetch(rows[n] + d);
-  }
-}
-
 // scores [count] -> weights in bfloat16, their best score, and the sum of what was kept of them: the
 // weights of a row add up to 1 exactly as they multiply the values.
 UMER1_BF16_TARGET inline void weigh_row(const float* scores, int64_t count, float scale,
@@ -99,11 +92,8 @@ struct Bf16Scratch {
 UMER1_BF16_TARGET inline void attend_bf16(const DecodeTile<Bits>& tile, Bf16Scratch& scratch) {
   const int64_t size = tile.dimension, count = tile.count;
   const int64_t panels = bf16::panels(count), width = panels * bf16::kPanel;
-  prefetch(tile.keys, std::min<int64_t>(bf16::kPanel, count), size);
   for (int64_t panel = 0; panel < panels; ++panel) {
     const Bits* const* keys = tile.keys + panel * bf16::kPanel;
-    const int64_t next = (panel + 1) * bf16::kPanel;
-    prefetch(tile.keys + next, std::clamp<int64_t>(count - next, 0, bf16::kPanel), size);
     bf16::pack_scattered([=](int64_t j) { return keys[j]; },
                          std::min<int64_t>(bf16::kPanel, count - panel * bf16::kPanel), size,
                          scratch.keys.get() + panel * bf16::panel_size(size));

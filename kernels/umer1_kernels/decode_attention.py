@@ -69,7 +69,7 @@ def decode_attention(
             their order or the pages' numbers.
         groups: what `prefix_groups` made of `prefix_of`, once for all layers of a step. Only "triton"
             needs it, and makes it itself where it is missing.
-        backend: "auto", "reference", "cpu" or "triton".
+        backend: "auto", "reference", "cpu" or "triton" (whose kernels never ran on a GPU yet).
 
     Returns:
         [B, Hq, D] in the query's dtype. Computed in float32 (float64 for float64). No gradient flows.
@@ -145,7 +145,7 @@ def append_kv(
         position: int32 [T], each token's place in its segment; -1: not written. Two tokens must not
             have the same place.
         table_row: int32 [T], each token's row of the table; default: token t has row t (decoding).
-        backend: "auto", "reference", "cpu" or "triton".
+        backend: "auto", "reference", "cpu" or "triton" (whose kernels never ran on a GPU yet).
     """
     checks.check_floating("key", key, 3)
     _check_pages(key_pages, value_pages, "key", key)

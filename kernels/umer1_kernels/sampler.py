@@ -44,7 +44,7 @@ def sample_tokens(
         top_p: keep the smallest set of most likely tokens whose probability reaches it; 1: all.
         top_k: keep the k most likely tokens; 0: all. Together with top_p it comes first.
         forced: int64 [B], a token that is taken whatever the rest says; -1: none.
-        backend: "auto", "reference", "cpu" or "triton".
+        backend: "auto", "reference", "cpu" or "triton" (whose kernels never ran on a GPU yet).
         Settings are one number for all rows, or a tensor [B].
 
     Returns:
