@@ -34,7 +34,7 @@ def test_whatever_happens(model, make_prompts, naive, common_tokens):
             known[key] = naive(model, prompts[place], gen_id, eos_id, limit, stop)
         return known[key]
 
-    @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
     @given(
         EVENTS, st.integers(1, 5), st.integers(2, 9), st.sampled_from([4, 9, 500]), st.booleans()
     )
