@@ -23,7 +23,8 @@ from umer1.data.mini import build
 from umer1.evaluation import Report, evaluate
 from umer1.model.checkpoint import save_model
 from umer1.training import rl, sft
-from umer1.training.config import RLConfig, SFTConfig, load_config
+from umer1.training.config import load_config
+from umer1.training.settings import RLConfig, SFTConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES, TINY = ROOT / "umer1" / "recipes", ROOT / "umer1" / "assets" / "tiny"

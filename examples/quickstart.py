@@ -20,7 +20,8 @@ from umer1.cli.models import model_identity
 from umer1.data.mini import Counts, build
 from umer1.evaluation import evaluate, load_tasks
 from umer1.training import rl, sft
-from umer1.training.config import RLConfig, SFTConfig, load_config
+from umer1.training.config import load_config
+from umer1.training.settings import RLConfig, SFTConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = ROOT / "umer1" / "recipes"

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from umer1.prompts import DISC_TOKEN, GENERATION_INSTRUCTION
-from umer1.training.config import RLConfig, SFTConfig
+from umer1.training.settings import RLConfig, SFTConfig
 
 TINY = dict(
     hidden=32, layers=2, heads=4, kv_heads=2, intermediate=64, vision_dim=32, vision_depth=1, vision_heads=2,

@@ -2,7 +2,8 @@
 
 import pytest
 
-from umer1.training.config import RLConfig, SFTConfig, load_config
+from umer1.training.config import load_config
+from umer1.training.settings import RLConfig, SFTConfig
 
 
 def _file(tmp_path, text):

@@ -70,7 +70,8 @@ def _train(stage, config, assignments, quiet, as_json):
     from importlib import import_module
 
     from umer1.cli.output import note, print_json, stdout_to_stderr
-    from umer1.training.config import RLConfig, SFTConfig, load_config
+    from umer1.training.config import load_config
+    from umer1.training.settings import RLConfig, SFTConfig
 
     kind = {"sft": SFTConfig, "rl": RLConfig}[stage]
     path = find_config(config)

@@ -22,10 +22,10 @@ from umer1.profiling.request import Request
 from umer1.profiling.workload import Workload
 from umer1.training import rl
 from umer1.training.collate import IGNORED, EncodedSide, SFTBatch, collate_sft
-from umer1.training.config import OptimizerConfig, RLConfig, RunConfig, SFTConfig
 from umer1.training.loop import make_optimizer
 from umer1.training.objectives import sft_loss
 from umer1.training.rollouts import roll_out
+from umer1.training.settings import OptimizerConfig, RLConfig, RunConfig, SFTConfig
 from umer1.training.start import start
 
 STILL = OptimizerConfig(learning_rate=0.0)

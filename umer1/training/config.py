@@ -1,105 +1,14 @@
-"""Training settings: one YAML file, checked before anything is loaded."""
+"""Reading a training config: one YAML file, checked before anything is loaded."""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-
-@dataclass(slots=True)
-class OptimizerConfig:
-    """AdamW with a linear warm-up, then cosine or linear decay to zero, or a constant rate."""
-
-    learning_rate: float = 5e-5
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.0
-    warmup_ratio: float = 0.03
-    schedule: str = "cosine"  # cosine | linear | constant
-    clip_grad_norm: float = 1.0
-
-
-@dataclass(slots=True)
-class RunConfig:
-    """What SFT and RL share."""
-
-    model: str = (
-        ""  # directory, hub id, or "tiny": the architecture to train from scratch, see `tiny`
-    )
-    data: str = (
-        ""  # registry names ("name%50,other"), or the path of an SFT JSON/JSONL or RL YAML/JSON
-    )
-    data_path: str = (
-        ""  # root of the media paths (RL: the image root); default: the folder of the data file
-    )
-    registry: str = ""  # YAML registry that `data` names refer to
-    sources: str = ""  # only pairs of these data sets, separated by commas; default: all
-    output: str = ""  # checkpoints, logs and the final model go here
-    steps: int = 0  # optimizer steps; 0: from `epochs`
-    epochs: float = 1.0
-    seed: int = 42
-    gradient_accumulation: int = 1
-    gradient_checkpointing: bool = False
-    freeze_vision: bool = True
-    mixed_precision: str = "no"  # no | bf16
-    save_every: int = (
-        0  # steps between checkpoints that a killed run resumes from; 0: only at the end
-    )
-    keep_checkpoints: int = 2
-    log_every: int = 10
-    cache_encoded: bool = False  # keep every encoded record in memory (small data sets)
-    workers: int = 0  # processes that decode media ahead of the model
-    time_limit_seconds: float = (
-        0.0  # stop cleanly after this long (0: never); the schedule follows the clock
-    )
-    tiny: dict[str, Any] = field(
-        default_factory=dict
-    )  # arguments of `tiny_config` when model is "tiny"
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-
-
-@dataclass(slots=True)
-class SFTConfig(RunConfig):
-    """Stage one: gen InfoNCE + disc InfoNCE + CE of both sides (facts: the released `trainer.py`)."""
-
-    batch_size: int = 256  # pairs per contrastive batch, over all processes
-    group_size: int = 64  # pairs of one source that stand together
-    scale: float = 50.0  # logits = scale * cosine; temperature 0.02
-    mask_duplicates: bool = (
-        False  # identical targets in a batch are no negatives (released: they are)
-    )
-    cross_entropy_weight: float = 1.0
-    generative: bool = True  # False: the DUME baseline, disc InfoNCE alone
-    max_length: int = 12288
-
-
-@dataclass(slots=True)
-class RLConfig(RunConfig):
-    """Stage two: GRPO on both sides with R = R_format + R_rank * R_gap (released settings are the defaults)."""
-
-    batch_size: int = 16  # pairs whose rollouts are each other's negatives, over all processes
-    group_size: int = 1  # pairs of one source that stand together in a batch
-    distinct_targets: bool = False  # keep pairs with the same target apart
-    generations: int = 8  # rollouts per pair and side
-    max_new_tokens: int = 2048
-    temperature: float = 1.0
-    clip: tuple[float, float] = (0.2, 0.28)
-    beta: float = 0.04  # weight of the KL to the starting model
-    normalizer: float = 2048.0  # constant divisor of each completion's token sum
-    reward: str = "rank_gap"
-    format_weight: float = 1.0
-    rollout_slots: int = 128
-    microbatch_tokens: int = 16384  # tokens per backward pass
-    freeze_vision: bool = False
-
-    def __post_init__(self):
-        if self.generations < 2:
-            raise ValueError(
-                f"generations: got {self.generations}, wants at least 2 (advantages compare rollouts)"
-            )
+from umer1.training.settings import RunConfig
 
 
 def load_config(path: str | Path, kind: type[RunConfig], overrides: dict[str, Any] | None = None):

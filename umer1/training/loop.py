@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from umer1.model.checkpoint import save_model
 from umer1.model.qwen2_vl import Qwen2VL
 from umer1.processor import Processor
-from umer1.training.config import OptimizerConfig, RunConfig
+from umer1.training.settings import OptimizerConfig, RunConfig
 
 
 class Run:

@@ -16,9 +16,9 @@ from umer1.model.sequence import pack
 from umer1.progress import progress_bar
 from umer1.training.batching import GroupedBatches
 from umer1.training.collate import side_key
-from umer1.training.config import RLConfig
 from umer1.training.loop import Run, make_optimizer
 from umer1.training.rollouts import Completion, roll_out
+from umer1.training.settings import RLConfig
 from umer1.training.start import load_pairs, start
 
 

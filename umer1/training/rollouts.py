@@ -17,8 +17,8 @@ from umer1.model.sequence import Sequence
 from umer1.processor import Processor
 from umer1.prompts import format_ok
 from umer1.training.collate import side_item
-from umer1.training.config import RLConfig
 from umer1.training.objectives import group_advantage
+from umer1.training.settings import RLConfig
 
 
 @dataclass(slots=True)

@@ -14,9 +14,9 @@ from umer1.processor import Processor
 from umer1.progress import progress_bar
 from umer1.training.batching import GroupedBatches, rank_slice
 from umer1.training.collate import EncodedSide, SFTBatch, collate_sft, describe, encode_side
-from umer1.training.config import SFTConfig
 from umer1.training.loop import Run, make_optimizer
 from umer1.training.objectives import sft_loss
+from umer1.training.settings import SFTConfig
 from umer1.training.start import load_pairs, start
 
 

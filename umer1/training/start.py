@@ -19,7 +19,7 @@ from umer1.model.tokens import add_embedding_tokens
 from umer1.processor import SFT_LIMITS, MediaLimits, Processor
 from umer1.processor_files import load_tokenizer
 from umer1.prompts import GENERATION_INSTRUCTION, SYSTEM_MESSAGE
-from umer1.training.config import RunConfig
+from umer1.training.settings import RunConfig
 
 # a sentence of the data becomes one token when it is this long and stands in this many records
 PHRASE_CHARACTERS, PHRASE_RECORDS = 16, 40
