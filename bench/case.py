@@ -136,6 +136,10 @@ class Case(ABC):
         """What has to be read at least; None where a product is the cost."""
         return None
 
+    def flop(self, problem: Problem) -> float | None:
+        """The arithmetic a step needs, where the share of the hardware's peak is what counts."""
+        return None
+
     @abstractmethod
     def explain(self, problem: Problem) -> str:
         """Which backend and plan of ours run; called with gradients on only if the case has leaves."""

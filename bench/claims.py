@@ -75,6 +75,10 @@ def _total_gib(row: Row) -> float | None:
     return (row["peak_bytes"] + row["input_bytes"] + row["result_bytes"]) / GIB
 
 
+def _of_peak(row: Row) -> float | None:
+    return row.get("percent_of_peak")
+
+
 def _milliseconds(row: Row) -> float | None:
     return row.get("median_ms")
 
@@ -142,6 +146,8 @@ def _claims(
             True,
         ),
         "over_generate": ("times faster than generate() alone", _speedup_over("generate"), True),
+        "over_flat": ("times faster than a prompt for every row", _speedup("flat"), True),
+        "of_peak": ("% of the GPU's peak (MFU)", _of_peak, True),
         "memory_share": ("peak memory / the released recipe's", _memory, False),
         "error": ("relative gradient error", _gradient_error, False),
     }
@@ -207,4 +213,9 @@ CLAIMS = [
     *_claims("cuda", "info_nce", "one-way-262144-bf16", total_gib=20, **_EXACT),
     *_claims("cuda", "info_nce", "symmetric-262144-bf16", total_gib=20, **_EXACT),
     *_claims("cuda", "info_nce", "one-way-1048576-bf16", total_gib=40, **_EXACT),
+    *[claim for rows in (8, 64, 256)
+      for claim in _claims("cuda", "engine_decode", f"2b-b{rows}-bf16", floor=75)],
+    *_claims("cuda", _GENERATE, "queries-64-2b-image-256-bf16", over_released=30),
+    *_claims("cuda", "engine_decode", "2b-b256-p1000-g8-bf16", over_flat=1.7),
+    *_claims("cuda", "engine_phases", "prompts-32x256-2b-bf16", of_peak=45),
 ]  # fmt: skip

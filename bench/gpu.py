@@ -27,7 +27,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
 from bench.gpu_cases import by_importance, failures, measure  # noqa: E402
 from bench.gpu_file import GpuFile, summary  # noqa: E402
 from bench.steps import Deadline, Step, run, step  # noqa: E402
-from bench.suites import cases  # noqa: E402
+from bench.suites import MODULES, cases  # noqa: E402
 
 SECONDS = (
     525  # of the nine minutes, what is left for steps; the rest is starting, ending and writing
@@ -127,14 +127,27 @@ def sanitize(suite: Suite) -> list[Step]:
 
 
 def kernels(suite: Suite) -> list[Step]:
-    """The CUDA suites of `python -m bench`, cases with an aim first."""
+    """The losses and the decode kernels."""
+    names = [name for name in MODULES if not name.startswith("engine_")]
+    return [_benches("kernels", names, suite)]
+
+
+def engine(suite: Suite) -> list[Step]:
+    """Decode steps, prompts and whole generations at the 2B shape, with random weights."""
+    names = [name for name in MODULES if name.startswith("engine_")]
+    return [_benches("engine", names, suite)]
+
+
+def _benches(name: str, suites: list[str], suite: Suite) -> Step:
+    """These suites of `python -m bench` on this GPU, cases with an aim first."""
     deadline, began = suite.deadline, suite.deadline.left()
-    measured = measure(by_importance(cases("cuda"), "cuda"), "cuda", deadline, suite.file.path)
+    chosen = by_importance(cases("cuda", suites=suites), "cuda")
+    measured = measure(chosen, "cuda", deadline, suite.file.path)
     suite.file.read_again()
     bad = failures(suite.file.rows, measured)
     reached = f"{len(measured.done)} of {measured.asked} cases"
     detail = f"{reached}, failed: {', '.join(bad)}" if bad else reached
-    return [Step("kernels", "failed" if bad else "ok", round(began - deadline.left(), 1), detail)]
+    return Step(name, "failed" if bad else "ok", round(began - deadline.left(), 1), detail)
 
 
 def _pytest(name: str, command: list[str], seconds: float, **options) -> Step:
@@ -163,6 +176,7 @@ PARTS: dict[str, Callable[[Suite], list[Step]]] = {
     "tests": tests,
     "sanitize": sanitize,
     "kernels": kernels,
+    "engine": engine,
 }
 
 if __name__ == "__main__":

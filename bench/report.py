@@ -14,12 +14,13 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 from bench.case import OURS
 from bench.claims import verdicts
 from bench.engine.composed import composed
 from bench.plots import drawable, plot
+from bench.report_engine import engine_table, query_table
+from bench.report_text import Found, by_place, markdown, not_measured
 from bench.results import MIB, number, read
 from bench.runner import Row
 
@@ -29,14 +30,6 @@ RESULTS = ROOT / "bench" / "results"
 BLOCK = re.compile(
     r"(<!-- begin: (?P<name>[\w-]+) -->\n)(?P<body>.*?)(<!-- end: (?P=name) -->)", re.DOTALL
 )
-
-
-class Found(NamedTuple):
-    """What the result files say of one device."""
-
-    device: str
-    rows: list[Row]
-    steps: list[dict]  # of the GPU suite
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -128,37 +121,13 @@ def claims_table(found: Found) -> str:
         if claim.variant != OURS:
             name += f" ({claim.variant})"
         lines.append((name, claim.what, wanted, result, mark))
-    return _markdown(("case", "figure", "aim", "measured", "met"), lines)
+    return markdown(("case", "figure", "aim", "measured", "met"), lines)
 
 
 def rows_table(found: Found) -> str:
     """Every variant of every loss: time, floor, memory, error; what it was measured on above each table."""
     losses = [row for row in found.rows if not row["suite"].startswith("engine_")]
-    return _by_place(losses, found.device, ROW_HEADER, _row_cells)
-
-
-def engine_table(found: Found) -> str:
-    """Every variant of the engine's cases: time, rates, how often ours goes into it, memory, error of the vectors."""
-    order = ("generate", "composed", "decode", "phases", "disc", "memory")
-    rank = {f"engine_{name}": place for place, name in enumerate(order)}
-    own = [row for row in found.rows if row["suite"] in rank]
-    own.sort(key=lambda row: rank[row["suite"]])
-    ours = {(row["suite"], row["case"]): row for row in own if row["variant"] == OURS}
-
-    def cells(row: Row) -> tuple[str, ...]:
-        return _engine_cells(row, ours.get((row["suite"], row["case"]), {}))
-
-    return _by_place(own, found.device, ENGINE_HEADER, cells)
-
-
-def _by_place(rows: list[Row], device: str, header: tuple[str, ...], cells) -> str:
-    if not rows:
-        return _not_measured(device)
-    parts = []
-    for place in dict.fromkeys(_place(row) for row in rows):
-        here = [row for row in rows if _place(row) == place]
-        parts += [place, _markdown(header, [cells(row) for row in here])]
-    return "\n\n".join(parts)
+    return by_place(losses, found.device, ROW_HEADER, _row_cells)
 
 
 def errors_table(found: Found) -> str:
@@ -174,19 +143,19 @@ def errors_table(found: Found) -> str:
             cells = [f"{worst[name]:.1e}" if name in worst else "–" for name in ERROR_VARIANTS]
             lines.append((" ".join(case), *cells))
     if not lines:
-        return _not_measured(found.device)
-    return _markdown(("case", *ERROR_VARIANTS), lines)
+        return not_measured(found.device)
+    return markdown(("case", *ERROR_VARIANTS), lines)
 
 
 def steps_table(found: Found) -> str:
     """What the steps of the GPU suite came to."""
     if not found.steps:
-        return _not_measured(found.device)
+        return not_measured(found.device)
     lines = [
         (each["step"], each["status"], f"{each.get('seconds', 0.0):.0f}", each.get("detail", ""))
         for each in found.steps
     ]
-    return _markdown(("step", "result", "seconds", ""), lines)
+    return markdown(("step", "result", "seconds", ""), lines)
 
 
 def plots(found: Found) -> str:
@@ -207,17 +176,13 @@ def state(found: Found) -> str:
     return f"{device} ({hardware}): {len(measured)} of {len(every)} aims are measured, {met} of them met."  # fmt: skip
 
 
-def _not_measured(device: str) -> str:
-    command = "make gpu" if device == "cuda" else "python -m bench --json bench/results/cpu.json"
-    return f"Not measured yet: `{command}`."
-
-
 DEVICES = ("cpu", "cuda")
 IMAGE = re.compile(r"!\[[^]]*\]\(([^)]+)\)")
 TABLES: dict[str, Callable[[Found], str]] = {
     "claims": claims_table,
     "rows": rows_table,
     "engine": engine_table,
+    "query": query_table,
     "errors": errors_table,
     "steps": steps_table,
     "plots": plots,
@@ -235,18 +200,6 @@ ERROR_VARIANTS = (
 ROW_HEADER = (
     "case", "variant", "ms (p20 to p80)", "% of floor", "time / best peer", "peak MiB", "/ eager", "gradient error",
 )  # fmt: skip
-
-ENGINE_HEADER = (
-    "case", "variant", "ms (p20 to p80)", "embeddings/s", "tokens/s", "times ours", "peak MiB", "/ recipe",
-    "vectors off by",
-)  # fmt: skip
-
-
-def _place(row: Row) -> str:
-    return (
-        f"Measured on {row['hardware']}, {row['threads']} threads, torch {row['torch']}, triton {row['triton']}, "
-        f"commit `{row['commit']}`."
-    )
 
 
 def _row_cells(row: Row) -> tuple[str, ...]:
@@ -268,35 +221,7 @@ def _row_cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def _engine_cells(row: Row, ours: Row) -> tuple[str, ...]:
-    name = f"**{row['variant']}**" if row["variant"] == OURS else row["variant"]
-    case = f"{row['suite'].removeprefix('engine_')} {row['case']}"
-    if row["status"] != "ok":
-        return (case, name, row["status"], *["–"] * (len(ENGINE_HEADER) - 3))
-    time, peak, sizes = row.get("median_ms"), row.get("peak_bytes"), row["sizes"]
-    spread = f" ({number(row['p20_ms'])} to {number(row['p80_ms'])})" if "p20_ms" in row else ""
-    speedup = ours.get("speedup", {}).get(row["variant"])
-    rates = [sizes[kind] * 1e3 / time if time and kind in sizes else None
-             for kind in ("embeddings", "tokens")]  # fmt: skip
-    worst = max(row["errors"].values(), default=None)
-    return (
-        case,
-        name,
-        number(time) + spread,
-        *map(number, rates),
-        number(speedup, 2),
-        number(None if peak is None else peak / MIB, 1),
-        number(row.get("peak_to_baseline"), 3),
-        "-" if worst is None else f"{worst:.1e}",
-    )
-
-
 def _figure(value: float, wanted: float) -> str:
     if wanted < 0.01:
         return f"{value:.1e}"
     return f"{value:.3g}" if wanted < 10 else f"{value:.0f}"
-
-
-def _markdown(header: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
-    rows = [header, ("---",) * len(header), *lines]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -13,6 +13,7 @@ from bench import memory
 from bench.case import OURS, PEER_TOLERANCE, Case, Problem, Variant, errors, step
 from bench.counts import count
 from bench.environment import environment
+from bench.peaks import utilization
 from bench.timing import Run, copy_run, floor_run, interleave, paired_ratio, spread
 
 FLOOR = "floor"
@@ -184,7 +185,7 @@ def _time(
         )
         for variant in variants
     }
-    gemms, traffic = case.gemms(problem), case.traffic(problem)
+    gemms, traffic, flop = case.gemms(problem), case.traffic(problem), case.flop(problem)
     if gemms is not None:
         runs[FLOOR] = floor_run(gemms)
     elif traffic is not None:
@@ -200,6 +201,9 @@ def _time(
             row["floor"] = (gemms or traffic).describe()
             row["floor_ms"] = spread(samples[FLOOR]).median
             row["percent_of_floor"] = 100 * paired_ratio(samples[FLOOR], mine)
+        if flop is not None:
+            row["flop"] = flop
+            row["percent_of_peak"] = utilization(flop, median / 1e3, row["hardware"])
         if best is not None:
             row["best_peer"], row["time_to_best_peer"] = best, paired_ratio(mine, samples[best])
         if variant.family == OURS:

@@ -13,8 +13,10 @@ left out in the peer's favour.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from bench.case import OURS
-from bench.engine.workload import lognormal_lengths
+from bench.engine.workload import MEAN_LENGTH, lognormal_lengths
 from bench.runner import Row
 
 SUITE = "engine_composed"
@@ -77,6 +79,44 @@ class _Parts:
             return steps[above] * rows / above if rows > above else steps[above]
         share = (rows - below) / (above - below)
         return steps[below] + share * (steps[above] - steps[below])
+
+
+class Part(NamedTuple):
+    """One part of a query. `bound`: how near it is to what bounds it, in words."""
+
+    name: str
+    milliseconds: float
+    bound: str
+
+
+def one_query(rows: list[Row], device: str, visual: int = 256) -> list[Part]:
+    """Tower, prefill and the steps of one query alone at the 2B shape, an answer of mean length; [] if not measured."""
+    ours = {
+        (row["suite"], row["case"]): row
+        for row in rows
+        if row["device"] == device and row["variant"] == OURS and row.get("median_ms")
+    }
+    steps = MEAN_LENGTH - 1  # the first token comes with the prefill
+    wanted = (
+        (f"vision tower, {visual} visual tokens", "engine_phases", f"vision-{visual}-{SIZE}-bf16", 1),
+        ("prefill", "engine_phases", f"prefill-{visual}-{SIZE}-bf16", 1),
+        (f"{steps} decode steps", "engine_decode", f"{SIZE}-b1-bf16", steps),
+    )  # fmt: skip
+    try:
+        return [
+            Part(name, times * ours[suite, case]["median_ms"], _bound(ours[suite, case]))
+            for name, suite, case, times in wanted
+        ]
+    except KeyError:
+        return []
+
+
+def _bound(row: Row) -> str:
+    if row.get("percent_of_peak"):
+        return f"{row['percent_of_peak']:.0f} % of the peak of its arithmetic"
+    if row.get("percent_of_floor"):
+        return f"{row['percent_of_floor']:.0f} % of {row['floor']}"
+    return "–"
 
 
 def our_time(parts: _Parts, prompts: int, lengths: list[int]) -> float:

@@ -16,11 +16,17 @@ from umer1.engine.hf import HuggingFaceEngine
 from umer1.engine.requests import prompt_seed
 
 STOP = "first"  # nothing after <gen_emb> is needed
+GPU_MEMORY = 24 << 30  # bytes of keys and values
 
 
-def native(workload: Workload, rows: int = 64) -> NativeEngine:
-    packed = workload.packed
-    return NativeEngine(workload.model, workload.special, slots=rows, packed=packed)
+def native(workload: Workload, rows: int = 64, **settings) -> NativeEngine:
+    """The workload's engine for so many rows, made at the first call with these settings."""
+    if rows not in workload.engines:
+        settings = {"kv_memory": GPU_MEMORY if workload.device == "cuda" else None} | settings
+        workload.engines[rows] = NativeEngine(
+            workload.model, workload.special, slots=rows, packed=workload.packed, **settings
+        )
+    return workload.engines[rows]
 
 
 def over_transformers(workload: Workload, rows: int) -> HuggingFaceEngine:
@@ -31,35 +37,39 @@ def vectors(engine: Engine, workload: Workload) -> Tensor:
     """Run the workload; float32 [embeddings, H]."""
     sampling = Sampling(max(map(len, workload.scripts)), stop=STOP)
     found: dict[tuple[int, int], Tensor] = {}
-    engine.wake()
-    with scripted(workload, sampling):
+    with afresh(engine, workload), scripted(workload, sampling):
         for each in engine.submit(workload.requests, sampling, samples=workload.samples):
             found[each.prompt, each.sample] = each.rollout.vector
-    engine.sleep()  # keys and values are the run's, not the next one's
     return torch.stack([found[key] for key in sorted(found)])
 
 
 def disc_vectors(engine: Engine, workload: Workload) -> Tensor:
     """Disc mode; float32 [prompts, H]."""
     found = {}
-    engine.wake()
-    for each in engine.submit(workload.requests, Sampling(1), samples=0):
-        found[each.prompt] = each.disc
-    engine.sleep()
+    with afresh(engine, workload):
+        for each in engine.submit(workload.requests, Sampling(1), samples=0):
+            found[each.prompt] = each.disc
     return torch.stack([found[place] for place in sorted(found)])
+
+
+@contextmanager
+def afresh(engine: Engine, workload: Workload) -> Iterator[None]:
+    """A run that finds nothing of an earlier one: no keys and values, no prompts read, no features.
+
+    On a GPU the memory stays taken and the steps stay recorded, as they do in a long run.
+    """
+    engine.wake()
+    if workload.device == "cuda":
+        engine.load([], version=engine.version + 1)  # the tower is not frozen: its features go too
+    yield
+    if workload.device == "cpu":
+        engine.sleep()
 
 
 @contextmanager
 def scripted(workload: Workload, sampling: Sampling) -> Iterator[None]:
     """Engines write the scripts: their sampler is called as always, with a token forced in every row."""
-    seeds = [
-        prompt_seed(request, sampling, sample)
-        for request in workload.requests
-        for sample in range(workload.samples)
-    ]
-    seeds = torch.tensor([seed - (seed >> 63 << 64) for seed in seeds])
-    order = seeds.argsort()
-    keys, table = seeds[order], script_table(workload.scripts)[order]
+    keys, table = _scripts_by_seed(workload, sampling)
     sample = slots.sample_tokens
 
     def forced(logits, seed, step, *, forced=None, **settings):
@@ -72,6 +82,21 @@ def scripted(workload: Workload, sampling: Sampling) -> Iterator[None]:
         yield
     finally:
         slots.sample_tokens = hf.sample_tokens = sample
+
+
+def _scripts_by_seed(workload: Workload, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """Rows' seeds in ascending order, int64 [rows], and their scripts."""
+    if sampling.seed not in workload.tables:
+        seeds = [
+            prompt_seed(request, sampling, sample)
+            for request in workload.requests
+            for sample in range(workload.samples)
+        ]
+        seeds = torch.tensor([seed - (seed >> 63 << 64) for seed in seeds])
+        order = seeds.argsort()
+        found = seeds[order], script_table(workload.scripts)[order]
+        workload.tables[sampling.seed] = tuple(each.to(workload.device) for each in found)
+    return workload.tables[sampling.seed]
 
 
 def script_table(scripts: list[list[int]]) -> Tensor:

@@ -29,7 +29,7 @@ def as_transformers(model: Qwen2VL):
         save_model(model, directory)
         loaded = Qwen2VLForConditionalGeneration.from_pretrained(directory, dtype=model.dtype)
     loaded.generation_config = GenerationConfig()
-    return loaded.eval()
+    return loaded.to(model.device).eval()
 
 
 @torch.no_grad()
@@ -77,10 +77,13 @@ class Forced:
 
     def __init__(self, scripts: list[list[int]], prompt_length: int):
         self.table, self.prompt_length = script_table(scripts), prompt_length
+        self._here: Tensor | None = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        token = self.table[:, input_ids.shape[1] - self.prompt_length]
-        return scores.scatter_(1, token[:, None].to(scores.device), torch.inf)
+        if self._here is None:
+            self._here = self.table.to(scores.device)
+        token = self._here[:, input_ids.shape[1] - self.prompt_length]
+        return scores.scatter_(1, token[:, None], torch.inf)
 
 
 def _generated(workload: Workload, batch: int, *, output_hidden_states: bool) -> Iterator:

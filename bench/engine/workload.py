@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.engine.shapes import config, disc_position, prompt, random_model, special_id
-from umer1.engine import Prompt, SpecialTokens
+from umer1.engine import NativeEngine, Prompt, SpecialTokens
 from umer1.model import ModelConfig, PackedWeights, Qwen2VL, pack, pack_weights
 
 MEAN_LENGTH, SIGMA = 96, 0.5
@@ -39,6 +39,7 @@ class Workload:
     samples: int = 1
     length: int | None = None
     dtype: torch.dtype = torch.bfloat16
+    device: str = "cpu"
 
     @cached_property
     def config(self) -> ModelConfig:
@@ -78,7 +79,7 @@ class Workload:
     @cached_property
     def model(self) -> Qwen2VL:
         """Ours, plain until `packed` is asked for."""
-        return random_model(self.config, self.dtype)
+        return random_model(self.config, self.dtype).to(self.device)
 
     @cached_property
     def transformers(self):
@@ -89,11 +90,28 @@ class Workload:
             return as_transformers(self.model)
 
     @cached_property
-    def packed(self) -> PackedWeights:
-        return pack_weights(self.model)
+    def packed(self) -> PackedWeights | None:
+        """None on a GPU, where plain weights are what is fast."""
+        return pack_weights(self.model) if self.device == "cpu" else None
+
+    @cached_property
+    def engines(self) -> dict[int, NativeEngine]:
+        """By number of rows: what an engine has recorded is not recorded again for every run."""
+        return {}
+
+    @cached_property
+    def tables(self) -> dict[int, tuple[Tensor, Tensor]]:
+        """Scripts on the device, see bench.engine.ours: recorded graphs read them where they are."""
+        return {}
+
+    def describe(self) -> str:
+        if self.packed is None:
+            return f"plain {str(self.dtype).removeprefix('torch.')} weights on {self.device}"
+        return self.packed.describe()
 
     def _plain(self) -> AbstractContextManager:
-        return self.packed.undone() if "packed" in self.__dict__ else nullcontext()
+        packed = self.__dict__.get("packed")
+        return nullcontext() if packed is None else packed.undone()
 
     def sizes(self) -> dict[str, int | str]:
         return {
@@ -114,7 +132,7 @@ class Workload:
         """float32 [count, H] of the first rows: one float32 forward over prompt and script each, with no engine."""
         wide = self.wide_model()
         states = [
-            wide(pack([request.sequence.extend(script[:-1])]))[-1]
+            wide(pack([request.sequence.extend(script[:-1])]).to(self.device))[-1]
             for request, script in self.rows[:count]
         ]
         return F.normalize(torch.stack(states), dim=-1)

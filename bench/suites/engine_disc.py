@@ -51,7 +51,7 @@ class EngineDisc(Case):
             ],
             *[
                 Variant(f"backbone-b{batch}", "transformers", partial(peers.backbone_disc, batch=batch),
-                        f"the padded prompts without head and kept states, batches of {batch}", sweep="released")
+                        f"the padded prompts without head and kept states, batches of {batch}", sweep="backbone")
                 for batch in self.batches
             ],
         ]  # fmt: skip
@@ -68,7 +68,7 @@ class EngineDisc(Case):
         return {"output": Expected(torch.arange(len(vectors)), vectors)}
 
     def explain(self, problem):
-        return problem.inputs["workload"].packed.describe()
+        return problem.inputs["workload"].describe()
 
 
 def _native(workload: Workload):

@@ -39,12 +39,15 @@ class EngineGenerate(Case):
         )
 
     def build(self, device):
-        return Problem(
-            {"workload": replace(self.workload)}
-        )  # its models last as long as the problem
+        # its models last as long as the problem
+        return Problem({"workload": replace(self.workload, device=device.type)})
 
     def variants(self, device):
         rows = min(8, max(self.batches))
+        over_transformers = Variant(
+            "umer1-hf", "umer1-hf", partial(_over_transformers, rows=rows),
+            f"our engine over transformers' model, {rows} rows at a time",
+        )  # fmt: skip
         return [
             Variant(OURS, OURS, _native),
             *[
@@ -58,8 +61,7 @@ class EngineGenerate(Case):
                         sweep=GENERATE)
                 for batch in self.batches
             ],
-            Variant("umer1-hf", "umer1-hf", partial(_over_transformers, rows=rows),
-                    f"our engine over transformers' model, {rows} rows at a time"),
+            *([over_transformers] if device.type == "cpu" else []),
         ]  # fmt: skip
 
     def truth(self, problem):
@@ -67,11 +69,12 @@ class EngineGenerate(Case):
         return {"output": Expected(torch.arange(len(vectors)), vectors.double())}
 
     def explain(self, problem):
-        return problem.inputs["workload"].packed.describe()
+        return problem.inputs["workload"].describe()
 
 
 def _native(workload: Workload):
-    return ours.vectors(ours.native(workload, rows=min(64, len(workload.scripts))), workload)
+    most = 64 if workload.device == "cpu" else 256
+    return ours.vectors(ours.native(workload, rows=min(most, len(workload.scripts))), workload)
 
 
 def _over_transformers(workload: Workload, rows: int):
@@ -79,8 +82,11 @@ def _over_transformers(workload: Workload, rows: int):
 
 
 def cases(device: str, quick: bool) -> list[Case]:
-    if device != "cpu":
-        return []
+    if device == "cuda":
+        return [] if quick else [
+            _case("queries-64", Workload("2b", ("image-256",), 64), (16, 64)),
+            _case("rollouts-32x8", Workload("2b", ("image-256",), 32, 8), (64, 128)),
+        ]  # fmt: skip
     if quick:
         queries, rollouts, size = 8, (2, 4), "tiny"
         kinds, batches = ("image-4",), ((8,), (8,))
@@ -93,13 +99,10 @@ def cases(device: str, quick: bool) -> list[Case]:
             (f"queries-{queries}", queries, 1, batches[0]),
             (f"rollouts-{rollouts[0]}x{rollouts[1]}", *rollouts, batches[1]),
         ):
-            workload = Workload(size, (kind,), prompts, samples)
-            found.append(
-                EngineGenerate(
-                    name=f"{name}-{size}-{kind}-bf16",
-                    dtype=torch.bfloat16,
-                    workload=workload,
-                    batches=tried,
-                )
-            )
+            found.append(_case(name, Workload(size, (kind,), prompts, samples), tried))
     return found
+
+
+def _case(name: str, workload: Workload, batches: tuple[int, ...]) -> EngineGenerate:
+    name = f"{name}-{workload.size}-{workload.kinds[0]}-bf16"
+    return EngineGenerate(name=name, dtype=torch.bfloat16, workload=workload, batches=batches)

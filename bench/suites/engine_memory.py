@@ -45,7 +45,7 @@ class EngineMemory(Case):
         return {}
 
     def explain(self, problem):
-        return problem.inputs["workload"].packed.describe()
+        return problem.inputs["workload"].describe()
 
 
 def _native(workload: Workload):

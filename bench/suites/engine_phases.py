@@ -1,4 +1,4 @@
-"""The parts that a generation is composed of where the whole would take hours: tower and prefill, per prompt."""
+"""The parts that a generation is composed of: tower and prefill, of one prompt; on a GPU of many together too."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from torch import Tensor
 
 from bench.case import OURS, Case, Problem, Variant
 from bench.engine import ours
+from bench.engine.flops import prefill_flop, vision_flop
 from bench.engine.workload import Workload
 from umer1.engine import Sampling
 from umer1.engine.hf_inputs import model_inputs
 
-# per image, and per prompt with that image's number of tokens as text
-PARTS = ("vision", "prefill")
+# per image, per prompt with that image's number of tokens as text, and both
+PARTS = ("vision", "prefill", "prompts")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +25,11 @@ class EnginePhase(Case):
     size: str
     part: str
     visual: int
+    prompts: int = 1
 
     def sizes(self):
-        return {"model": self.size, "visual_tokens": self.visual, "prompt_tokens": self._tokens()}
+        return {"model": self.size, "prompts": self.prompts, "visual_tokens": self.visual,
+                "prompt_tokens": self._tokens()}  # fmt: skip
 
     def _tokens(self) -> int:
         return len(Workload(self.size, (f"image-{self.visual}",), 1).requests[0].sequence)
@@ -35,8 +38,9 @@ class EnginePhase(Case):
         return replace(self, size="tiny", visual=4)
 
     def build(self, device):
-        kind = f"image-{self.visual}" if self.part == "vision" else f"text-{self._tokens() - 81}"
-        return Problem({"workload": Workload(self.size, (kind,), 1)})
+        kind = f"text-{self._tokens() - 81}" if self.part == "prefill" else f"image-{self.visual}"
+        workload = Workload(self.size, (kind,), self.prompts, device=device.type)
+        return Problem({"workload": workload})
 
     def variants(self, device):
         if self.part == "vision":
@@ -49,43 +53,64 @@ class EnginePhase(Case):
             Variant("transformers", "transformers", _their_prefill, checked=False),
         ]
 
+    def flop(self, problem):
+        workload = problem.inputs["workload"]
+        if workload.device == "cpu":
+            return None
+        sequences = [request.sequence for request in workload.requests]
+        tower = sum(vision_flop(workload.model, each) for each in sequences)
+        if self.part == "vision":
+            return tower
+        return tower + sum(prefill_flop(workload.model, each) for each in sequences)
+
     def truth(self, problem):
         return {}
 
     def explain(self, problem):
-        return problem.inputs["workload"].packed.describe()
+        return problem.inputs["workload"].describe()
 
 
 def _our_tower(workload: Workload) -> Tensor:
     sequence = workload.requests[0].sequence
     workload.packed  # noqa: B018
-    return workload.model.vision(sequence.pixel_values.to(workload.dtype), sequence.grid_thw)
+    patches = sequence.pixel_values.to(workload.device, workload.dtype)
+    return workload.model.vision(patches, sequence.grid_thw)
 
 
 def _their_tower(workload: Workload) -> Tensor:
     sequence = workload.requests[0].sequence
-    model = workload.transformers.model
-    return model.get_image_features(sequence.pixel_values, sequence.grid_thw).pooler_output[0]
+    model, device = workload.transformers.model, workload.device
+    patches, grid = sequence.pixel_values.to(device), sequence.grid_thw.to(device)
+    return model.get_image_features(patches, grid).pooler_output[0]
 
 
 def _our_prefill(workload: Workload) -> Tensor:
-    """Reads the prompt, its keys and values kept, and samples one token."""
-    engine = ours.native(workload, rows=1)
-    (finished,) = engine.submit(workload.requests, Sampling(1, stop="eos"))
-    return finished.rollout.vector
+    """Reads the prompts, their keys and values kept, and samples one token each."""
+    engine = ours.native(workload, rows=len(workload.requests), prefill_tokens=1 << 16)
+    with ours.afresh(engine, workload):
+        finished = list(engine.submit(workload.requests, Sampling(1, stop="eos")))
+    return finished[0].rollout.vector
 
 
 def _their_prefill(workload: Workload) -> Tensor:
     model = workload.transformers
-    inputs = model_inputs(model, [workload.requests[0].sequence], pad_id=workload.special.eos_id)
+    sequences = [request.sequence for request in workload.requests]
+    inputs = model_inputs(model, sequences, pad_id=workload.special.eos_id)
     return model(**inputs, use_cache=True, logits_to_keep=1).logits.argmax(-1)
 
 
 def cases(device: str, quick: bool) -> list[Case]:
-    if device != "cpu" or quick:
+    if quick:
         return []
-    return [
-        EnginePhase(name=f"{part}-{visual}-2b-bf16", dtype=torch.bfloat16, size="2b", part=part, visual=visual)
-        for part in PARTS
+    common = dict(dtype=torch.bfloat16, size="2b")
+    found = [
+        EnginePhase(name=f"{part}-{visual}-2b-bf16", part=part, visual=visual, **common)
+        for part in ("vision", "prefill")
         for visual in (64, 256)
-    ]  # fmt: skip
+    ]
+    if device == "cuda":
+        many = EnginePhase(
+            name="prompts-32x256-2b-bf16", part="prompts", visual=256, prompts=32, **common
+        )
+        found = [many, *found]
+    return found

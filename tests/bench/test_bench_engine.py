@@ -9,6 +9,7 @@ from bench.claims import verdicts
 from bench.engine import composed, ours, peers
 from bench.engine.shapes import SHAPES, config, random_model
 from bench.engine.workload import MEAN_LENGTH, Workload, lognormal_lengths
+from bench.suites.engine_decode import EngineDecode
 from umer1.engine import Sampling
 from umer1.model import Qwen2VL
 
@@ -133,3 +134,46 @@ def test_the_report_has_the_engine_and_its_aims(tmp_path):
     table = report.engine_table(everything)
     assert "| composed rollouts-4x8-2b-image-64-bf16 | **umer1** |" in table
     assert "engine" not in report.rows_table(everything)
+
+
+def test_a_prompt_for_every_row_is_the_peer_of_a_shared_one():
+    case = EngineDecode(name="g2", dtype=torch.bfloat16, size="tiny", rows=4, samples=2, context=90)
+    problem = case.build(torch.device("cpu"))
+    state, flat = problem.inputs["state"], problem.inputs["flat"]
+    assert state.workload.model is flat.workload.model
+    for variant in case.variants(torch.device("cpu")):
+        for _ in range(3):  # every call starts at the same place
+            variant.function(**problem.inputs)
+    shared, apart = state._engine.describe(), flat._engine.describe()
+    assert (shared["running"], apart["running"]) == (4, 4)
+    assert (shared["prefixes"], apart["prefixes"]) == (2, 4)
+
+
+def test_new_weights_make_an_engine_forget_what_it_has_read(workload, truth):
+    engine = ours.native(workload, rows=4)
+    engine.wake()
+    sampling = Sampling(max(map(len, workload.scripts)), stop=ours.STOP)
+    for version in (1, 2):  # as on a GPU, where it does not sleep between runs
+        with ours.scripted(workload, sampling):
+            found = {(each.prompt, each.sample): each.rollout.vector
+                     for each in engine.submit(workload.requests, sampling, samples=2)}  # fmt: skip
+        torch.testing.assert_close(
+            torch.stack([found[key] for key in sorted(found)]), truth, atol=1e-5, rtol=0
+        )
+        assert engine.describe()["features"] > 0
+        engine.load([], version=version)
+        told = engine.describe()
+        assert (told["features"], told["prefixes"]) == (0, 0)
+    engine.sleep()
+
+
+def test_one_query_is_the_sum_of_its_parts():
+    rows = [dict(row) for row in _rows()]
+    for row in rows:
+        row["case"] = row["case"].replace("-64-", "-256-")
+    parts = composed.one_query(rows, "cpu")
+    assert [part.milliseconds for part in parts] == [100.0, 300.0, (MEAN_LENGTH - 1) * 11.0]
+    assert composed.one_query(rows, "cuda") == []
+    on_gpu = [row | {"device": "cuda", "percent_of_peak": 31.4, "percent_of_floor": 70.0, "floor": "3 MiB"}
+              for row in rows]  # fmt: skip
+    assert composed.one_query(on_gpu, "cuda")[0].bound == "31 % of the peak of its arithmetic"
