@@ -6,13 +6,14 @@ import logging
 import time
 from collections.abc import Iterator
 from collections.abc import Sequence as List
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from umer1.embeddings import Embeddings
 from umer1.engine import Engine, Generated, NativeEngine, Prompt, Sampling, SpecialTokens
 from umer1.hub import SMALL_FILES, local_directory
 from umer1.model.checkpoint import load_model, read_config
@@ -24,29 +25,6 @@ from umer1.prompts import parse_item, parse_response
 
 log = logging.getLogger("umer1")
 BUNDLED = {"tiny": Path(__file__).parent / "assets" / "tiny"}
-
-
-@dataclass(slots=True)
-class Embeddings:
-    """Result of `Embedder.encode` for n items and k samples each (k = 1 unless asked for).
-
-    Attributes:
-        disc: float32 [n, d], L2-normalised rows; None in mode "gen".
-        gen: float32 [n, d], or [n, k, d] when k > 1; None in mode "disc".
-        reasoning, summary: per item the generated text (a list of k texts when k > 1).
-        tokens: per item the number of generated tokens (or a list of k numbers).
-        finish: per item "gen_emb" | "length" | "eos" (or a list of k).
-        hit: bool [n] or [n, k]; False where no `<gen_emb>` was generated: that gen row is then the state of the
-            row's own last input, which says little. Check it, or look at `finish`.
-    """
-
-    disc: np.ndarray | None = None
-    gen: np.ndarray | None = None
-    reasoning: list = field(default_factory=list)
-    summary: list = field(default_factory=list)
-    tokens: list = field(default_factory=list)
-    finish: list = field(default_factory=list)
-    hit: np.ndarray | None = None
 
 
 class Embedder:

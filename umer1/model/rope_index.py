@@ -4,7 +4,7 @@ Text counts up by one on all three axes. A medium of t x h x w merged cells star
 before it ended: its cells are numbered by time, row and column, each from that start. The text
 after it goes on at start + max(h, w), as in transformers 5 (transformers 4, vLLM and SGLang go on
 after the largest position, max(t, h, w); the two agree unless a video has more time steps than
-merged cells on its longer side).
+merged cells on its longer side; the released recipe has 4 time steps, and wider frames than that).
 """
 
 from __future__ import annotations

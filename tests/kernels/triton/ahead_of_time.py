@@ -10,7 +10,6 @@ architecture, so that signatures, alignments and tiles are those of a real launc
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import subprocess
@@ -21,7 +20,7 @@ from pathlib import Path
 
 import torch
 import triton
-from triton.backends.compiler import GPUTarget
+from pretended_gpu import OnGpu, pretend
 from triton.runtime.jit import JITFunction
 
 from umer1_kernels.backends.triton import (
@@ -33,47 +32,11 @@ from umer1_kernels.backends.triton import (
     products,
     reward_kernel,
     sampler_kernels,
-    tables,
 )
 from umer1_kernels.execution.protocol import Block, Pools
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 ROWS, COLUMNS, DIM = 96, 4104, 64  # sizes in whole 16 bytes, as vocabularies and dimensions are
-
-
-class OnGpu(torch.Tensor):
-    """A CPU tensor that says it is on a GPU; so do the results of its methods."""
-
-    is_cuda = property(lambda self: True)
-
-
-class Driver:
-    """Names an architecture; runs nothing."""
-
-    def __init__(self, capability: int):
-        self.capability = capability
-
-    def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", self.capability, 32)
-
-    def get_current_device(self) -> int:
-        return self.capability
-
-    def get_current_stream(self, device) -> int:
-        return 0
-
-
-def pretend(architecture: str) -> None:
-    """From here on launches compile for this architecture and do nothing."""
-    triton.runtime.driver.set_active(Driver(int(architecture.removeprefix("sm_"))))
-    launch = JITFunction.run
-    JITFunction.run = lambda self, *args, grid, warmup, **options: launch(
-        self, *args, grid=grid, warmup=True, **options
-    )
-    torch.cuda.device = lambda device: contextlib.nullcontext()
-    tables.architecture = lambda device: architecture
-    tables.multiprocessors = lambda device: 132
-    products._library_product = lambda left, right, out: out
 
 
 def tensor(*shape: int, dtype=torch.float32) -> torch.Tensor:
