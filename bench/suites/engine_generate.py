@@ -92,7 +92,7 @@ def cases(device: str, quick: bool) -> list[Case]:
         kinds, batches = ("image-4",), ((8,), (8,))
     else:
         queries, rollouts, size = 32, (4, 8), "0.1b"
-        kinds, batches = ("image-64", "image-256"), ((8, 16, 32), (8, 16, 32))
+        kinds, batches = ("image-64", "image-256"), ((16, 32), (16, 32))
     found = []
     for kind in kinds:
         for name, prompts, samples, tried in (
