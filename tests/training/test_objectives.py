@@ -8,12 +8,12 @@ from umer1.data.records import read_sft
 from umer1.model.sequence import pack
 from umer1.training.collate import collate_sft, encode_side
 from umer1.training.objectives import group_advantage, sft_loss
-from umer1.training.start import load_pairs, start
+from umer1.training.start import open_pairs, start
 
 
 @pytest.fixture
 def world(sft_config):
-    pairs = load_pairs(sft_config, "sft")
+    pairs = open_pairs(sft_config, "sft")
     model, processor = start(sft_config, pairs)
     chosen = [pairs[index] for index in (0, 1, 9, 10, 17, 20)]
     encoded = [

@@ -12,12 +12,12 @@ from umer1.embedder import Embedder
 from umer1.engine import Generated, Rollout
 from umer1.model.sequence import pack
 from umer1.training import rl, rollouts
-from umer1.training.start import load_pairs, start
+from umer1.training.start import open_pairs, start
 
 
 @pytest.fixture
 def world(rl_config):
-    pairs = load_pairs(rl_config, "rl")
+    pairs = open_pairs(rl_config, "rl")
     model, processor = start(rl_config, pairs)
     return model, processor, pairs
 

@@ -19,16 +19,20 @@ from umer1.training.collate import side_key
 from umer1.training.loop import Run, make_optimizer
 from umer1.training.rollouts import Completion, roll_out
 from umer1.training.settings import RLConfig
-from umer1.training.start import load_pairs, start
+from umer1.training.start import open_pairs, start
 
 
 def run(config: RLConfig, *, progress: bool = True) -> Path:
     """Train from `config.model`; returns the directory of the finished model. Killed runs resume as in SFT."""
-    pairs = load_pairs(config, "rl")
+    pairs = open_pairs(config, "rl")
     policy, processor = start(config, pairs)
     keys = [side_key(pair.target) for pair in pairs] if config.distinct_targets else None
     batches = GroupedBatches(
-        [pair.dataset for pair in pairs], config.batch_size, config.group_size, config.seed, keys
+        [pairs.source_names[source] for source in pairs.sources],
+        config.batch_size,
+        config.group_size,
+        config.seed,
+        keys,
     )
     accumulation = config.gradient_accumulation
     total = config.steps or max(

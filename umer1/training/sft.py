@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from umer1.data.records import Pair
 from umer1.processor import Processor
 from umer1.progress import progress_bar
-from umer1.training.batching import GroupedBatches, rank_slice
-from umer1.training.collate import EncodedSide, SFTBatch, collate_sft, describe, encode_side
+from umer1.training.batching import GroupedBatches
+from umer1.training.collate import EncodedSide, SFTBatch, collate_sft, encode_side
+from umer1.training.loading import PairLoader, shares
 from umer1.training.loop import Run, make_optimizer
 from umer1.training.objectives import sft_loss
 from umer1.training.settings import SFTConfig
-from umer1.training.start import load_pairs, start
+from umer1.training.start import open_pairs, start
 
 
 def run(config: SFTConfig, *, progress: bool = True) -> Path:
@@ -25,10 +27,13 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
 
     A run that was killed goes on from its newest complete checkpoint and sees the batches it would have seen.
     """
-    pairs = load_pairs(config, "sft")
+    pairs = open_pairs(config, "sft")
     model, processor = start(config, pairs)
     batches = GroupedBatches(
-        [pair.dataset for pair in pairs], config.batch_size, config.group_size, config.seed
+        [pairs.source_names[source] for source in pairs.sources],
+        config.batch_size,
+        config.group_size,
+        config.seed,
     )
     accumulation = config.gradient_accumulation
     total = config.steps or max(
@@ -42,13 +47,18 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
     model, optimizer = accelerator.prepare(model.train(), optimizer)
     state.resume()
     group = torch.distributed.group.WORLD if accelerator.num_processes > 1 else None
-    loader = DataLoader(
-        SFTDataset(pairs, processor, config),
-        num_workers=config.workers,
-        batch_sampler=_shares(batches, state.step * accumulation, accelerator),
-        collate_fn=lambda encoded: collate_sft(encoded, merge),
+    start_batch = state.step * accumulation
+    rank, world_size = accelerator.process_index, accelerator.num_processes
+    loader = PairLoader(
+        pairs,
+        SFTEncoder(processor, config.max_length),
+        partial(collate_sft, spatial_merge=merge),
+        shares(batches, rank, world_size, start_batch),
+        config,
+        rank=rank,
+        start_step=start_batch,
     )
-    batch_source = iter(loader)
+    loaded = iter(loader)
     with progress_bar(
         "sft", total - state.step, unit="step", show=progress and accelerator.is_main_process
     ) as bar:
@@ -57,7 +67,7 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
             rate = state.set_learning_rate(optimizer)
             numbers: dict[str, float] = {}
             for _ in range(accumulation):
-                batch: SFTBatch = next(batch_source).to(accelerator.device)
+                batch: SFTBatch = next(loaded).batch.to(accelerator.device)
                 hidden = model(batch.packed)
                 loss = sft_loss(
                     hidden,
@@ -96,6 +106,7 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
                         **numbers,
                         "learning_rate": rate,
                         "gradient_norm": float(norm),
+                        "skipped_pairs": float(loader.skips.count * world_size),
                         "pairs_per_second": config.batch_size * accumulation / seconds,
                         "tokens_per_second": len(batch.packed.input_ids)
                         * accelerator.num_processes
@@ -105,32 +116,21 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
                 )
             if config.save_every and state.step % config.save_every == 0 and not state.finished:
                 state.save_checkpoint()
+    if summary := loader.skips.summary():
+        print(summary, flush=True)
     return state.save_final(model)
 
 
-class SFTDataset(Dataset):
-    """Encoded pairs by number."""
+@dataclass(frozen=True, slots=True)
+class SFTEncoder:
+    """(pair, where) -> both sides encoded."""
 
-    def __init__(self, pairs: list[Pair], processor: Processor, config: SFTConfig):
-        self.pairs, self.processor, self.config = pairs, processor, config
-        self._kept: dict[int, tuple[EncodedSide, EncodedSide]] = {}
+    processor: Processor
+    max_length: int
 
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, number: int) -> tuple[EncodedSide, EncodedSide]:
-        if number in self._kept:
-            return self._kept[number]
-        pair = self.pairs[number]
-        encoded = tuple(
-            encode_side(side, self.processor, self.config.max_length, describe(pair, number, name))
+    def __call__(self, pair: Pair, where: str) -> tuple[EncodedSide, EncodedSide]:
+        query, target = (
+            encode_side(side, self.processor, self.max_length, f"{where} ({pair.dataset}), {name}")
             for side, name in ((pair.query, "qry"), (pair.target, "pos"))
         )
-        if self.config.cache_encoded:
-            self._kept[number] = encoded
-        return encoded
-
-
-def _shares(batches: GroupedBatches, start_batch: int, accelerator):
-    for batch in batches.batches(start_batch):
-        yield rank_slice(batch, accelerator.process_index, accelerator.num_processes)
+        return query, target
