@@ -13,6 +13,7 @@ from umer1.data.registry import (
     open_sft,
     read_datasets,
 )
+from umer1.data.sets import open_set
 from umer1.data.store import PairStore
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "missing_media",
     "open_datasets",
     "open_rl",
+    "open_set",
     "open_sft",
     "read_datasets",
     "read_rl",

@@ -20,7 +20,7 @@ import yaml
 
 from umer1.data.index import FileIndex
 from umer1.data.records import Pair, RecordError, rl_files, rl_pair, sft_pair, take
-from umer1.data.store import Part, PairStore
+from umer1.data.store import PairStore, Part
 
 
 @dataclass(frozen=True, slots=True)

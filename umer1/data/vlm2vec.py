@@ -20,7 +20,7 @@ import yaml
 
 from umer1.data.index import FileIndex
 from umer1.data.records import RecordError
-from umer1.data.store import Part, PairStore
+from umer1.data.store import PairStore, Part
 from umer1.data.tables import TableRows
 from umer1.data.vlm2vec_rows import PARSERS, RowReader
 
@@ -30,12 +30,14 @@ FIELDS = {
     # told for people and logs; counts are those of the tables
     "num_rows", "global_dataset_name",
 }  # fmt: skip
+BENCHMARK_FIELDS = {"eval_type", "image_root", "video_root", "frame_root"}
 DATA_MODES = ("caption_retrieval", "video_retrieval")
 SUFFIXES = (".parquet", ".arrow", ".jsonl", ".json")
 
 
 def is_vlm2vec(path: str | Path) -> bool:
-    """Whether a file is such a YAML: entries with a `dataset_parser` and without an `eval_type`."""
+    """Whether a file is such a YAML: entries with a `dataset_parser`, none with a field that only
+    benchmarks have."""
     path = Path(path)
     if path.suffix not in (".yaml", ".yml") or not path.is_file():
         return False
@@ -43,10 +45,11 @@ def is_vlm2vec(path: str | Path) -> bool:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError):
         return False
-    entries = list(content.values()) if isinstance(content, dict) else []
-    parsers = [entry.get("dataset_parser") for entry in entries if isinstance(entry, dict)]
-    evaluated = any(isinstance(entry, dict) and "eval_type" in entry for entry in entries)
-    return bool(parsers) and any(parsers) and not evaluated
+    values = content.values() if isinstance(content, dict) else []
+    entries = [entry for entry in values if isinstance(entry, dict)]
+    if any(not BENCHMARK_FIELDS.isdisjoint(entry) for entry in entries):
+        return False
+    return any("dataset_parser" in entry for entry in entries)
 
 
 def open_vlm2vec(

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from umer1.data.records import Pair
 from umer1.data.store import PairStore
 from umer1.media import MediaError
-from umer1.training.bad_media import POLICIES, BadMedium, Skipped, SkipLog
+from umer1.training.bad_media import POLICIES, BadMedium, SkipLog, Skipped
 from umer1.training.batching import GroupedBatches, rank_slice
 from umer1.training.settings import RunConfig
 from umer1.training.substitutes import Substitutes

@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import torch
 
 from umer1.data.records import Pair
-from umer1.data.registry import open_datasets, open_rl, open_sft
+from umer1.data.sets import open_set
 from umer1.data.store import PairStore
-from umer1.data.vlm2vec import is_vlm2vec, open_vlm2vec
 from umer1.embedder import BUNDLED
 from umer1.model.checkpoint import load_model
 from umer1.model.qwen2_vl import Qwen2VL
@@ -32,27 +30,23 @@ def open_pairs(config: RunConfig, kind: str) -> PairStore:
 
     Raises ValueError (RecordError for a bad file) naming the setting or the file.
     """
-    store = _open(config, kind)
+    if not config.data:
+        raise ValueError("data: wants a file or registry names, got nothing")
+    store = open_set(
+        config.data,
+        kind,
+        root=config.data_path or None,
+        registry=config.registry or None,
+        local_folders=config.local_folders,
+        human_turns=kind == "sft",
+        seed=config.seed,
+    )
     if kind == "sft" and config.generative and not store.has_responses:
         raise ValueError(
             f"data: {config.data} has pairs without responses (<think>… <gen_emb>), which generative "
             "SFT learns to write; set `generative: false` to train the discriminative embedding alone"
         )
     return store.of_sources(config.sources.split(",")) if config.sources else store
-
-
-def _open(config: RunConfig, kind: str) -> PairStore:
-    if not config.data:
-        raise ValueError("data: wants a file or registry names, got nothing")
-    if config.registry:
-        return open_datasets(config.data, config.registry, config.seed)
-    path = Path(config.data)
-    if not path.exists():
-        raise ValueError(f"data: no such file: {path} (for registry names, set `registry`)")
-    root = config.data_path or path.parent
-    if is_vlm2vec(path):
-        return open_vlm2vec(path, root, config.local_folders, human_turns=kind == "sft")
-    return open_sft(path, root) if kind == "sft" else open_rl(path, root, config.seed)
 
 
 def start(config: RunConfig, pairs: Sequence[Pair]) -> tuple[Qwen2VL, Processor]:
