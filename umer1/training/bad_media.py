@@ -52,6 +52,7 @@ class SkipLog:
         if not skipped:
             return
         self.by_source.update(each.source for each in skipped)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a") as file:
             file.writelines(json.dumps(asdict(each)) + "\n" for each in skipped)
 
