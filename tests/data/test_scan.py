@@ -89,11 +89,11 @@ BROKEN = {
     '[{"a": 1}, [1]]': r"record 1: wants an object, got list",
     '[{"a": 1},]': r"record 1: not valid JSON: Expecting value at byte 10",
     '[{"a": 1}] x': r"record 1: wants nothing after the list, got 'x' \(byte 11",
-    '[{"a": tru}, {"b": "%s"}]' % ("y" * 100): r"record 0: not valid JSON: Expecting value at byte 7 ",
-    '[{"a": "%s", "b" 1, "c": "%s"}]' % ("é" * 10, "y" * 100): r"Expecting ':' delimiter at byte 35 ",
+    '[{"a": tru}, {"b": "' + "y" * 100 + '"}]': r"record 0: not valid JSON: Expecting value at byte 7 ",
+    '[{"a": "' + "é" * 10 + '", "b" 1, "c": "' + "y" * 100 + '"}]': r"Expecting ':' delimiter at byte 35 ",
     '{"a": 1}\n{"b": \n': r"line 2 is not valid JSON: .*\(byte 9\)",
     '{"a": 1}\n3\n': r"record 1: wants an object, got int \(byte 9\)",
-    '[{"a": %s1%s}]' % ("[" * 100_000, "]" * 100_000): "record 0: not valid JSON: .*recursion",
+    '[{"a": ' + "[" * 100_000 + "1" + "]" * 100_000 + "}]": "record 0: not valid JSON: .*recursion",
 }  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from umer1.prompts import DISC_TOKEN, GEN_TOKEN
 
 CHUNK, DECODED_CHUNK = 1000, 25  # pairs a worker takes at once
 ALONE = 4000  # fewer pairs than this are not worth other processes
+REMEMBERED = 200_000  # files that a worker knows to be there or not
 EXAMPLES = 5  # kept of each kind of problem
 
 # kinds of problems
@@ -192,6 +193,8 @@ class _Checker:
             report.problem(DAMAGED, source, where, str(error))
 
     def _missing(self, path: str) -> bool:
+        if len(self._missing_files) > REMEMBERED:
+            self._missing_files.clear()
         if path not in self._missing_files:
             self._missing_files[path] = not os.path.isfile(path)
         return self._missing_files[path]

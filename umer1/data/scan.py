@@ -113,20 +113,13 @@ class _List:
 
     def records(self) -> Iterator[tuple[int, int, dict]]:
         decode = json.JSONDecoder().raw_decode
-        first = True
-        while True:
-            mark = self._next_mark()
-            if mark == "]" and first:
-                break
-            if not first:
-                if mark == "]":
-                    break
-                if mark != ",":
-                    raise self._error(f"wants ',' or ']' after a record, got {mark!r}")
+        while (mark := self._next_mark()) != "]":
+            if self.count and mark == ",":
                 self._use(self.place + 1)
                 mark = self._next_mark()
-            first = False
-            if mark == "":
+            elif self.count and mark:
+                raise self._error(f"wants ',' or ']' after a record, got {mark!r}")
+            if not mark:
                 raise self._error("the file ends inside the list; is it cut short?")
             row, end = self._decode(decode, mark)
             offset = self.offset
