@@ -30,6 +30,7 @@ class Qwen2VL(nn.Module):
             else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         )
         self.register_module("packed_head", None)  # packed_weights puts a tied head's copy here
+        self.always_see = False  # the vision tower runs on text alone too, for nothing: see embed
 
     def forward(self, packed: Packed, attend: Attend | None = None) -> Tensor:
         """Hidden states after the final norm, [T, H].
@@ -45,12 +46,22 @@ class Qwen2VL(nn.Module):
         return self.decoder(self.decoder.embed(input_ids), positions, attend)
 
     def embed(self, packed: Packed) -> Tensor:
-        """Token embeddings with the visual features in place of the placeholders, [T, H]."""
+        """Token embeddings with the visual features in place of the placeholders, [T, H].
+
+        With `always_see` a blank cell goes through the tower where there is no medium, and counts
+        nothing: its parameters get a gradient of zero, in every process alike.
+        """
         hidden = self.decoder.embed(packed.input_ids)
         if packed.pixel_values is None:
-            return hidden
+            return hidden + 0.0 * self._see_nothing().sum() if self.always_see else hidden
         features = self.vision(packed.pixel_values, packed.grid_thw)
         return hidden.index_copy(0, packed.media_index, features)
+
+    def _see_nothing(self) -> Tensor:
+        vision = self.config.vision
+        merge = vision.spatial_merge_size
+        blank = torch.zeros(merge**2, vision.patch_dim, device=self.device)
+        return self.vision(blank, torch.tensor([[1, merge, merge]]))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """float32 [..., vocab_size]."""
