@@ -30,7 +30,7 @@ class Qwen2VL(nn.Module):
             else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         )
         self.register_module("packed_head", None)  # packed_weights puts a tied head's copy here
-        self.always_see = False  # the vision tower runs on text alone too, for nothing: see embed
+        self.always_see = False  # training on text alone runs the vision tower too: see embed
 
     def forward(self, packed: Packed, attend: Attend | None = None) -> Tensor:
         """Hidden states after the final norm, [T, H].
@@ -48,12 +48,13 @@ class Qwen2VL(nn.Module):
     def embed(self, packed: Packed) -> Tensor:
         """Token embeddings with the visual features in place of the placeholders, [T, H].
 
-        With `always_see` a blank cell goes through the tower where there is no medium, and counts
-        nothing: its parameters get a gradient of zero, in every process alike.
+        With `always_see` a blank cell goes through the tower in training where there is no medium,
+        and counts nothing: of several processes each takes part in the tower's exchanges.
         """
         hidden = self.decoder.embed(packed.input_ids)
         if packed.pixel_values is None:
-            return hidden + 0.0 * self._see_nothing().sum() if self.always_see else hidden
+            blind = not (self.always_see and self.training)
+            return hidden if blind else hidden + 0.0 * self._see_nothing().sum()
         features = self.vision(packed.pixel_values, packed.grid_thw)
         return hidden.index_copy(0, packed.media_index, features)
 

@@ -27,7 +27,7 @@ class Trainee(nn.Module):
 
     Attributes:
         model: the Qwen2VL (or what PEFT made of it), never called from outside while training.
-        log_scale: log of the scale, float32 scalar parameter; None where the scale is fixed.
+        log_scale: log of the scale, a float32 parameter [1] (FSDP2 refuses scalars); None: it is fixed.
     """
 
     def __init__(self, model: Qwen2VL, scale: float | None = None) -> None:
@@ -36,20 +36,12 @@ class Trainee(nn.Module):
         self.model = model
         if scale is not None and not 0 < scale <= LARGEST_SCALE:
             raise ValueError(f"scale: got {scale}, a learnable one wants 0 < scale <= 100")
-        log_scale = None if scale is None else nn.Parameter(torch.tensor(math.log(scale)))
+        log_scale = None if scale is None else nn.Parameter(torch.tensor([math.log(scale)]))
         self.register_parameter("log_scale", log_scale)
 
     def forward(self, work: Callable[[Qwen2VL], Any]) -> Any:
-        """`work(model)`; a result with a field `scale` (a NamedTuple) gets the learnable scale there.
-
-        The vision tower runs whatever the inputs are: processes of one run may have text alone and
-        still take part in every gather and every reduction.
-        """
-        self.model.always_see = True
-        try:
-            result = work(self.model)
-        finally:
-            self.model.always_see = False
+        """`work(model)`; a result with a field `scale` (a NamedTuple) gets the learnable scale there."""
+        result = work(self.model)
         if self.log_scale is not None and hasattr(result, "scale"):
             result = result._replace(scale=self.scale())
         return result
