@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import time
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -15,6 +16,8 @@ from umer1.model.checkpoint import save_model
 from umer1.model.qwen2_vl import Qwen2VL
 from umer1.processor import Processor
 from umer1.training.settings import OptimizerConfig, RunConfig
+from umer1.training.trainable import parameter_groups
+from umer1.training.wrapped import Trainee
 
 
 class Run:
@@ -65,6 +68,39 @@ class Run:
         for group in optimizer.param_groups:
             group["lr"] = rate
         return rate
+
+    # -- passes ---------------------------------------------------------------------------------------------------
+
+    @property
+    def group(self):
+        """The process group; None in one process."""
+        return torch.distributed.group.WORLD if self.accelerator.num_processes > 1 else None
+
+    def prepare(self, trainee: Trainee):
+        """(module to call, optimizer)."""
+        self.trainee = trainee.train()
+        trainee.model.always_see = self.accelerator.num_processes > 1
+        self.module, optimizer = self.accelerator.prepare(
+            trainee, make_optimizer(trainee, self.config)
+        )
+        return self.module, optimizer
+
+    @contextmanager
+    def part(self, *, last: bool):
+        """Around one forward and backward pass; gradients travel with the last one of a step."""
+        with nullcontext() if last else self.accelerator.no_sync(self.module):
+            yield
+
+    def backward(self, loss: torch.Tensor) -> None:
+        self.accelerator.backward(loss)
+
+    def largest(self, number: int) -> int:
+        """The largest `number` over the processes."""
+        if self.group is None:
+            return number
+        value = torch.tensor(number, device=self.accelerator.device)
+        torch.distributed.all_reduce(value, torch.distributed.ReduceOp.MAX)
+        return int(value)
 
     # -- logs -----------------------------------------------------------------------------------------------------
 
@@ -157,17 +193,12 @@ def learning_rate(config: OptimizerConfig, fraction: float) -> float:
     )
 
 
-def make_optimizer(model: Qwen2VL, config: RunConfig) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters; the vision tower (not its merger) is frozen if the config says so."""
-    if config.freeze_vision:
-        model.vision.requires_grad_(False)
-        model.vision.merger.requires_grad_(True)
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+def make_optimizer(module: torch.nn.Module, config: RunConfig) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters."""
     settings = config.optimizer
     return torch.optim.AdamW(
-        trainable,
+        parameter_groups(module, settings.weight_decay),
         lr=settings.learning_rate,
         betas=settings.betas,
-        weight_decay=settings.weight_decay,
         fused=True,
     )
