@@ -56,16 +56,17 @@ class Qwen2VL(nn.Module):
         """
         hidden = self.decoder.embed(packed.input_ids)
         if packed.pixel_values is None:
-            blind = not (self.always_see and self.training)
-            return hidden if blind else hidden + 0.0 * self._see_nothing().sum()
+            if not (self.always_see and self.training):
+                return hidden
+            return hidden + self._see_nothing()
         features = self.vision(packed.pixel_values, packed.grid_thw)
         return hidden.index_copy(0, packed.media_index, features)
 
     def _see_nothing(self) -> Tensor:
-        vision = self.config.vision
-        merge = vision.spatial_merge_size
-        blank = torch.zeros(merge**2, vision.patch_dim, device=self.device)
-        return self.vision(blank, torch.tensor([[1, merge, merge]]))
+        """Zero, by way of the vision tower: with gradients of zero, and the exchanges between processes."""
+        config, merge = self.config.vision, self.config.vision.spatial_merge_size
+        pixels = torch.zeros(merge * merge, config.patch_dim, device=self.device)
+        return 0.0 * self.vision(pixels, torch.tensor([[1, merge, merge]])).sum()
 
     def logits(self, hidden: Tensor) -> Tensor:
         """float32 [..., vocab_size]."""

@@ -25,8 +25,11 @@ LARGEST_SCALE = 100.0  # as CLIP has it: a larger one makes the loss of a few pa
 class Trainee(nn.Module):
     """A model in training, and the learnable scale of its contrastive losses if there is one.
 
+    forward(work) calls `work(model)` with every weight in place. Its outputs are tensors, or a NamedTuple,
+    tuple or dict of tensors: the hooks that bring the weights back for the backward pass look inside these alone.
+
     Attributes:
-        model: the Qwen2VL (or what PEFT made of it), never called from outside while training.
+        model: the Qwen2VL, never called from outside while training.
         log_scale: log of the scale, a float32 parameter [1] (FSDP2 refuses scalars); None: it is fixed.
     """
 
