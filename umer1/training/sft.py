@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from umer1.data.records import Pair
+from umer1.model.attention import packed_backend
 from umer1.model.qwen2_vl import Qwen2VL
 from umer1.processor import Processor
 from umer1.progress import progress_bar
@@ -56,6 +57,7 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
         ),
     )
     batch_source = iter(loader)
+    accelerator.print(f"sft: attention of packed sequences by {_attention(config, accelerator)}")
     with progress_bar(
         "sft", total - state.step, unit="step", show=progress and accelerator.is_main_process
     ) as bar:
@@ -115,6 +117,11 @@ def sft_objective(config: SFTConfig, processor: Processor, group=None) -> SFTObj
         cross_entropy_weight=config.cross_entropy_weight,
         global_token_mean=config.global_token_mean,
     )
+
+
+def _attention(config: SFTConfig, accelerator) -> str:
+    narrow = config.mixed_precision == "bf16"
+    return packed_backend(accelerator.device, torch.bfloat16 if narrow else torch.float32)
 
 
 class SFTDataset(Dataset):
