@@ -16,10 +16,11 @@ from umer1.model.sequence import pack
 from umer1.progress import progress_bar
 from umer1.training.batching import GroupedBatches
 from umer1.training.collate import side_key
-from umer1.training.loop import Run, make_optimizer
+from umer1.training.loop import Run
 from umer1.training.rollouts import Completion, roll_out
 from umer1.training.settings import RLConfig
 from umer1.training.start import load_pairs, start
+from umer1.training.wrapped import Trainee
 
 
 def run(config: RLConfig, *, progress: bool = True) -> Path:
@@ -34,7 +35,7 @@ def run(config: RLConfig, *, progress: bool = True) -> Path:
     total = config.steps or max(
         1, math.floor(config.epochs * batches.batches_per_epoch / accumulation)
     )
-    state = Run(config, total, processor, stage="rl")
+    state = Run(config, total, processor, stage="rl", pairs=pairs)
     accelerator = state.accelerator
     if accelerator.num_processes > 1:
         # ranks would run different numbers of micro-batches, and wait for each other for ever
@@ -45,9 +46,10 @@ def run(config: RLConfig, *, progress: bool = True) -> Path:
         else None
     )
     policy.gradient_checkpointing = config.gradient_checkpointing
-    optimizer = make_optimizer(policy, config)
-    model, optimizer = accelerator.prepare(policy.train(), optimizer)
-    state.resume()
+    if config.freeze_vision:
+        policy.vision.requires_grad_(False)
+        policy.vision.merger.requires_grad_(True)
+    model, optimizer = state.prepare(Trainee(policy))
     source = batches.batches(state.step * accumulation)
     with progress_bar(
         "rl", total - state.step, unit="step", show=progress and accelerator.is_main_process
@@ -70,10 +72,7 @@ def run(config: RLConfig, *, progress: bool = True) -> Path:
                 )
                 for name, value in {**batch.metrics, **learned}.items():
                     numbers[name] = numbers.get(name, 0.0) + value / accumulation
-            norm = accelerator.clip_grad_norm_(model.parameters(), config.optimizer.clip_grad_norm)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            state.step += 1
+            norm = state.update(numbers)
             seconds = time.monotonic() - began
             bar.advance(loss=numbers["loss"], reward=numbers["reward"], gap=numbers["gap"])
             if state.step % config.log_every == 0 or state.finished:
@@ -82,13 +81,12 @@ def run(config: RLConfig, *, progress: bool = True) -> Path:
                     {
                         **numbers,
                         "learning_rate": rate,
-                        "gradient_norm": float(norm),
+                        "gradient_norm": math.nan if norm is None else norm,
                         "rollouts_per_second": rollouts / seconds,
                     }
                 )
-            if config.save_every and state.step % config.save_every == 0 and not state.finished:
-                state.save_checkpoint()
-    return state.save_final(model)
+            state.save_if_due()
+    return state.save_final()
 
 
 def _learn(
@@ -124,7 +122,7 @@ def _learn(
                     ids,
                     temperature=config.temperature,
                 )
-        hidden = model(packed)[positions]
+        hidden = model(lambda policy: policy(packed))[positions]
         loss = kernels.grpo_loss(
             hidden,
             policy.head_weight,

@@ -10,6 +10,7 @@ from typing import Any
 class OptimizerConfig:
     """AdamW with a linear warm-up, then cosine or linear decay to zero, or a constant rate."""
 
+    name: str = "adamw"
     learning_rate: float = 5e-5
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
@@ -41,10 +42,14 @@ class RunConfig:
     gradient_checkpointing: bool = False
     freeze_vision: bool = True
     mixed_precision: str = "no"  # no | bf16
+    deepspeed: str = ""  # path of a DeepSpeed JSON (ZeRO-1/2/3), the released zero3.json as it is
+    fsdp: bool = False  # shard with PyTorch's FSDP2 instead of copying the model to every GPU
     save_every: int = (
         0  # steps between checkpoints that a killed run resumes from; 0: only at the end
     )
-    keep_checkpoints: int = 2
+    save_every_minutes: float = 0.0  # or as soon as this long has passed; 0: by steps alone
+    keep_checkpoints: int = 2  # the newest ones; 0: all
+    on_nan: str = "stop"  # stop | skip: a step whose loss or gradient is NaN or infinite
     log_every: int = 10
     cache_encoded: bool = False  # keep every encoded record in memory (small data sets)
     workers: int = 0  # processes that decode media ahead of the model
