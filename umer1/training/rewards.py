@@ -73,10 +73,10 @@ def score(
     written = torch.tensor(
         [[[len(each.tokens) for each in row.rollouts] for row in side] for side in sides]
     )
-    length = length_reward(written, config.max_new_tokens, config.length_buffer)
-    total = config.format_weight * form + embedding
+    length = torch.zeros_like(embedding)
     if config.length_penalty:
-        total = total + config.length_penalty * length
+        length = length_reward(written, config.max_new_tokens, config.length_buffer)
+    total = config.format_weight * form + embedding + config.length_penalty * length
     return Rewards(
         total=total,
         advantage=torch.stack([group_advantage(side) for side in total]),

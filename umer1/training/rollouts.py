@@ -155,11 +155,11 @@ def _metrics(
         "reward_std": float(rewards.total.std(2).mean()),
         "format": float(rewards.format.mean()),
         "embedding_reward": float(rewards.embedding.mean()),
-        "length_reward": float(rewards.length.mean()),
+        "length_reward": float(rewards.length.mean()),  # before its weight
         "rank": float(rewards.rank.mean()),
         "gap": float(rewards.gap.mean()),
         "missing": share(lambda each: not each.hit),
-        "cut_off": share(lambda each: each.finish == "length"),
+        "truncated": share(lambda each: each.finish == "length"),
         "flat_groups": float(rewards.flat.float().mean()),
         "completion_tokens": float(lengths.mean()),
         "disc_hit": _disc_hit(query, target, group),
