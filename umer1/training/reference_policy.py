@@ -31,13 +31,20 @@ from umer1.training.settings import RLConfig
 class ReferencePolicy:
     """Make it before the policy is wrapped, sharded or resumed: it keeps the weights of that moment."""
 
-    def __init__(self, policy: Qwen2VL, config: RLConfig, device: torch.device):
+    def __init__(
+        self,
+        policy: Qwen2VL,
+        config: RLConfig,
+        device: torch.device,
+        dtype: torch.dtype | None = None,
+    ):
+        """dtype: of the frozen weights, where the policy's will be cast when it is sharded; default: as they are."""
         self.kind, self.device = config.reference, device
         self.frozen: Qwen2VL | None = None
         if self.kind == "lora":
             _require_only_adapters(policy)
             return
-        self.frozen = copy.deepcopy(policy).requires_grad_(False).eval()
+        self.frozen = copy.deepcopy(policy).requires_grad_(False).eval().to(dtype)
         if self.kind == "copy":
             self.frozen.to(device)
         elif device.type == "cuda":

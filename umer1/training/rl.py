@@ -47,8 +47,11 @@ def run(config: RLConfig, *, progress: bool = True) -> Path:
     if config.freeze_vision:
         policy.vision.requires_grad_(False)
         policy.vision.merger.requires_grad_(True)
-    reference = ReferencePolicy(policy, config, parallel.device) if config.beta else None
-    share = config.share_prompts and can_share(parallel.device, _compute_dtype(config, policy))
+    computed = torch.bfloat16 if config.mixed_precision == "bf16" else policy.dtype
+    share = config.share_prompts and can_share(parallel.device, computed)
+    # ZeRO and FSDP2 cast the weights themselves; elsewhere autocast rounds them as they are used
+    own = computed if parallel.kind not in ("one", "ddp") else None
+    reference = ReferencePolicy(policy, config, parallel.device, own) if config.beta else None
     merge = policy.config.vision.spatial_merge_size
     model, optimizer = state.prepare(Trainee(policy))
     objective = Objective(
@@ -117,7 +120,3 @@ def run(config: RLConfig, *, progress: bool = True) -> Path:
                 state.log(numbers)
             state.save_if_due()
     return state.save_final()
-
-
-def _compute_dtype(config: RLConfig, policy) -> torch.dtype:
-    return torch.bfloat16 if config.mixed_precision == "bf16" else policy.dtype
