@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from umer1.model.checkpoint import save_model
 from umer1.model.qwen2_vl import Qwen2VL
 from umer1.processor import Processor
+from umer1.training.monitor import Monitor
 from umer1.training.settings import OptimizerConfig, RunConfig
 
 
@@ -36,16 +37,15 @@ class Run:
         self.accelerator = Accelerator(
             cpu=not torch.cuda.is_available(),  # else torchrun on CPUs starts as many lone runs
             mixed_precision=config.mixed_precision,
-            log_with="tensorboard",
-            project_dir=str(self.output),
             step_scheduler_with_optimizer=False,
         )
         if config.time_limit_seconds and self.accelerator.num_processes > 1:
             raise ValueError("time_limit_seconds: works with one process; use steps on several")
-        self.accelerator.init_trackers(f"{stage}_log")
+        self.monitor = Monitor(
+            self.output, stage, self.accelerator, config, total_steps=total_steps
+        )
         self.step = 0
         self._started = time.monotonic()
-        self._metrics = self.output / f"{stage}_metrics.jsonl"
 
     # -- schedule -------------------------------------------------------------------------------------------------
 
@@ -69,22 +69,8 @@ class Run:
     # -- logs -----------------------------------------------------------------------------------------------------
 
     def log(self, numbers: dict[str, float]) -> None:
-        """Means over the processes: a line on stdout, one in `<stage>_metrics.jsonl`, TensorBoard."""
-        values = torch.tensor(list(numbers.values()), device=self.accelerator.device)
-        numbers = dict(zip(numbers, self.accelerator.reduce(values, "mean").tolist()))
-        self.accelerator.log(numbers, step=self.step)
-        if self.accelerator.is_main_process:
-            row = {
-                "step": self.step,
-                **{name: round(float(value), 6) for name, value in numbers.items()},
-            }
-            with self._metrics.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-            print(
-                f"{self.stage} step {self.step}/{self.total_steps}  "
-                + "  ".join(f"{name} {value:.4g}" for name, value in numbers.items()),
-                flush=True,
-            )
+        """Report the step that has just ended, see `Monitor.step`."""
+        self.monitor.step(self.step, numbers)
 
     # -- checkpoints ----------------------------------------------------------------------------------------------
 
@@ -114,10 +100,10 @@ class Run:
                 continue
             self.accelerator.load_state(str(folder))
             self.step = state["step"]
-            self._forget_later_metrics()
+            self.monitor.begin(self.step)
             self.accelerator.print(f"{self.stage}: resuming from {folder} at step {self.step}")
             return True
-        self._forget_later_metrics()
+        self.monitor.begin(0)
         return False
 
     def save_final(self, model: Qwen2VL) -> Path:
@@ -127,18 +113,8 @@ class Run:
             save_model(self.accelerator.unwrap_model(model), target)
             self.processor.save(target)
         self.accelerator.wait_for_everyone()
-        self.accelerator.end_training()
+        self.monitor.close()
         return target
-
-    def _forget_later_metrics(self) -> None:
-        """Steps after the checkpoint will be logged again; drop the killed run's lines for them."""
-        if self.accelerator.is_main_process and self._metrics.exists():
-            lines = [
-                line
-                for line in self._metrics.read_text().splitlines()
-                if json.loads(line)["step"] <= self.step
-            ]
-            self._metrics.write_text("".join(line + "\n" for line in lines) if self.step else "")
 
 
 def learning_rate(config: OptimizerConfig, fraction: float) -> float:

@@ -46,6 +46,9 @@ class RunConfig:
     )
     keep_checkpoints: int = 2
     log_every: int = 10
+    wandb_project: str = ""  # also log to this Weights & Biases project
+    samples_every: int = 0  # steps between samples of what the model writes; 0: none
+    samples_count: int = 4  # pairs shown each time
     cache_encoded: bool = False  # keep every encoded record in memory (small data sets)
     workers: int = 0  # processes that decode media ahead of the model
     time_limit_seconds: float = (

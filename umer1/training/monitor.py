@@ -1,0 +1,136 @@
+"""What a run shows: a line per step, `<stage>_metrics.jsonl`, TensorBoard, wandb, samples, warnings."""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import sys
+import time
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from umer1.training.log_line import format_line
+from umer1.training.settings import RunConfig
+from umer1.training.trackers import check_trackers, open_trackers
+
+
+class Monitor:
+    """Everything a run reports goes through here. All processes call it; the main one writes.
+
+    Make it before training starts (it refuses trackers that are missing), call `begin(step)` after resuming, then
+    `step` once per logged step and `close` at the end.
+
+    Args:
+        run_dir: the run's output directory.
+        stage: "sft" or "rl"; names the files.
+        settings: the run's config.
+        total_steps: of the whole run, for the line; 0 if it is not known.
+    """
+
+    def __init__(
+        self,
+        run_dir: str | Path,
+        stage: str,
+        accelerator: Accelerator,
+        settings: RunConfig,
+        *,
+        total_steps: int = 0,
+    ):
+        check_trackers(settings)
+        self.run_dir, self.stage, self.total_steps = Path(run_dir), stage, total_steps
+        self.accelerator, self.settings = accelerator, settings
+        self.path = self.run_dir / f"{stage}_metrics.jsonl"
+        self.history: list[dict] = []
+        self._trackers = None
+        self._first, self._started = 0, time.monotonic()
+
+    def begin(self, step: int = 0) -> None:
+        """The run starts (or goes on) after `step`: lines beyond it, of a killed process, are dropped."""
+        self._first, self._started = step, time.monotonic()
+        self._trackers = []
+        if not self.accelerator.is_main_process:
+            return
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        self.history = read_metrics(self.path, up_to=step) if step else []
+        if self.path.exists():
+            partial = self.path.with_suffix(".partial")
+            partial.write_text("".join(_line(row) for row in self.history))
+            partial.replace(self.path)
+        self._trackers = open_trackers(self.settings, self.run_dir, self.stage, step)
+
+    def step(self, step: int, numbers: dict[str, float]) -> dict[str, float]:
+        """Report one step. Returns the means over the processes (memory: the largest).
+
+        Args:
+            numbers: by key, the same keys on every process, rates over all processes.
+        """
+        if self._trackers is None:
+            self.begin(max(step - 1, 0))
+        numbers = self._over_processes(numbers)
+        if not self.accelerator.is_main_process:
+            return numbers
+        row = {"step": step} | {name: _short(value) for name, value in numbers.items()}
+        self.history.append(row)
+        with self.path.open("a") as file:
+            file.write(_line(row))
+        for tracker in self._trackers:
+            tracker.log(numbers, step=step)
+        print(
+            format_line(self.stage, step, self.total_steps, numbers, self._seconds_left(step)),
+            flush=True,
+        )
+        return numbers
+
+    def close(self) -> None:
+        """Finish the trackers."""
+        for tracker in self._trackers or []:
+            tracker.finish()
+        self._trackers = []
+
+    def _over_processes(self, numbers: dict[str, float]) -> dict[str, float]:
+        device = self.accelerator.device
+        values = torch.tensor(list(numbers.values()), dtype=torch.float64, device=device)
+        means = self.accelerator.reduce(values, "mean").tolist()
+        memory = torch.tensor([peak_memory_gib(device)], dtype=torch.float64, device=device)
+        largest = float(self.accelerator.gather(memory).max())
+        return dict(zip(numbers, means)) | {"memory_gib": largest}
+
+    def _seconds_left(self, step: int) -> float | None:
+        done, left = step - self._first, self.total_steps - step
+        if done <= 0 or left <= 0:
+            return None
+        return (time.monotonic() - self._started) / done * left
+
+
+def read_metrics(path: str | Path, up_to: int | None = None) -> list[dict]:
+    """The rows of a `<stage>_metrics.jsonl`; a last line that a kill has cut is left out."""
+    rows = []
+    path = Path(path)
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if up_to is None or row["step"] <= up_to:
+            rows.append(row)
+    return rows
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Highest use of this process so far: allocated by torch on a GPU, resident in main memory on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024  # Linux counts KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def _short(value: float) -> float | None:
+    """Nine digits hold every float32; JSON has no NaN."""
+    return float(f"{value:.9g}") if math.isfinite(value) else None
+
+
+def _line(row: dict) -> str:
+    return json.dumps(row) + "\n"
