@@ -13,8 +13,9 @@ import torch
 from accelerate import Accelerator
 
 from umer1.training.log_line import format_line
-from umer1.training.settings import RunConfig
+from umer1.training.settings import RLConfig, SFTConfig
 from umer1.training.trackers import check_trackers, open_trackers
+from umer1.training.warnings_of_failure import Limits, find_failures
 
 
 class Monitor:
@@ -35,7 +36,7 @@ class Monitor:
         run_dir: str | Path,
         stage: str,
         accelerator: Accelerator,
-        settings: RunConfig,
+        settings: SFTConfig | RLConfig,
         *,
         total_steps: int = 0,
     ):
@@ -44,6 +45,7 @@ class Monitor:
         self.accelerator, self.settings = accelerator, settings
         self.path = self.run_dir / f"{stage}_metrics.jsonl"
         self.history: list[dict] = []
+        self._limits = Limits(stage, settings.batch_size, getattr(settings, "max_new_tokens", 0))
         self._trackers = None
         self._first, self._started = 0, time.monotonic()
 
@@ -74,6 +76,9 @@ class Monitor:
             return numbers
         row = {"step": step} | {name: _short(value) for name, value in numbers.items()}
         self.history.append(row)
+        failures = find_failures(self.history, self._limits)
+        if failures:
+            row["warnings"] = {failure.name: failure.text for failure in failures}
         with self.path.open("a") as file:
             file.write(_line(row))
         for tracker in self._trackers:
@@ -82,6 +87,11 @@ class Monitor:
             format_line(self.stage, step, self.total_steps, numbers, self._seconds_left(step)),
             flush=True,
         )
+        for failure in failures:
+            for tracker in self._trackers:
+                tracker.log({f"warning/{failure.name}": failure.text}, step=step)
+            text = f"WARNING {self.stage} step {step}, {failure.name}: {failure.text}"
+            print(f"\033[33m{text}\033[0m" if sys.stdout.isatty() else text, flush=True)
         return numbers
 
     def close(self) -> None:
