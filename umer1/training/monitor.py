@@ -11,8 +11,10 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 
 from umer1.training.log_line import format_line
+from umer1.training.samples_page import write_page
 from umer1.training.settings import RLConfig, SFTConfig
 from umer1.training.trackers import check_trackers, open_trackers
 from umer1.training.warnings_of_failure import Limits, find_failures
@@ -61,6 +63,9 @@ class Monitor:
             partial = self.path.with_suffix(".partial")
             partial.write_text("".join(_line(row) for row in self.history))
             partial.replace(self.path)
+            for file in (self.run_dir / "samples").glob("step-*.jsonl"):
+                if int(file.stem.removeprefix("step-")) > step:
+                    file.unlink()
         self._trackers = open_trackers(self.settings, self.run_dir, self.stage, step)
 
     def step(self, step: int, numbers: dict[str, float]) -> dict[str, float]:
@@ -93,6 +98,25 @@ class Monitor:
             text = f"WARNING {self.stage} step {step}, {failure.name}: {failure.text}"
             print(f"\033[33m{text}\033[0m" if sys.stdout.isatty() else text, flush=True)
         return numbers
+
+    def samples_due(self, step: int) -> bool:
+        """Whether `samples` is wanted after this step."""
+        every = self.settings.samples_every
+        return every > 0 and step % every == 0
+
+    def samples(self, step: int, rows: list[dict]) -> None:
+        """Write rows (see umer1.training.samples) of all processes to `samples/step-*.jsonl` and `samples.html`."""
+        process = self.accelerator.process_index
+        rows = gather_object([{"process": process, **row} for row in rows])
+        if not self.accelerator.is_main_process:
+            return
+        target = self.run_dir / "samples" / f"step-{step:08d}.jsonl"
+        target.parent.mkdir(exist_ok=True)
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        partial = target.with_suffix(".partial")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(target)
+        write_page(self.run_dir, self.stage)
 
     def close(self) -> None:
         """Finish the trackers."""

@@ -58,13 +58,17 @@ def run(config: RLConfig, *, progress: bool = True) -> Path:
             numbers: dict[str, float] = {}
             for micro in range(accumulation):
                 chosen = next(source)
+                shown = micro == 0 and state.monitor.samples_due(state.step + 1)
                 batch = roll_out(
                     policy,
                     processor,
                     [pairs[index] for index in chosen],
                     config,
                     seed=config.seed + (state.step * accumulation + micro) * 1_000_003,
+                    samples=config.samples_count if shown else 0,
                 )
+                if shown:
+                    state.monitor.samples(state.step + 1, batch.samples)
                 learned = _learn(
                     model, policy, reference, batch.completions, config, accelerator, accumulation
                 )

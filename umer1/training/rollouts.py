@@ -18,6 +18,7 @@ from umer1.processor import Processor
 from umer1.prompts import format_ok
 from umer1.training.collate import side_item
 from umer1.training.objectives import group_advantage
+from umer1.training.samples import rollout_rows
 from umer1.training.settings import RLConfig
 
 
@@ -36,6 +37,7 @@ class RolloutBatch:
 
     completions: list[Completion]
     metrics: dict[str, float]
+    samples: list[dict]  # see umer1.training.samples
 
 
 def roll_out(
@@ -45,12 +47,13 @@ def roll_out(
     config: RLConfig,
     *,
     seed: int,
+    samples: int = 0,
 ) -> RolloutBatch:
     """Sample G completions for each side of each pair from the policy, and give each its advantage.
 
     R = format_weight * R_format + R_embedding; the advantage compares a pair's own G rollouts of one side. A
     completion without a generated `<gen_emb>` has no vector: its embedding reward is 0, it is nobody's positive or
-    negative, and it is counted in `missing`.
+    negative, and it is counted in `missing`. The rollouts of the first `samples` pairs come back as rows to look at.
     """
     prompts = [
         Prompt(sequence, number, processor.disc_position(sequence))
@@ -93,7 +96,16 @@ def roll_out(
         for prompt, result, row in zip(prompts, results, advantages)
         for rollout, advantage in zip(result.rollouts, row)
     ]
-    return RolloutBatch(completions, _metrics(results, query, target, totals, formats, rewards))
+    scores = {
+        "format": torch.stack(formats),
+        "rank": rewards.rank,
+        "gap": rewards.gap,
+        "reward": torch.stack(totals),
+        "advantage": advantages.view(2, len(pairs), -1),
+    }
+    shown = rollout_rows(pairs, results, scores, processor.decode, samples) if samples else []
+    numbers = _metrics(results, query, target, totals, formats, rewards)
+    return RolloutBatch(completions, numbers, shown)
 
 
 def rl_prompt(side: Side, processor: Processor) -> Sequence:
@@ -135,6 +147,7 @@ def _metrics(results, query, target, totals, formats, rewards) -> dict[str, floa
         "gap": float(rewards.gap.float().mean()),
         "missing": sum(not rollout.hit for rollout in rollouts) / len(rollouts),
         "flat_groups": float((total.std(1) < 1e-6).float().mean()),
+        "truncated": sum(rollout.finish == "length" for rollout in rollouts) / len(rollouts),
         "completion_tokens": sum(len(rollout.tokens) for rollout in rollouts) / len(rollouts),
         "disc_hit": float(
             (nearest == torch.arange(len(query), device=nearest.device)).float().mean()

@@ -16,6 +16,7 @@ from umer1.training.batching import GroupedBatches, rank_slice
 from umer1.training.collate import EncodedSide, SFTBatch, collate_sft, describe, encode_side
 from umer1.training.loop import Run, make_optimizer
 from umer1.training.objectives import sft_loss
+from umer1.training.samples import fixed_pairs, greedy_rows
 from umer1.training.settings import SFTConfig
 from umer1.training.start import load_pairs, start
 
@@ -103,6 +104,15 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
                         / seconds,
                     }
                 )
+            if state.monitor.samples_due(state.step):
+                chosen = fixed_pairs([pair.dataset for pair in pairs], config.samples_count)
+                rows = greedy_rows(
+                    accelerator.unwrap_model(model),
+                    processor,
+                    [pairs[index] for index in chosen],
+                    config.max_length,
+                )
+                state.monitor.samples(state.step, rows if accelerator.is_main_process else [])
             if config.save_every and state.step % config.save_every == 0 and not state.finished:
                 state.save_checkpoint()
     return state.save_final(model)
