@@ -15,18 +15,19 @@ from umer1.training.samples import fixed_pairs, rollout_rows
 from umer1.training.samples_page import thumbnail, write_page
 
 
-def rollout(direction: int, hit: bool = True) -> Rollout:
-    return Rollout([5, 6], [0.0, 0.0], torch.eye(4)[direction], hit, "gen_emb" if hit else "length")
+def rollout(first: float, second: float, hit: bool = True) -> Rollout:
+    finish = "gen_emb" if hit else "length"
+    return Rollout([5, 6], [0.0, 0.0], torch.tensor([first, second]), hit, finish)
 
 
 def test_rows_name_the_nearest_item_of_the_other_side():
     pairs = [Pair("a", Side("query 0"), Side("target 0")),
              Pair("b", Side("query 1", images=["q.png"]), Side("target 1", video=["f0.png", "f1.png"]))]  # fmt: skip
     results = [
-        Generated(rollouts=[rollout(0), rollout(1)]),  # query 0: right, wrong
-        Generated(rollouts=[rollout(1), rollout(1, hit=False)]),  # query 1: right, no vector
-        Generated(rollouts=[rollout(0), rollout(0)]),
-        Generated(rollouts=[rollout(1), rollout(1)]),
+        Generated(rollouts=[rollout(1, 0), rollout(0.6, 0.8)]),  # query 0: right, wrong
+        Generated(rollouts=[rollout(0, 1), rollout(0, 1, hit=False)]),  # query 1: right, no vector
+        Generated(rollouts=[rollout(1, 0), rollout(1, 0)]),
+        Generated(rollouts=[rollout(0, 1), rollout(0, 1)]),
     ]
     scores = {"reward": torch.arange(8.0).view(2, 2, 2)}
     rows = rollout_rows(pairs, results, scores, lambda tokens: f"wrote {tokens}", count=2)

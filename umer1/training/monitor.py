@@ -63,9 +63,9 @@ class Monitor:
             partial = self.path.with_suffix(".partial")
             partial.write_text("".join(_line(row) for row in self.history))
             partial.replace(self.path)
-            for file in (self.run_dir / "samples").glob("step-*.jsonl"):
-                if int(file.stem.removeprefix("step-")) > step:
-                    file.unlink()
+        for file in (self.run_dir / "samples").glob("step-*.jsonl"):
+            if int(file.stem.removeprefix("step-")) > step:
+                file.unlink()
         self._trackers = open_trackers(self.settings, self.run_dir, self.stage, step)
 
     def step(self, step: int, numbers: dict[str, float]) -> dict[str, float]:
