@@ -7,7 +7,8 @@ import pytest
 from accelerate import Accelerator
 
 from umer1.training import trackers
-from umer1.training.monitor import Monitor, read_metrics
+from umer1.training.metrics_file import read_metrics
+from umer1.training.monitor import Monitor
 from umer1.training.settings import RLConfig, SFTConfig
 
 NUMBERS = {"total": 2.0, "learning_rate": 5.123e-7, "gen_hit": 0.5}

@@ -14,6 +14,8 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from umer1.training.log_line import format_line
+from umer1.training.metrics_file import read_metrics
+from umer1.training.plots import plot_at_end
 from umer1.training.samples_page import write_page
 from umer1.training.settings import RLConfig, SFTConfig
 from umer1.training.trackers import check_trackers, open_trackers
@@ -119,10 +121,12 @@ class Monitor:
         write_page(self.run_dir, self.stage)
 
     def close(self) -> None:
-        """Finish the trackers."""
+        """The run is over: finish the trackers, draw `plots/`."""
         for tracker in self._trackers or []:
             tracker.finish()
-        self._trackers = []
+        if self._trackers is not None and self.accelerator.is_main_process and self.history:
+            plot_at_end(self.run_dir)
+        self._trackers = None
 
     def _over_processes(self, numbers: dict[str, float]) -> dict[str, float]:
         device = self.accelerator.device
@@ -137,20 +141,6 @@ class Monitor:
         if done <= 0 or left <= 0:
             return None
         return (time.monotonic() - self._started) / done * left
-
-
-def read_metrics(path: str | Path, up_to: int | None = None) -> list[dict]:
-    """The rows of a `<stage>_metrics.jsonl`; a last line that a kill has cut is left out."""
-    rows = []
-    path = Path(path)
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if up_to is None or row["step"] <= up_to:
-            rows.append(row)
-    return rows
 
 
 def peak_memory_gib(device: torch.device) -> float:

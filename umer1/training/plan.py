@@ -6,8 +6,10 @@ Every figure that is not counted or measured stands in `Plan.assumptions`.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from umer1.model.config import ModelConfig
 from umer1.training import plan_memory as memory
@@ -15,6 +17,7 @@ from umer1.training.plan_time import Workload, expected_seconds
 from umer1.training.settings import RLConfig, SFTConfig
 
 GIB = 2**30
+GPU_MEMORY = {"h200": 140, "h100": 80, "a100": 80, "h20": 96, "l40s": 48}  # GiB, about
 RESERVE = 0.06  # of a GPU's memory that a plan leaves free
 # rows of the released files (facts of the release: 1,463,360 SFT records, 11 K RL rows)
 RELEASED_PAIRS = {"sft": 1_463_360, "rl": 11_000}
@@ -98,6 +101,14 @@ def make_plan(question: Question) -> Plan:
     if not (plan.fits and plan.longest_fits):
         plan.advice = _advice(question, plan)
     return plan
+
+
+def sharding_of(config: SFTConfig | RLConfig) -> str:
+    """What the config trains with: its DeepSpeed file's ZeRO stage, FSDP2, or a copy on every GPU."""
+    if getattr(config, "deepspeed", ""):
+        stage = json.loads(Path(config.deepspeed).read_text())["zero_optimization"]["stage"]
+        return f"zero{stage}" if stage else "ddp"
+    return "fsdp" if getattr(config, "fsdp", False) else "ddp"
 
 
 def _plan(question: Question) -> Plan:
