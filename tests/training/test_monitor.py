@@ -124,7 +124,8 @@ def test_wandb_offline(monitor, tmp_path, monkeypatch):
 def test_samples_are_written_and_a_resume_drops_later_ones(monitor, tmp_path):
     one = monitor(samples_every=2)
     one.begin()
-    assert [step for step in range(1, 7) if one.samples_due(step)] == [2, 4, 6]
+    assert [step for step in range(1, 7) if one.samples_due(step - 1, step)] == [2, 4, 6]
+    assert one.samples_due(2, 6) and not one.samples_due(2, 3)
     for step in (2, 4):
         one.samples(step, [sample()])
     files = lambda: sorted(path.name for path in (tmp_path / "run" / "samples").iterdir())

@@ -30,7 +30,9 @@ def test_rows_name_the_nearest_item_of_the_other_side():
         Generated(rollouts=[rollout(0, 1), rollout(0, 1)]),
     ]
     scores = {"reward": torch.arange(8.0).view(2, 2, 2)}
-    rows = rollout_rows(pairs, results, scores, lambda tokens: f"wrote {tokens}", count=2)
+    rows = rollout_rows(
+        pairs, (results[:2], results[2:]), scores, lambda tokens: f"wrote {tokens}", count=2
+    )
     assert [(row["side"], row["pair"], row["sample"]) for row in rows[:5]] == [
         ("query", 0, 0), ("query", 0, 1), ("query", 1, 0), ("query", 1, 1), ("target", 0, 0),
     ]  # fmt: skip
@@ -38,7 +40,7 @@ def test_rows_name_the_nearest_item_of_the_other_side():
     assert rows[1]["nearest"] == "target 1 [f0.png]" and rows[3]["nearest"] is None
     assert [row["reward"] for row in rows] == list(range(8))
     assert rows[6]["media"] == ["f0.png", "f1.png"] and rows[0]["completion"] == "wrote [5, 6]"
-    assert len(rollout_rows(pairs, results, scores, str, count=1)) == 4
+    assert len(rollout_rows(pairs, (results[:2], results[2:]), scores, str, count=1)) == 4
     json.dumps(rows)
 
 

@@ -15,6 +15,9 @@ REWARD_PARTS = (
 )
 SHARES = (("flat groups", "flat_groups"), ("no <gen_emb>", "missing"), ("cut", "truncated"))
 HITS = (("gen", "gen_hit"), ("disc", "disc_hit"))
+SECONDS = (("rollouts", "rollout_seconds"), ("learning", "learn_seconds"))
+# in the metrics alone: the line is long enough
+UNSHOWN = ("embedding_reward", "reward_std", "reward_seconds", "learned_tokens", "packed_tokens")
 RATES = (("pairs/s", "pairs_per_second"), ("rollouts/s", "rollouts_per_second"), ("tokens/s", "tokens_per_second"))  # fmt: skip
 
 
@@ -31,7 +34,7 @@ def format_line(
         numbers: by key; any may be missing. Shares and hits are 0 to 1, memory is GiB, rates are per second.
         seconds_left: of the whole run, None: not known yet.
     """
-    rest = dict(numbers)
+    rest = {name: value for name, value in numbers.items() if name not in UNSHOWN}
     parts = [
         f"{stage} {step}/{total_steps}" if total_steps else f"{stage} {step}",
         _loss(rest),
@@ -45,6 +48,7 @@ def format_line(
         _one("scale ", "scale", rest, number),
         _one("grad norm ", "gradient_norm", rest, number),
         *(_one("", key, rest, quantity, f" {unit}") for unit, key in RATES),
+        _group("", SECONDS, rest, lambda value: f"{number(value)} s"),
         _one("", "real_token_share", rest, percent, " real tokens"),
         _one("", "memory_gib", rest, number, " GiB"),
     ]

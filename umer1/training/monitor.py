@@ -101,10 +101,10 @@ class Monitor:
             print(f"\033[33m{text}\033[0m" if sys.stdout.isatty() else text, flush=True)
         return numbers
 
-    def samples_due(self, step: int) -> bool:
-        """Whether `samples` is wanted after this step."""
+    def samples_due(self, before: int, after: int) -> bool:
+        """Whether `samples` is wanted for the steps `before` + 1 to `after`."""
         every = self.settings.samples_every
-        return every > 0 and step % every == 0
+        return every > 0 and after // every > before // every
 
     def samples(self, step: int, rows: list[dict]) -> None:
         """Write rows (see umer1.training.samples) of all processes to `samples/step-*.jsonl` and `samples.html`."""

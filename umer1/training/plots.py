@@ -11,11 +11,12 @@ from umer1.training.metrics_file import read_metrics
 CHARTS = {
     "losses": ("loss", "", ("total", "loss", "gen", "disc", "ce_query", "ce_target", "align")),
     "hits": ("hit@1 in the batch", "share", ("gen_hit", "disc_hit")),
-    "rewards": ("reward", "", ("reward", "format", "rank", "gap", "length_penalty")),
+    "rewards": ("reward", "", ("reward", "format", "rank", "gap", "length_reward")),
     "groups": ("rollouts that teach nothing", "share", ("flat_groups", "missing", "truncated")),
     "kl": ("KL to the starting model", "nats per token", ("kl",)),
     "lengths": ("completion length", "tokens", ("completion_tokens",)),
     "throughput": ("throughput", "tokens per second", ("tokens_per_second",)),
+    "seconds": ("time of a step's parts", "s", ("rollout_seconds", "learn_seconds")),
     "pairs": ("throughput", "per second", ("pairs_per_second", "rollouts_per_second")),
     "optimizer": ("gradient norm", "", ("gradient_norm",)),
     "memory": ("peak memory of a process", "GiB", ("memory_gib",)),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -19,6 +20,10 @@ from umer1.engine import Generated, Prompt, Sampling, generate
 from umer1.model.qwen2_vl import Qwen2VL
 from umer1.processor import Processor
 from umer1.training.collate import describe, encode_side
+from umer1.training.settings import SFTConfig
+
+if TYPE_CHECKING:  # the loop knows the monitor, the monitor the rows
+    from umer1.training.loop import Run
 
 LONGEST = 1024  # tokens of a greedy sample; the released data has about 500
 SIDES = ("query", "target")
@@ -26,7 +31,7 @@ SIDES = ("query", "target")
 
 def rollout_rows(
     pairs: Sequence[Pair],
-    results: Sequence[Generated],
+    sides: Sequence[Sequence[Generated]],
     rewards: dict[str, Tensor],
     decode: Callable[[list[int]], str],
     count: int,
@@ -35,12 +40,10 @@ def rollout_rows(
 
     Args:
         pairs: N pairs of this process.
-        results: 2 N, the queries' then the targets', G rollouts each.
-        rewards: "format", "rank", "gap", "reward", "advantage", each [2, N, G].
+        sides: results of the N queries, of the N targets, G rollouts each.
+        rewards: "format", "rank", "gap", "reward", "advantage" …, each [2, N, G].
         decode: ids to text.
     """
-    number = len(pairs)
-    sides = [results[:number], results[number:]]
     vectors = [_vectors(side) for side in sides]
     rows = []
     for place, (name, side) in enumerate(zip(SIDES, sides)):
@@ -92,10 +95,25 @@ def greedy_rows(
         eos_id=processor.eos_id,
     )
     model.train(training)
-    rows = rollout_rows(pairs, results, {}, processor.decode, len(pairs))
+    halves = results[: len(pairs)], results[len(pairs) :]
+    rows = rollout_rows(pairs, halves, {}, processor.decode, len(pairs))
     for row, side in zip(rows, [getattr(pair, name) for name in SIDES for pair in pairs]):
         row["reference"] = side.response
     return rows
+
+
+def show_samples(state: Run, pairs: Sequence[Pair], config: SFTConfig) -> None:
+    """Write greedy generations of the run's fixed pairs. All processes call it: weights may be spread over them."""
+    chosen = [pairs[index] for index in fixed_pairs(_sources(pairs), config.samples_count)]
+    with state.parallel.whole_weights() as model:
+        rows = greedy_rows(model, state.processor, chosen, config.max_length)
+    state.monitor.samples(state.step, rows if state.parallel.is_main else [])
+
+
+def _sources(pairs) -> Sequence:
+    """Of each pair, without reading it where the pairs are a store."""
+    sources = getattr(pairs, "sources", None)
+    return [pair.dataset for pair in pairs] if sources is None else sources
 
 
 def fixed_pairs(sources: Sequence, count: int) -> list[int]:

@@ -13,7 +13,7 @@ from pathlib import Path
 STEPS_SHOWN = 20  # the newest, and the first one to compare with
 THUMBNAIL_SIDE, THUMBNAIL_BYTES = 96, 12_000  # pixels; larger ones are left out
 MEDIA_SHOWN = 3
-SCORES = (("format", "format"), ("rank", "rank"), ("gap", "gap"), ("reward", "reward"), ("advantage", "adv."))  # fmt: skip
+SCORES = (("format", "format"), ("rank", "rank"), ("gap", "gap"), ("length", "length"), ("reward", "reward"), ("advantage", "adv."))  # fmt: skip
 
 
 def write_page(run_dir: Path, stage: str) -> Path:
