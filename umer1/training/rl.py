@@ -109,6 +109,8 @@ def run(config: RLConfig, *, progress: bool = True) -> Path:
                 "learn_seconds": time.monotonic() - rollouts_end,
                 "rollouts_per_second": objective.completions / seconds,
                 "tokens_per_second": parts.packed_tokens * parallel.world_size / seconds,
+                "real_token_share": parts.packed_tokens
+                / max(parts.packed_tokens, len(parts.packs) * config.microbatch_tokens),
                 "learned_tokens": float(parts.tokens),
                 "packed_tokens": float(parts.packed_tokens * parallel.world_size),
             }

@@ -79,7 +79,7 @@ class PromptDataset(Dataset):
             prompt = rl_prompt(side, self.processor)
             if limit and len(prompt) > limit:
                 raise ValueError(
-                    f"{describe(pair, number, name)}: its prompt has {len(prompt)} tokens, more than "
+                    f"{describe(pair, number)}, {name}: its prompt has {len(prompt)} tokens, more than "
                     f"max_prompt_tokens {limit}"
                 )
             prompts.append(prompt)

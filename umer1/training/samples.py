@@ -131,7 +131,9 @@ def fixed_pairs(sources: Sequence, count: int) -> list[int]:
 
 
 def _sft_prompt(pair: Pair, name: str, index: int, processor: Processor, max_length: int):
-    encoded = encode_side(getattr(pair, name), processor, max_length, describe(pair, index, name))
+    encoded = encode_side(
+        getattr(pair, name), processor, max_length, f"{describe(pair, index)}, {name}"
+    )
     start = encoded.response_start
     return replace(
         encoded.sequence,
