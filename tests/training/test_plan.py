@@ -47,15 +47,20 @@ def test_what_is_not_given_is_listed_as_assumed():
 
 
 def test_time_from_a_measured_row(tmp_path):
-    row = {"suite": "train_sft", "family": "umer1", "hardware": "NVIDIA H200", "sizes": {"hidden": 1536},
-           "tokens_per_second": 50_000.0}  # fmt: skip
-    other = [dict(row, family="hf"), dict(row, hardware="NVIDIA A100"), dict(row, sizes={"hidden": 512}),
-             dict(row, suite="train_rl"), dict(row, tokens_per_second=None)]  # fmt: skip
-    (tmp_path / "h200.json").write_text(json.dumps({"rows": [*other, row]}))
+    row = {"suite": "train_sft", "family": "umer1", "hardware": "NVIDIA H200", "median_ms": 2000.0,
+           "sizes": {"model": "2b", "flop": 1e15, "tokens": 1000}}  # fmt: skip
+    other = [dict(row, family="hf"), dict(row, hardware="NVIDIA A100"), dict(row, sizes={"model": "0.1b", "flop": 1.0}),
+             dict(row, median_ms=None), dict(row, median_ms=9000.0)]  # fmt: skip
+    rl = dict(row, suite="train_rl", median_ms=500.0)
+    (tmp_path / "h200.json").write_text(json.dumps({"rows": [*other, row, rl]}))
     (tmp_path / "broken.json").write_text("{")
     work = plan_time.Workload("sft", TWO, 1024, 300, 500, 200, 1, True, False)
-    assert plan_time.measured(work, "h200", tmp_path) == ("bench/results/h200.json", 50_000.0)
+    file, seconds = plan_time.measured(work, "h200", tmp_path)
+    assert file == "bench/results/h200.json"
+    assert seconds == pytest.approx(2.0 * plan_time.flop(work) / 1e15)
     assert plan_time.measured(work, "h100", tmp_path) is None
+    _, seconds = plan_time.measured(replace(work, stage="rl"), "h200", tmp_path)
+    assert seconds == pytest.approx(0.5 * work.tokens / 1000)
 
 
 def test_operations_are_six_per_weight_and_token_and_a_little():

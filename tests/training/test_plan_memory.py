@@ -11,6 +11,7 @@ from umer1.model.config import ModelConfig, VisionConfig
 from umer1.model.qwen2_vl import Qwen2VL
 from umer1.model.sequence import Sequence, pack
 from umer1.training import plan_memory as memory
+from umer1.training.settings import LoRAConfig, SFTConfig
 
 TOLERANCE = 0.15  # of the activations of a forward pass
 PEAK_TOLERANCE = 0.35  # of a process's memory: allocator and matrix library add to it
@@ -45,7 +46,8 @@ def test_known_models_have_their_published_sizes(name, billions, vision, tied):
     assert counts.all / 1e9 == pytest.approx(billions, abs=1e-3)
     assert (counts.tower + counts.merger) / 1e9 == pytest.approx(vision, abs=1e-3)
     assert config.tie_word_embeddings == tied
-    assert counts.all - counts.trainable(freeze_vision=True) == counts.tower
+    frozen = memory.count_parameters(config, SFTConfig())
+    assert frozen.all - frozen.trainable == counts.tower and counts.trainable == counts.all
 
 
 def test_parameters_are_those_of_a_real_model():
@@ -53,6 +55,15 @@ def test_parameters_are_those_of_a_real_model():
     assert counts.all == sum(parameter.numel() for parameter in model.parameters())
     assert counts.embeddings == 2 * 512 * 64
     assert counts.merger == sum(p.numel() for p in model.vision.merger.parameters())
+
+
+def test_adapters_are_counted():
+    pytest.importorskip("peft")
+    counts = memory.count_parameters(TINY, SFTConfig(lora=LoRAConfig(rank=4)))
+    # qkv, output, gate_up, down: rank x (in + out)
+    a_layer = 4 * ((64 + 128) + (64 + 64) + (64 + 384) + (192 + 64))
+    assert counts.adapters == 3 * a_layer
+    assert counts.trainable == counts.adapters + counts.merger
 
 
 def test_a_directory_needs_its_config_alone_and_unknown_names_are_refused(tmp_path):
@@ -104,11 +115,11 @@ def test_activations_are_what_autograd_keeps(frozen):
 ])  # fmt: skip
 def test_state_by_sharding(sharding, expected):
     counts = memory.count_parameters(TINY)
-    found = memory.state_bytes(counts, counts.all, sharding, 4, "bf16")
+    found = memory.state_bytes(counts, sharding, 4, "bf16")
     for part, per_parameter in expected.items():
         assert found[part] == pytest.approx(per_parameter * counts.all, rel=1e-6), part
     with pytest.raises(ValueError, match="sharding: got 'zero9'"):
-        memory.state_bytes(counts, counts.all, "zero9", 4, "bf16")
+        memory.state_bytes(counts, "zero9", 4, "bf16")
 
 
 def test_cache_is_the_engines():
@@ -147,8 +158,8 @@ step(*trainer(), 512)                       # libraries and threads have what th
 open("/proc/self/clear_refs", "w").write("5")
 before = status("VmRSS")
 model, optimizer = trainer()
-step(model, optimizer, 8192)
-step(model, optimizer, 8192)
+step(model, optimizer, 4096)
+step(model, optimizer, 4096)
 print(status("VmHWM") - before)
 """
 
@@ -169,9 +180,9 @@ def test_the_peak_of_a_real_step(checkpointing):
         vision=VisionConfig(depth=1, embed_dim=32, hidden_size=256, num_heads=2),
     )  # fmt: skip
     counts = memory.count_parameters(config)
-    state = memory.state_bytes(counts, counts.all, "ddp", 1, "no")
+    state = memory.state_bytes(counts, "ddp", 1, "no")
     activations = memory.activations(
-        config, 8192, 0, checkpointing=checkpointing, freeze_vision=False, item=4, residual=4
+        config, 4096, 0, checkpointing=checkpointing, freeze_vision=False, item=4, residual=4
     )
     expected = sum(state.values()) + sum(activations)
     assert measured == pytest.approx(expected, rel=PEAK_TOLERANCE), (measured, expected)

@@ -105,10 +105,10 @@ def make_plan(question: Question) -> Plan:
 
 def sharding_of(config: SFTConfig | RLConfig) -> str:
     """What the config trains with: its DeepSpeed file's ZeRO stage, FSDP2, or a copy on every GPU."""
-    if getattr(config, "deepspeed", ""):
+    if config.deepspeed:
         stage = json.loads(Path(config.deepspeed).read_text())["zero_optimization"]["stage"]
         return f"zero{stage}" if stage else "ddp"
-    return "fsdp" if getattr(config, "fsdp", False) else "ddp"
+    return "fsdp" if config.fsdp else "ddp"
 
 
 def _plan(question: Question) -> Plan:
@@ -155,7 +155,7 @@ def _plan(question: Question) -> Plan:
     )
     speed = expected_seconds(work, gpus, question.throughput, question.gpu, config.gradient_checkpointing)  # fmt: skip
     assumptions += speed.assumptions
-    counts = memory.count_parameters(shapes)
+    counts = memory.count_parameters(shapes, config)
     parts = _memory(question, counts, _batch_tokens(question, prompt + response), visual / (2 * (prompt + response)))  # fmt: skip
     longest = _memory(question, counts, _longest_tokens(question, prompt), 0.5)
     assumptions.append(
@@ -167,7 +167,7 @@ def _plan(question: Question) -> Plan:
         sharding=question.sharding,
         parameters={
             "all": counts.all,
-            "trainable": counts.trainable(config.freeze_vision),
+            "trainable": counts.trainable,
             "vision": counts.tower + counts.merger,
             "embeddings": counts.embeddings,
         },
@@ -192,7 +192,7 @@ def _batch_tokens(question: Question, side: int) -> int:
     if question.stage == "rl":
         return config.microbatch_tokens
     per_gpu = 2 * config.batch_size // question.gpus * side
-    limit = getattr(config, "microbatch_tokens", 0)
+    limit = config.microbatch_tokens
     return min(per_gpu, max(limit, side)) if limit else per_gpu
 
 
@@ -211,7 +211,6 @@ def _memory(question: Question, counts, tokens: int, visual_share: float) -> dic
     residual = 2 if half and deepspeed else 4  # autocast leaves the stream between layers float32
     parts = memory.state_bytes(
         counts,
-        counts.trainable(config.freeze_vision),
         question.sharding,
         gpus,
         config.mixed_precision,
@@ -232,25 +231,34 @@ def _memory(question: Question, counts, tokens: int, visual_share: float) -> dic
     if question.stage == "sft":
         parts["activations"] = activations
     else:
-        if config.beta:
-            share = gpus if question.sharding in ("zero3", "fsdp") else 1
-            parts["reference"] = weight_item * counts.all // share
+        if config.beta and config.reference == "copy":  # never sharded, float32
+            parts["reference"] = 4 * counts.all
         parts |= _rollout_memory(question, counts, activations, weight_item)
     lost = int(memory.FRAGMENTATION * sum(parts.values()))
     return parts | {"cuda_and_fragmentation": memory.CONTEXT + lost}
 
 
-def _rollout_memory(question: Question, counts, activations: int, item: int) -> dict[str, int]:
-    """Rollouts and update follow each other: the larger of the two counts."""
+def _rollout_memory(
+    question: Question, counts, activations: int, weight_item: int
+) -> dict[str, int]:
+    """Rollouts and update follow each other: the larger of the two counts.
+
+    Rollouts take their keys and values, the gathered weights where they are sharded, and a bf16 copy of wider ones.
+    """
     config, gpus = question.config, question.gpus
-    prompts = 2 * config.batch_size // gpus
-    prompt = PROMPT_TOKENS + VISUAL_TOKENS // 2
+    prompts = 2 * config.batch_size * config.gradient_accumulation // gpus
+    prompt = question.prompt_tokens or PROMPT_TOKENS + VISUAL_TOKENS // 2
     slots = min(config.rollout_slots, prompts * config.generations)
-    tokens = prompts * (question.prompt_tokens or prompt) + slots * config.max_new_tokens
-    cache = memory.cache_bytes(question.shapes, tokens, item)
-    whole = item * counts.all if question.sharding in ("zero3", "fsdp") and gpus > 1 else 0
+    half = config.mixed_precision == "bf16"
+    # prompts in work at once: those of the slots, and one more
+    tokens = (slots // config.generations + 1) * prompt + slots * config.max_new_tokens
+    cache = memory.cache_bytes(question.shapes, tokens, 2 if half else 4)
+    sharded = question.sharding in ("zero3", "fsdp") and gpus > 1
+    whole = weight_item * counts.all if sharded else 0
+    if half and weight_item > 2:
+        whole += 2 * counts.all
     if cache + whole > activations:
-        return {"kv_cache": cache, "whole_weights_for_rollouts": whole}
+        return {"kv_cache": cache, "weights_for_rollouts": whole}
     return {"activations": activations}
 
 
@@ -260,6 +268,17 @@ def _advice(question: Question, plan: Plan) -> list[str]:
     changes: list[tuple[str, dict, dict]] = []
     if not config.gradient_checkpointing:
         changes.append(("set gradient_checkpointing: true (about a third slower)", {}, {"gradient_checkpointing": True}))  # fmt: skip
+    if question.stage == "sft" and not config.microbatch_tokens:
+        text = "set microbatch_tokens: 16384 (GradCache; one more forward pass)"
+        changes.append((text, {}, {"microbatch_tokens": 16384}))
+    if question.stage == "rl" and config.beta and config.reference == "copy":
+        changes.append(
+            (
+                "set reference: precomputed (weights come for one pass)",
+                {},
+                {"reference": "precomputed"},
+            )
+        )
     if config.mixed_precision == "no":
         changes.append(("set mixed_precision: bf16", {}, {"mixed_precision": "bf16"}))
     stronger = memory.SHARDINGS[memory.SHARDINGS.index(question.sharding) + 1 :]

@@ -15,6 +15,8 @@ import torch
 
 from umer1.model.config import ModelConfig, VisionConfig
 from umer1.model.qwen2_vl import Qwen2VL
+from umer1.training.settings import RunConfig
+from umer1.training.trainable import choose_trainable
 from umer1_kernels.plans import chunk_rows
 
 SHARDINGS = ("ddp", "zero1", "zero2", "zero3", "fsdp")
@@ -52,13 +54,12 @@ class Counts:
     tower: int
     merger: int
     largest_layer: int
+    trainable: int
+    adapters: int  # of the trainable ones, LoRA's
 
     @property
     def all(self) -> int:
-        return self.decoder + self.embeddings + self.tower + self.merger
-
-    def trainable(self, freeze_vision: bool) -> int:
-        return self.all - self.tower if freeze_vision else self.all
+        return self.decoder + self.embeddings + self.tower + self.merger + self.adapters
 
 
 def read_shapes(model: str, base: str | Path = ".") -> ModelConfig:
@@ -81,26 +82,34 @@ def read_shapes(model: str, base: str | Path = ".") -> ModelConfig:
     return ModelConfig(**values, vision=VisionConfig(hidden_size=values["hidden_size"], **_TOWER))
 
 
-def count_parameters(config: ModelConfig) -> Counts:
-    """Exactly, from a model without storage."""
+def count_parameters(config: ModelConfig, settings: RunConfig | None = None) -> Counts:
+    """Exactly, from a model without storage.
+
+    settings: whose freeze rules and LoRA say what is trained; None: everything is.
+    """
     with torch.device("meta"):
         model = Qwen2VL(config)
     size = lambda module: sum(parameter.numel() for parameter in module.parameters())
     merger, vision = size(model.vision.merger), size(model.vision)
     table = size(model.decoder.embed)
     head = 0 if model.head is None else size(model.head)
+    decoder, layer, before = size(model.decoder) - table, size(model.decoder.layers[0]), size(model)
+    if settings is not None:
+        with torch.device("meta"):
+            choose_trainable(model, settings)
+    learned = (parameter for parameter in model.parameters() if parameter.requires_grad)
     return Counts(
-        decoder=size(model.decoder) - table,
+        decoder=decoder,
         embeddings=table + head,
         tower=vision - merger,
         merger=merger,
-        largest_layer=size(model.decoder.layers[0]),
+        largest_layer=layer,
+        trainable=sum(parameter.numel() for parameter in learned),
+        adapters=size(model) - before,
     )
 
 
-def state_bytes(
-    counts: Counts, trainable: int, sharding: str, gpus: int, mixed_precision: str
-) -> dict[str, int]:
+def state_bytes(counts: Counts, sharding: str, gpus: int, mixed_precision: str) -> dict[str, int]:
     """Weights, gradients, optimizer (AdamW) and what communication holds, on each GPU.
 
     ddp and fsdp keep float32 weights and moments and multiply in bf16 copies; DeepSpeed keeps bf16 weights and
@@ -108,7 +117,7 @@ def state_bytes(
     """
     if sharding not in SHARDINGS:
         raise ValueError(f"sharding: got {sharding!r}, wants one of {', '.join(SHARDINGS)}")
-    everything, half = counts.all, mixed_precision == "bf16"
+    everything, trainable, half = counts.all, counts.trainable, mixed_precision == "bf16"
     copies = (
         2 * everything if half else 0
     )  # autocast keeps its bf16 copies until the forward is over

@@ -19,6 +19,7 @@ GPUS = {
 }
 MFU = 0.40  # assumed of the model's own operations, without gradient checkpointing
 DECODE_EFFICIENCY = 0.5  # assumed of the time in which weights and cache are read once per token
+MODELS = {1536: "2b", 3584: "7b"}  # hidden width -> the benches' name
 SUITES = {"sft": "train_sft", "rl": "train_rl"}
 
 
@@ -73,9 +74,12 @@ def expected_seconds(
             raise ValueError(f"throughput: got {throughput}, wants tokens per second, above 0")
         return Speed(work.tokens / throughput, "the throughput given", [])
     if row := measured(work, gpu):
-        file, rate = row
-        scaling = "; that figure times the number of GPUs (perfect scaling)"
-        return Speed(work.tokens / (rate * gpus), f"measured, {file}", [f"throughput of {file}{scaling}"])  # fmt: skip
+        file, alone = row
+        scaling = f"{gpus} GPUs are {gpus} times as fast as one" if gpus > 1 else ""
+        lengths = f"the speed of {file}, at this run's lengths"
+        return Speed(
+            alone / gpus, f"measured, {file}", [text for text in (lengths, scaling) if text]
+        )
     operations, bandwidth = GPUS[gpu]
     mfu = MFU * (0.75 if checkpointing else 1.0)
     seconds = flop(work) / (mfu * operations * gpus)
@@ -122,12 +126,14 @@ def decode_seconds(work: Workload, gpus: int, bandwidth: float) -> float:
 
 
 def measured(work: Workload, gpu: str, folder: Path | None = None) -> tuple[str, float] | None:
-    """(file, tokens per second of one GPU) of the newest fitting row of bench/results/*.json, if there is one.
+    """(file, seconds of this step on one GPU) from the fastest fitting row of bench/results/*.json, if there is one.
 
-    A row fits that is ours, of the stage's suite, on this GPU, with this hidden width, and has tokens_per_second.
+    A row fits that is ours, of the stage's suite, on this GPU and of this model. SFT is scaled by operations, RL by
+    the tokens of its rollouts.
     """
     folder = folder or Path(__file__).resolve().parents[2] / "bench" / "results"
-    found = None
+    model = MODELS.get(work.shapes.hidden_size)
+    found: list[tuple[float, str]] = []
     for file in sorted(folder.glob("*.json")):
         for row in _rows(file):
             sizes = row.get("sizes", {})
@@ -135,11 +141,15 @@ def measured(work: Workload, gpu: str, folder: Path | None = None) -> tuple[str,
                 row.get("suite") == SUITES[work.stage]
                 and row.get("family") == "umer1"
                 and gpu in str(row.get("hardware", "")).lower()
-                and sizes.get("hidden") == work.shapes.hidden_size
+                and sizes.get("model") == model
+                and row.get("median_ms")
             )
-            if fits and row.get("tokens_per_second"):
-                found = f"bench/results/{file.name}", float(row["tokens_per_second"])
-    return found
+            if fits:
+                unit = "flop" if work.stage == "sft" else "tokens"
+                amount = flop(work) if work.stage == "sft" else work.tokens
+                seconds = row["median_ms"] / 1e3 * amount / sizes[unit]
+                found.append((seconds, f"bench/results/{file.name}"))
+    return min(found)[::-1] if found else None
 
 
 def _rows(file: Path) -> Iterable[dict]:
