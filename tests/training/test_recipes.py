@@ -55,15 +55,15 @@ def test_rl_has_the_released_values(name):
     assert config.save_every == 50
 
 
-def test_the_sizes_differ_in_model_and_output_alone():
-    for stage in ("sft", "rl"):
+def test_the_sizes_differ_in_model_output_and_sharding_alone():
+    for stage, more in (("sft", set()), ("rl", {"reference"})):
         small, large = (load(f"ume-r1-{size}-{stage}") for size in ("2b", "7b"))
         differ = {
             name
             for name in type(small).__dataclass_fields__
             if getattr(small, name) != getattr(large, name)
         }
-        assert differ == {"model", "output"}
+        assert differ == {"model", "output", "fsdp"} | more
 
 
 def test_a_config_that_fits_both_stages_is_told_by_its_name(tmp_path):

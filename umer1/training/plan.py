@@ -13,11 +13,11 @@ from pathlib import Path
 
 from umer1.model.config import ModelConfig
 from umer1.training import plan_memory as memory
+from umer1.training.plan_advice import possible_changes
 from umer1.training.plan_time import Workload, expected_seconds
 from umer1.training.settings import RLConfig, SFTConfig
 
 GIB = 2**30
-GPU_MEMORY = {"h200": 140, "h100": 80, "a100": 80, "h20": 96, "l40s": 48}  # GiB, about
 RESERVE = 0.06  # of a GPU's memory that a plan leaves free
 # rows of the released files (facts of the release: 1,463,360 SFT records, 11 K RL rows)
 RELEASED_PAIRS = {"sft": 1_463_360, "rl": 11_000}
@@ -263,46 +263,11 @@ def _rollout_memory(
 
 
 def _advice(question: Question, plan: Plan) -> list[str]:
-    """Single changes that make it fit, mildest first; the least bad ones together where none does."""
-    config = question.config
-    changes: list[tuple[str, dict, dict]] = []
-    if not config.gradient_checkpointing:
-        changes.append(("set gradient_checkpointing: true (about a third slower)", {}, {"gradient_checkpointing": True}))  # fmt: skip
-    if question.stage == "sft" and not config.microbatch_tokens:
-        text = "set microbatch_tokens: 16384 (GradCache; one more forward pass)"
-        changes.append((text, {}, {"microbatch_tokens": 16384}))
-    if question.stage == "rl" and config.beta and config.reference == "copy":
-        changes.append(
-            (
-                "set reference: precomputed (weights come for one pass)",
-                {},
-                {"reference": "precomputed"},
-            )
-        )
-    if config.mixed_precision == "no":
-        changes.append(("set mixed_precision: bf16", {}, {"mixed_precision": "bf16"}))
-    stronger = memory.SHARDINGS[memory.SHARDINGS.index(question.sharding) + 1 :]
-    if question.gpus > 1:
-        changes += [(f"shard more: {name}", {"sharding": name}, {}) for name in stronger]
-    if question.stage == "rl":
-        changes += [
-            (f"set microbatch_tokens: {size}", {}, {"microbatch_tokens": size})
-            for size in (8192, 4096)
-            if size < config.microbatch_tokens
-        ]
-        changes += [
-            (f"set rollout_slots: {size}", {}, {"rollout_slots": size})
-            for size in (64, 32)
-            if size < config.rollout_slots
-        ]
-    for gpus in (2 * question.gpus, 4 * question.gpus, 8 * question.gpus):
-        if config.batch_size % gpus == 0:
-            changes.append((f"use {gpus} GPUs", {"gpus": gpus}, {}))
-    if not config.freeze_vision:
-        changes.append(("set freeze_vision: true", {}, {"freeze_vision": True}))
+    """Single changes that make it fit; all of them together where none does."""
+    changes = possible_changes(question.config, question.gpus, question.sharding)
 
     def with_(asked: dict, settings: dict) -> Plan:
-        made = dataclasses.replace(config, **settings)
+        made = dataclasses.replace(question.config, **settings)
         return _plan(dataclasses.replace(question, config=made, **asked))
 
     good = lambda made: made.fits and (made.longest_fits or not plan.fits)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from umer1.model.config import ModelConfig
 
+GPU_MEMORY = {"h200": 140, "h100": 80, "a100": 80, "h20": 96, "l40s": 48}  # GiB, about
 # dense bf16 operations and bytes of memory per second, from the vendors' data sheets
 GPUS = {
     "h200": (989e12, 4.8e12),
