@@ -24,12 +24,16 @@ def world(rl_config):
 
 
 def _metrics(path):
-    return [json.loads(line) for line in (path.parent / "rl_metrics.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line) for line in (path.parent / "rl_metrics.jsonl").read_text().splitlines()
+    ]
 
 
 def _prompt_pairs(pairs, processor):
     return [
-        PromptPair(place, *(rl_prompt(side, processor) for side in (pair.query, pair.target)), "r")
+        PromptPair(
+            place, *(rl_prompt(side, processor) for side in (pair.query, pair.target)), "r", pair
+        )
         for place, pair in enumerate(pairs)
     ]
 
@@ -128,9 +132,7 @@ def test_changing_the_video_changes_its_log_probabilities(world):
     """Hazard H14: the release's log-prob and reward forwards never see the video."""
     model, processor, pairs = world
     side = next(pair.query for pair in pairs if pair.query.video)
-    prompts = [
-        rl_prompt(one, processor) for one in (side, replace(side, video=side.video[::-1]))
-    ]
+    prompts = [rl_prompt(one, processor) for one in (side, replace(side, video=side.video[::-1]))]
     assert all(int(prompt.media_mask.sum()) > 0 for prompt in prompts)
     assert torch.equal(prompts[0].input_ids, prompts[1].input_ids)
     found = []
@@ -206,12 +208,12 @@ def test_rollouts_of_a_group_differ_and_belong_to_their_pair(world, rl_config):
 def test_samples_to_read_have_the_parts_of_their_reward(world, rl_config):
     model, processor, pairs = world
     batch = rollouts.roll_out(
-        model, processor, [_prompt_pairs(pairs[:3], processor)], rl_config, seed=5
+        model, processor, [_prompt_pairs(pairs[:3], processor)], rl_config, seed=5, samples=2
     )
-    assert len(batch.samples) == rl_config.sample_pairs * 2 * rl_config.generations
+    assert len(batch.samples) == 2 * 2 * rl_config.generations
     row = batch.samples[0]
     assert row["side"] == "query" and "What is number" in row["prompt"]
-    assert row["total"] == pytest.approx(row["format"] + row["embedding"])
+    assert row["reward"] == pytest.approx(row["format"] + row["rank"] * row["gap"], abs=1e-6)
 
 
 def test_prompts_of_an_epoch_come_once_and_long_ones_are_refused(world, rl_config):
@@ -220,9 +222,7 @@ def test_prompts_of_an_epoch_come_once_and_long_ones_are_refused(world, rl_confi
 
     _, processor, pairs = world
     batches = GroupedBatches([pair.dataset for pair in pairs], 3, 1, seed=1)
-    shares = [
-        prompt_batches(pairs, batches, processor, rl_config, 0, rank, 3) for rank in range(3)
-    ]
+    shares = [prompt_batches(pairs, batches, processor, rl_config, 0, rank, 3) for rank in range(3)]
     seen = sorted(pair.where for _ in range(len(pairs) // 3) for each in shares for pair in next(each))  # fmt: skip
     assert len(seen) == len(pairs) // 3 * 3 == len(set(seen))
     longest = PromptDataset(pairs, processor, replace(rl_config, max_prompt_tokens=5))

@@ -100,9 +100,7 @@ def test_pieces_hold_every_completion_once_within_the_capacity(groups):
 
 def test_equal_prompts_become_one_group(world, groups):
     _, processor, pairs = world
-    again = rl_prompt(
-        next(pair.query for pair in pairs if pair.dataset == "pictures"), processor
-    )
+    again = rl_prompt(next(pair.query for pair in pairs if pair.dataset == "pictures"), processor)
     twin = RolloutGroup(again, [torch.tensor([9, 9])], [2.0])
     merged = merge_prompts([*groups, twin])
     assert len(merged) == 3

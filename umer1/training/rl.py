@@ -78,6 +78,7 @@ def run(config: RLConfig, *, progress: bool = True) -> Path:
             began = time.monotonic()
             first = state.step
             chosen = [next(source) for _ in range(accumulation)]
+            shown = state.monitor.samples_due(first, first + updates)
             with parallel.whole_weights() as whole:
                 rolled = roll_out(
                     whole,
@@ -86,7 +87,10 @@ def run(config: RLConfig, *, progress: bool = True) -> Path:
                     config,
                     seed=config.seed + first // updates * accumulation * 1_000_003,
                     group=parallel.group,
+                    samples=config.samples_count if shown else 0,
                 )
+            if shown:
+                state.monitor.samples(first + updates, rolled.samples)
             rollouts_end = time.monotonic()
             parts = make_parts(rolled.groups, state, config, share=share, spatial_merge=merge)
             rates: list[float] = []
@@ -107,6 +111,9 @@ def run(config: RLConfig, *, progress: bool = True) -> Path:
                 "learning_rate": rates[-1],
                 "learn_seconds": time.monotonic() - rollouts_end,
                 "rollouts_per_second": objective.completions / seconds,
+                "tokens_per_second": parts.packed_tokens * parallel.world_size / seconds,
+                "real_token_share": parts.packed_tokens
+                / max(parts.packed_tokens, len(parts.packs) * config.microbatch_tokens),
                 "learned_tokens": float(parts.tokens),
                 "packed_tokens": float(parts.packed_tokens * parallel.world_size),
             }
