@@ -49,7 +49,7 @@ def run(config: RLConfig, *, progress: bool = True) -> Path:
     if config.freeze_vision:
         policy.vision.requires_grad_(False)
         policy.vision.merger.requires_grad_(True)
-    model, optimizer = state.prepare(Trainee(policy))
+    _, optimizer = state.prepare(Trainee(policy))
     source = batches.batches(state.step * accumulation)
     with progress_bar(
         "rl", total - state.step, unit="step", show=progress and accelerator.is_main_process
@@ -68,7 +68,7 @@ def run(config: RLConfig, *, progress: bool = True) -> Path:
                     seed=config.seed + (state.step * accumulation + micro) * 1_000_003,
                 )
                 learned = _learn(
-                    model, policy, reference, batch.completions, config, accelerator, accumulation
+                    policy, policy, reference, batch.completions, config, accelerator, accumulation
                 )
                 for name, value in {**batch.metrics, **learned}.items():
                     numbers[name] = numbers.get(name, 0.0) + value / accumulation
@@ -122,7 +122,7 @@ def _learn(
                     ids,
                     temperature=config.temperature,
                 )
-        hidden = model(lambda policy: policy(packed))[positions]
+        hidden = model(packed)[positions]
         loss = kernels.grpo_loss(
             hidden,
             policy.head_weight,
