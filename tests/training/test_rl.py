@@ -232,3 +232,41 @@ def test_prompts_of_an_epoch_come_once_and_long_ones_are_refused(world, rl_confi
 
 def _objective(completions: int) -> Objective:
     return Objective(completions, 2048.0, False, (0.2, 0.28), 0.04, 1.0)
+
+
+def test_a_killed_run_resumes_to_the_same_weights(rl_config, noisy_rewards, monkeypatch):
+    """Two updates per round of rollouts: the checkpoint stands between rounds."""
+    config = replace(rl_config, steps=8, updates_per_rollout=2, save_every=4)
+    config.optimizer.learning_rate = 1e-3
+    wanted = rl.run(config, progress=False)
+    config = replace(config, output=f"{config.output}-killed")
+    calls, roll_out = [], rl.roll_out
+
+    def killed(*arguments, **named):
+        calls.append(named["seed"])
+        if len(calls) == 4:
+            raise RuntimeError("killed")
+        return roll_out(*arguments, **named)
+
+    monkeypatch.setattr(rl, "roll_out", killed)
+    with pytest.raises(RuntimeError, match="killed"):
+        rl.run(config, progress=False)
+    got = rl.run(config, progress=False)
+    assert calls[4] == calls[2]  # the third round again
+    for name, weight in _weights(wanted).items():
+        assert torch.equal(_weights(got)[name], weight), name
+    timed = ("seconds", "per_second", "memory")
+    for row, other in zip(_metrics(wanted), _metrics(got), strict=True):
+        for name in row:
+            assert any(word in name for word in timed) or other[name] == row[name], name
+
+
+def test_adapters_train_with_the_model_itself_as_reference(rl_config, noisy_rewards):
+    settings = replace(rl_config.lora, rank=2)
+    config = replace(
+        rl_config, reference="lora", lora=settings, freeze_vision=True, freeze_merger=True
+    )
+    config.optimizer.learning_rate, config.optimizer.warmup_ratio = 1e-1, 0.0
+    rows = _metrics(rl.run(config, progress=False))
+    assert rows[0]["kl"] == pytest.approx(0, abs=1e-6) and rows[0]["gradient_norm"] > 0
+    assert rows[1]["kl"] > 1e-6

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from umer1.model.qwen2_vl import Qwen2VL
+from umer1.training.lora import lora_layers, without_adapters
 from umer1.training.policy_forward import ScoreForward
 from umer1.training.rollout_pack import RolloutPack
 from umer1.training.settings import RLConfig
@@ -63,7 +64,7 @@ class ReferencePolicy:
         works = [ScoreForward(part, temperature) for part in parts]
         with torch.no_grad():
             if self.frozen is None:
-                with adapters_off(model):
+                with without_adapters(model):
                     return [model(work) for work in works]
             with self._on_device() as frozen, precision():
                 return [work(frozen) for work in works]
@@ -83,27 +84,8 @@ class ReferencePolicy:
                 parameter.data = home[name]
 
 
-@contextmanager
-def adapters_off(model: nn.Module) -> Iterator[None]:
-    """The model without its LoRA layers' adapters."""
-    layers = _adapter_layers(model)
-    for layer in layers:
-        layer._disable_adapters = True
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer._disable_adapters = False
-
-
-def _adapter_layers(model: nn.Module) -> list[nn.Module]:
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    return [each for each in model.modules() if isinstance(each, BaseTunerLayer)]
-
-
 def _require_only_adapters(policy: nn.Module) -> None:
-    if not _adapter_layers(policy):
+    if not lora_layers(policy):
         raise ValueError("reference: got 'lora', but the model has no adapters; wants 'copy' or 'precomputed'")  # fmt: skip
     trained = [
         name

@@ -7,7 +7,6 @@ steps learn from the rollouts. A step counts optimizer updates.
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ from umer1.progress import progress_bar
 from umer1.training.batching import GroupedBatches
 from umer1.training.collate import side_key
 from umer1.training.loop import Run
+from umer1.training.lora import merged
 from umer1.training.policy_forward import Objective
 from umer1.training.policy_update import learn, make_parts
 from umer1.training.reference_policy import ReferencePolicy
@@ -26,10 +26,8 @@ from umer1.training.rollout_pack import can_share
 from umer1.training.rollouts import roll_out
 from umer1.training.settings import RLConfig
 from umer1.training.start import load_pairs, start
+from umer1.training.trainable import choose_trainable
 from umer1.training.wrapped import Trainee
-
-log = logging.getLogger("umer1")
-
 
 def run(config: RLConfig, *, progress: bool = True) -> Path:
     """Train from `config.model`; returns the directory of the finished model. Killed runs resume as in SFT."""
@@ -44,9 +42,7 @@ def run(config: RLConfig, *, progress: bool = True) -> Path:
     state = Run(config, config.steps or rounds * updates, processor, stage="rl", pairs=pairs)
     parallel = state.parallel
     policy.gradient_checkpointing = config.gradient_checkpointing
-    if config.freeze_vision:
-        policy.vision.requires_grad_(False)
-        policy.vision.merger.requires_grad_(True)
+    choose_trainable(policy, config)
     computed = torch.bfloat16 if config.mixed_precision == "bf16" else policy.dtype
     share = config.share_prompts and can_share(parallel.device, computed)
     # ZeRO and FSDP2 cast the weights themselves; elsewhere autocast rounds them as they are used
@@ -79,7 +75,7 @@ def run(config: RLConfig, *, progress: bool = True) -> Path:
             first = state.step
             chosen = [next(source) for _ in range(accumulation)]
             shown = state.monitor.samples_due(first, first + updates)
-            with parallel.whole_weights() as whole:
+            with parallel.whole_weights() as whole, merged(whole):
                 rolled = roll_out(
                     whole,
                     processor,

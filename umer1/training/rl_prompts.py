@@ -23,7 +23,7 @@ class PromptPair:
     query: Sequence
     target: Sequence
     where: str
-    pair: Pair
+    pair: Pair | None = None
 
 
 def prompt_batches(
