@@ -35,6 +35,7 @@ def diagnose() -> dict[str, dict]:
         "machine": _machine(),
         "gpu": _gpu(problems),
         "kernels": _kernels(problems),
+        "training": _training(),
         "optional_packages": _optional(),
         "bundled_model": _bundled_model(problems),
         "problems": problems,
@@ -137,6 +138,13 @@ def _kernels(problems):
             why = "" if choice.backend != "reference" else f" ({choice.reason})"
             found[f"{function} on {device}"] = f"{choice.backend}: {choice.plan}{why}"
     return found
+
+
+def _training():
+    from umer1.training.packing import planner
+
+    found = planner()
+    return {"packing planner": f"{found.name}: {found.detail}"}
 
 
 def _optional():
