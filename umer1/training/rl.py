@@ -7,13 +7,13 @@ steps learn from the rollouts. A step counts optimizer updates.
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 
 import torch
 
 from umer1.progress import progress_bar
+from umer1.training.batch_report import describe_batches
 from umer1.training.batching import GroupedBatches
 from umer1.training.collate import side_key
 from umer1.training.loop import Run
@@ -29,6 +29,7 @@ from umer1.training.start import load_pairs, start
 from umer1.training.trainable import choose_trainable
 from umer1.training.wrapped import Trainee
 
+
 def run(config: RLConfig, *, progress: bool = True) -> Path:
     """Train from `config.model`; returns the directory of the finished model. Killed runs resume as in SFT."""
     pairs = load_pairs(config, "rl")
@@ -38,9 +39,10 @@ def run(config: RLConfig, *, progress: bool = True) -> Path:
         [pair.dataset for pair in pairs], config.batch_size, config.group_size, config.seed, keys
     )
     accumulation, updates = config.gradient_accumulation, config.updates_per_rollout
-    rounds = max(1, math.floor(config.epochs * batches.batches_per_epoch / accumulation))
-    state = Run(config, config.steps or rounds * updates, processor, stage="rl", pairs=pairs)
+    total = config.steps or batches.steps(config.epochs, accumulation) * updates
+    state = Run(config, total, processor, stage="rl", pairs=pairs)
     parallel = state.parallel
+    state.accelerator.print(describe_batches(batches), flush=True)
     policy.gradient_checkpointing = config.gradient_checkpointing
     choose_trainable(policy, config)
     computed = torch.bfloat16 if config.mixed_precision == "bf16" else policy.dtype

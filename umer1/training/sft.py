@@ -14,6 +14,7 @@ from umer1.data.records import Pair
 from umer1.model.qwen2_vl import Qwen2VL
 from umer1.processor import Processor
 from umer1.progress import progress_bar
+from umer1.training.batch_report import describe_batches
 from umer1.training.batching import GroupedBatches, rank_slice
 from umer1.training.collate import EncodedPair, SFTBatch, collate_sft, describe, encode_pair
 from umer1.training.contrastive import Contrast
@@ -38,11 +39,10 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
         [pair.dataset for pair in pairs], config.batch_size, config.group_size, config.seed
     )
     accumulation = config.gradient_accumulation
-    total = config.steps or max(
-        1, math.floor(config.epochs * batches.batches_per_epoch / accumulation)
-    )
+    total = config.steps or batches.steps(config.epochs, accumulation)
     state = Run(config, total, processor, stage="sft", pairs=pairs)
     accelerator = state.accelerator
+    accelerator.print(describe_batches(batches), flush=True)
     trainee = Trainee(qwen, config.scale if config.learn_scale else None)
     model, optimizer = state.prepare(trainee)
     objective = sft_objective(config, processor, state.parallel.group)
