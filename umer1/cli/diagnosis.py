@@ -35,6 +35,7 @@ def diagnose() -> dict[str, dict]:
         "machine": _machine(),
         "gpu": _gpu(problems),
         "kernels": _kernels(problems),
+        "training": _training(),
         "optional_packages": _optional(),
         "bundled_model": _bundled_model(problems),
         "problems": problems,
@@ -140,6 +141,13 @@ def _kernels(problems):
         backend = packed_backend(torch.device(device), torch.bfloat16)
         found[f"attention of packed sequences in training on {device}"] = backend
     return found
+
+
+def _training():
+    from umer1.training.packing import planner
+
+    found = planner()
+    return {"packing planner": f"{found.name}: {found.detail}"}
 
 
 def _optional():

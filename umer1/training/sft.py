@@ -15,11 +15,13 @@ from umer1.model.attention import packed_backend
 from umer1.model.qwen2_vl import Qwen2VL
 from umer1.processor import Processor
 from umer1.progress import progress_bar
+from umer1.training.batch_report import describe_batches
 from umer1.training.batching import GroupedBatches, rank_slice
 from umer1.training.collate import EncodedPair, SFTBatch, collate_sft, describe, encode_pair
 from umer1.training.contrastive import Contrast
 from umer1.training.grad_cache import SFTNumbers, SFTObjective, add_gradients
 from umer1.training.loop import Run
+from umer1.training.samples import show_samples
 from umer1.training.settings import SFTConfig
 from umer1.training.start import load_pairs, start
 from umer1.training.trainable import choose_trainable
@@ -38,11 +40,10 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
         [pair.dataset for pair in pairs], config.batch_size, config.group_size, config.seed
     )
     accumulation = config.gradient_accumulation
-    total = config.steps or max(
-        1, math.floor(config.epochs * batches.batches_per_epoch / accumulation)
-    )
+    total = config.steps or batches.steps(config.epochs, accumulation)
     state = Run(config, total, processor, stage="sft", pairs=pairs)
     accelerator = state.accelerator
+    accelerator.print(describe_batches(batches), flush=True)
     trainee = Trainee(qwen, config.scale if config.learn_scale else None)
     model, optimizer = state.prepare(trainee)
     objective = sft_objective(config, processor, state.parallel.group)
@@ -65,6 +66,7 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
             began = time.monotonic()
             rate = state.set_learning_rate(optimizer)
             sums, tokens = torch.zeros(len(SFTNumbers._fields), device=accelerator.device), 0
+            room = 0  # of the passes; without microbatches a pass is as large as its tokens
             for micro in range(accumulation):
                 batch: SFTBatch = next(batch_source).to(accelerator.device)
                 last = micro == accumulation - 1
@@ -73,6 +75,9 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
                 )
                 sums += torch.stack(found)
                 tokens += batch.tokens
+                room += sum(
+                    max(sum(part.packed.lengths), config.microbatch_tokens) for part in batch.parts
+                )
             # one wait for the device in each step
             numbers = dict(zip(SFTNumbers._fields, (sums / accumulation).tolist()))
             norm = state.update(numbers)
@@ -86,9 +91,12 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
                         "learning_rate": rate,
                         "gradient_norm": math.nan if norm is None else norm,
                         "pairs_per_second": config.batch_size * accumulation / seconds,
+                        "real_token_share": tokens / room,
                         "tokens_per_second": tokens * accelerator.num_processes / seconds,
                     }
                 )
+            if state.monitor.samples_due(state.step - 1, state.step):
+                show_samples(state, pairs, config)
             state.save_if_due()
     return state.save_final()
 
