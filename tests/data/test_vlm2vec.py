@@ -96,7 +96,7 @@ def test_entries_are_joined_and_their_weights_kept(tmp_path):
     )
     assert store.source_names == ["a", "b", "c"]
     assert store.sources.tolist() == [0] * 2 + [1] * 5 + [2] * 5
-    assert store.source_weights == {0: 2.0, 1: 0.5, 2: 1.0}
+    assert store.source_weights == {"a": 2.0, "b": 0.5, "c": 1.0}
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "arrow"])

@@ -107,13 +107,13 @@ class PairStore(Sequence):
         return np.concatenate([part.lengths() for part in self.parts])
 
     @property
-    def source_weights(self) -> dict[int, float] | None:
-        """Relative sampling weight of each of `sources`; None unless the set's configuration gives
+    def source_weights(self) -> dict[str, float] | None:
+        """Relative sampling weight of each source; None unless the set's configuration gives
         some. A source without one of its own counts 1."""
         given = {part.source: part.weight for part in self.parts if part.weight is not None}
         if not given:
             return None
-        return {number: given.get(name, 1.0) for number, name in enumerate(self.source_names)}
+        return {name: given.get(name, 1.0) for name in self.source_names}
 
     @property
     def has_responses(self) -> bool:

@@ -2,7 +2,7 @@
 
     loader = PairLoader(store, encode, collate, shares(batches, rank, world, start), config)
     for loaded in loader: train(loaded.batch)
-    loader.skips.summary()
+    loader.close()
 
 Order and content depend on the store, the batches and the seed alone, never on the workers.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,12 +56,28 @@ class Loaded:
     places: list[int]
 
 
+def group_pairs(
+    store: PairStore, config: RunConfig, target_keys: Sequence[Hashable] | None = None
+) -> GroupedBatches:
+    """Batches of the store's pairs, with the weights that its configuration gives the sources."""
+    sources = [store.source_names[code] for code in store.sources]
+    return GroupedBatches(
+        sources,
+        config.batch_size,
+        config.group_size,
+        config.seed,
+        target_keys,
+        store.source_weights,
+    )
+
+
 def shares(
     batches: GroupedBatches, rank: int = 0, world_size: int = 1, start_step: int = 0
 ) -> Iterator[Share]:
     """This process's shares of the batches from `start_step` on, for ever."""
     for step, batch in enumerate(batches.batches(start_step), start_step):
-        yield Share(step, list(batch), rank_slice(list(range(len(batch))), rank, world_size))
+        batch = [int(number) for number in batch]
+        yield Share(step, batch, rank_slice(list(range(len(batch))), rank, world_size))
 
 
 class PairLoader:
@@ -100,6 +116,7 @@ class PairLoader:
         self._loader = DataLoader(
             _Batches(store, encode, collate, config),
             sampler=asked,
+            generator=torch.Generator(),  # its own: the global one is part of a resumed run's state
             batch_size=None,  # a worker makes whole batches
             collate_fn=_unchanged,
             num_workers=config.workers,
@@ -108,6 +125,11 @@ class PairLoader:
             worker_init_fn=_one_thread if several else None,
             multiprocessing_context=_forkserver() if several else None,
         )
+
+    def close(self) -> None:
+        """Say at the end of a run what was skipped."""
+        if summary := self.skips.summary():
+            print(summary, flush=True)
 
     def __iter__(self) -> Iterator[Loaded]:
         for made in self._loader:
