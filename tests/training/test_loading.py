@@ -5,6 +5,7 @@ import pickle
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -69,6 +70,18 @@ def test_processes_share_a_batch(folder, tmp_path):
     parts = [contents(loader(folder, tmp_path, 1, rank=rank, world=2))[0] for rank in (0, 1)]
     assert parts[0][0] + parts[1][0] == whole[0]
     assert parts[1][2] == [4, 5, 6, 7]
+
+
+def test_shares_by_length_are_even(folder, tmp_path):
+    class OneBatch:
+        def batches(self, start):
+            yield from [[4, 0, 7, 2]] * 2
+
+    lengths = np.array([5, 0, 100, 0, 90, 0, 0, 1])
+    ranks = [list(shares(OneBatch(), rank, 2, lengths=lengths)) for rank in (0, 1)]
+    totals = [sum(lengths[rank[0].batch[place]] for place in rank[0].places) for rank in ranks]
+    assert sorted(totals) == [95, 101]
+    assert [each.step for each in ranks[0]] == [0, 1]
 
 
 def lost(folder):

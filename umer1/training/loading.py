@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
@@ -72,12 +73,21 @@ def group_pairs(
 
 
 def shares(
-    batches: GroupedBatches, rank: int = 0, world_size: int = 1, start_step: int = 0
+    batches: GroupedBatches,
+    rank: int = 0,
+    world_size: int = 1,
+    start_step: int = 0,
+    lengths: np.ndarray | None = None,
 ) -> Iterator[Share]:
-    """This process's shares of the batches from `start_step` on, for ever."""
+    """This process's shares of the batches from `start_step` on, for ever.
+
+    lengths: estimated tokens of each pair of the store; with them the shares have about equally many.
+    """
     for step, batch in enumerate(batches.batches(start_step), start_step):
         batch = [int(number) for number in batch]
-        yield Share(step, batch, rank_slice(list(range(len(batch))), rank, world_size))
+        of_batch = None if lengths is None else lengths[batch].tolist()
+        places = rank_slice(list(range(len(batch))), rank, world_size, of_batch)
+        yield Share(step, batch, places)
 
 
 class PairLoader:

@@ -47,11 +47,13 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
     objective = sft_objective(config, processor, state.parallel.group)
     merge = qwen.config.vision.spatial_merge_size
     rank, start_batch = accelerator.process_index, state.step * accumulation
+    # the released mean of each process's mean depends on which sequences a process has
+    lengths = pairs.lengths if config.global_token_mean else None
     loader = PairLoader(
         pairs,
         SFTEncoder(processor, config),
         partial(collate_sft, spatial_merge=merge, microbatch_tokens=config.microbatch_tokens),
-        shares(batches, rank, accelerator.num_processes, start_batch),
+        shares(batches, rank, accelerator.num_processes, start_batch, lengths),
         config,
         rank=rank,
         start_step=start_batch,
