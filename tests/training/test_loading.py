@@ -3,12 +3,12 @@
 import json
 import pickle
 import shutil
+import struct
+import zlib
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image
-
 from umer1.data import open_sft
 from umer1.media import MediaError
 from umer1.training.bad_media import BadMedium, SkipLog, Skipped
@@ -106,8 +106,12 @@ def text(folder):
 
 
 def bomb(folder):
-    Image.new("1", (20_000, 20_000)).save(folder / "3.png")  # 50 KB, 400 million pixels
-    return "exceeds limit|wants at most"
+    """A small file whose header promises 3.6 thousand million pixels."""
+    content = bytearray((folder / "3.png").read_bytes())
+    content[16:24] = struct.pack(">II", 60_000, 60_000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    (folder / "3.png").write_bytes(content)
+    return "exceeds limit"
 
 
 def frame(folder):
