@@ -53,7 +53,7 @@ def test_a_clean_set(folder):
     assert content["sources"]["cats"]["pairs"] == 4
     assert content["sources"]["cats"]["duplicate_targets"] == 1  # label 0, twice
     assert content["sources"]["dogs"]["duplicate_targets"] == 1  # the same frames
-    assert content["sources"]["dogs"]["tokens"]["max"] == 32 + 5 + 5 + 2 * 12 + 32
+    assert content["sources"]["dogs"]["tokens"]["max"] == 32 + 3 + 5 + 2 * 12 + 2 * 16
     assert list(lines(content))[-1] == "no problems"
 
 
@@ -87,7 +87,7 @@ def test_the_embedding_token_stands_once_at_the_end(folder, response):
 @pytest.mark.parametrize(
     ("media", "reason"),
     [
-        ({"image": "cut.jpg"}, "truncated"),
+        ({"image": "cut.jpg"}, "runcated"),
         ({"image": "empty.jpg"}, "not an image"),
         ({"video": ["a.jpg", "narrow.jpg"]}, "frames of different sizes"),
     ],

@@ -28,7 +28,7 @@ class Texts:
             load_image(image, f"{where}, qry")
         if pair.query.video:
             load_video(pair.query.video, f"{where}, qry")
-        return pair.query.text.split("\n")[-4]
+        return pair.query.text.split("\n")[-3]
 
 
 @pytest.fixture
@@ -251,6 +251,7 @@ class _Counting:
         return self.calls
 
 
+@pytest.mark.slow
 def test_sft_trains_with_workers_as_without(sft_config, tmp_path):
     from umer1.training.sft import run
 
