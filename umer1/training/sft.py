@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from umer1.data.records import Pair
+from umer1.data.store import PairStore
 from umer1.model.attention import packed_backend
 from umer1.model.qwen2_vl import Qwen2VL
 from umer1.processor import Processor
@@ -84,7 +85,7 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
                 )
             # one wait for the device in each step
             numbers = dict(zip(SFTNumbers._fields, (sums / accumulation).tolist()))
-            norm = state.update(numbers, lambda: [pairs.where(each) for each in numbers_of_pairs])
+            norm = state.update(numbers, partial(_where, pairs, numbers_of_pairs))
             trainee.clamp_scale()
             seconds = time.monotonic() - began
             bar.advance(loss=numbers["total"], disc=numbers["disc_hit"], gen=numbers["gen_hit"])
@@ -136,6 +137,10 @@ def sft_objective(config: SFTConfig, processor: Processor, group=None) -> SFTObj
 def _attention(config: SFTConfig, accelerator) -> str:
     narrow = config.mixed_precision == "bf16"
     return packed_backend(accelerator.device, torch.bfloat16 if narrow else torch.float32)
+
+
+def _where(pairs: PairStore, numbers: list[int]) -> list[str]:
+    return [pairs.where(number) for number in numbers]
 
 
 @dataclass(frozen=True, slots=True)
