@@ -30,11 +30,15 @@ def write(path, count):
         turns.append({"from": "gpt", "value": f"<think>{TEXT}</think><answer>it\n<gen_emb>"})
         return {"conversations": turns, "image": f"{number}.jpg"}
 
+    rows = [
+        json.dumps({"dataset_name": f"s{source}", "qry": side("NUMBER"), "pos": side(1)})
+        for source in range(25)
+    ]
     with path.open("w") as file:
         file.write("[")
         for number in range(count):
-            row = {"dataset_name": f"s{number // 64 % 25}", "qry": side(number), "pos": side(1)}
-            file.write((", " if number else "") + json.dumps(row))
+            row = rows[number // 64 % 25].replace("NUMBER", str(number))
+            file.write((", " if number else "") + row)
         file.write("]")
 
 

@@ -52,6 +52,7 @@ def test_a_store_is_the_list_of_its_pairs(folder):
     store, whole = open_sft(folder / "one.json", folder), read_sft(folder / "one.json", folder)
     assert list(store) == whole
     assert [store[number] for number in (8, 0, -1)] == [whole[8], whole[0], whole[8]]
+    assert store[2:7:2] == whole[2:7:2]
     assert store.where(4) == f"{folder / 'one.json'}: record 4"
     for number in (9, -10):
         with pytest.raises(IndexError):

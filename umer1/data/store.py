@@ -83,7 +83,9 @@ class PairStore(Sequence):
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def __getitem__(self, number: int) -> Pair:
+    def __getitem__(self, number: int | slice) -> Pair | list[Pair]:
+        if isinstance(number, slice):
+            return [self[each] for each in range(*number.indices(len(self)))]
         part, row = self._place(number)
         return part.pair(part.rows.read(row), part.rows.where(row))
 
