@@ -66,6 +66,7 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
             began = time.monotonic()
             rate = state.set_learning_rate(optimizer)
             sums, tokens = torch.zeros(len(SFTNumbers._fields), device=accelerator.device), 0
+            where: list[str] = []
             room = 0  # of the passes; without microbatches a pass is as large as its tokens
             for micro in range(accumulation):
                 batch: SFTBatch = next(batch_source).to(accelerator.device)
@@ -75,12 +76,13 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
                 )
                 sums += torch.stack(found)
                 tokens += batch.tokens
+                where += batch.where
                 room += sum(
                     max(sum(part.packed.lengths), config.microbatch_tokens) for part in batch.parts
                 )
             # one wait for the device in each step
             numbers = dict(zip(SFTNumbers._fields, (sums / accumulation).tolist()))
-            norm = state.update(numbers)
+            norm = state.update(numbers, lambda: where)
             trainee.clamp_scale()
             seconds = time.monotonic() - began
             bar.advance(loss=numbers["total"], disc=numbers["disc_hit"], gen=numbers["gen_hit"])
@@ -124,6 +126,7 @@ def sft_objective(config: SFTConfig, processor: Processor, group=None) -> SFTObj
         generative=config.generative,
         cross_entropy_weight=config.cross_entropy_weight,
         global_token_mean=config.global_token_mean,
+        in_parts=config.microbatch_tokens > 0,
     )
 
 
