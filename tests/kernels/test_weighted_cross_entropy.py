@@ -22,7 +22,9 @@ def _inputs(dtype):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dtype, bound", [(torch.float64, 1e-12), (torch.float32, 2e-6), (torch.bfloat16, 1e-2)])
+@pytest.mark.parametrize(
+    "dtype, bound", [(torch.float64, 1e-12), (torch.float32, 2e-6), (torch.bfloat16, 1e-2)]
+)
 def test_value_and_gradients(backend, dtype, bound):
     hidden, weight, target, row_weight = _inputs(dtype)
     found, losses = linear_cross_entropy(
@@ -53,22 +55,41 @@ def test_nothing_supervised_and_a_frozen_head():
     hidden, weight, target, row_weight = _inputs(torch.float32)
     weight.requires_grad_(False)
     nothing = torch.full_like(target, -100)
-    loss, losses = linear_cross_entropy(hidden, weight, nothing, row_weight=row_weight, reduction="sum")
+    loss, losses = linear_cross_entropy(
+        hidden, weight, nothing, row_weight=row_weight, reduction="sum"
+    )
     loss.backward()
-    assert float(loss) == float(losses.abs().sum()) == float(hidden.grad.abs().sum()) == 0.0
+    assert (
+        float(loss.detach()) == float(losses.abs().sum()) == float(hidden.grad.abs().sum()) == 0.0
+    )
     assert weight.grad is None
 
 
 @pytest.mark.skipif("cpu" not in BACKENDS, reason="the compiled extension is not built")
 def test_opcheck():
     hidden, weight, target, row_weight = _inputs(torch.float32)
-    arguments = (hidden, weight, target, target != -100, row_weight, True, True, "cpu")
+    leaves = (hidden.detach(), weight.detach())
+    arguments = (*leaves, target, target != -100, row_weight, True, True, "cpu")
     torch.library.opcheck(weighted_cross_entropy, arguments)
+
+
+@pytest.mark.skipif("cpu" not in BACKENDS, reason="the compiled extension is not built")
+def test_compiles_whole():
+    hidden, weight, target, row_weight = _inputs(torch.float32)
+
+    def loss(hidden, weight):
+        options = dict(row_weight=row_weight, reduction="sum")
+        return linear_cross_entropy(hidden * 2, weight, target, **options)[0]
+
+    wanted = torch.autograd.grad(loss(hidden, weight), (hidden, weight))
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    found = torch.autograd.grad(compiled(hidden, weight), (hidden, weight))
+    assert all(torch.equal(*each) for each in zip(found, wanted))
 
 
 def test_wrong_arguments_name_themselves():
     hidden, weight, target, row_weight = _inputs(torch.float32)
-    with pytest.raises(ValueError, match='reduction is \'mean\'; with row_weight it must be "sum"'):
+    with pytest.raises(ValueError, match="reduction is 'mean'; with row_weight it must be \"sum\""):
         linear_cross_entropy(hidden, weight, target, row_weight=row_weight)
     with pytest.raises(ValueError, match="row_weight has shape"):
         linear_cross_entropy(hidden, weight, target, row_weight=row_weight[1:], reduction="sum")

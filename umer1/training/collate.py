@@ -105,7 +105,9 @@ class SFTBatch:
 
     def to(self, device: torch.device) -> SFTBatch:
         moved = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        moved |= {name: each.to(device) for name, each in moved.items() if name not in ("parts", "where")}
+        moved |= {
+            name: each.to(device) for name, each in moved.items() if name not in ("parts", "where")
+        }
         return SFTBatch(**moved | {"parts": [part.to(device) for part in self.parts]})
 
 
