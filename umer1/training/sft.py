@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 
 from umer1.data.records import Pair
-from umer1.data.store import PairStore
 from umer1.model.attention import packed_backend
 from umer1.model.qwen2_vl import Qwen2VL
 from umer1.processor import Processor
@@ -68,24 +67,23 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
             began = time.monotonic()
             rate = state.set_learning_rate(optimizer)
             sums, tokens = torch.zeros(len(SFTNumbers._fields), device=accelerator.device), 0
-            numbers_of_pairs: list[int] = []
+            where: list[str] = []
             room = 0  # of the passes; without microbatches a pass is as large as its tokens
             for micro in range(accumulation):
-                loaded = next(ahead)
-                numbers_of_pairs += loaded.numbers
-                batch: SFTBatch = loaded.batch.to(accelerator.device)
+                batch: SFTBatch = next(ahead).batch.to(accelerator.device)
                 last = micro == accumulation - 1
                 found = add_gradients(
                     model, batch, objective, state.parallel, factor=1 / accumulation, last=last
                 )
                 sums += torch.stack(found)
                 tokens += batch.tokens
+                where += batch.where
                 room += sum(
                     max(sum(part.packed.lengths), config.microbatch_tokens) for part in batch.parts
                 )
             # one wait for the device in each step
             numbers = dict(zip(SFTNumbers._fields, (sums / accumulation).tolist()))
-            norm = state.update(numbers, partial(_where, pairs, numbers_of_pairs))
+            norm = state.update(numbers, lambda: where)
             trainee.clamp_scale()
             seconds = time.monotonic() - began
             bar.advance(loss=numbers["total"], disc=numbers["disc_hit"], gen=numbers["gen_hit"])
@@ -131,16 +129,13 @@ def sft_objective(config: SFTConfig, processor: Processor, group=None) -> SFTObj
         generative=config.generative,
         cross_entropy_weight=config.cross_entropy_weight,
         global_token_mean=config.global_token_mean,
+        in_parts=config.microbatch_tokens > 0,
     )
 
 
 def _attention(config: SFTConfig, accelerator) -> str:
     narrow = config.mixed_precision == "bf16"
     return packed_backend(accelerator.device, torch.bfloat16 if narrow else torch.float32)
-
-
-def _where(pairs: PairStore, numbers: list[int]) -> list[str]:
-    return [pairs.where(number) for number in numbers]
 
 
 @dataclass(frozen=True, slots=True)
