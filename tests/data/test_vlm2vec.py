@@ -4,14 +4,15 @@ import io
 import json
 import pickle
 
-import pyarrow
-import pyarrow.parquet
 import pytest
 import yaml
 from PIL import Image
 
 from umer1.data import RecordError
 from umer1.data.vlm2vec import is_vlm2vec, open_vlm2vec
+
+pyarrow = pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
 
 MMEB = [
     {"qry": f"<|image_1|>\nWhat is {n}?\n", "qry_image_path": f"images/{n}.jpg",
@@ -33,7 +34,7 @@ def table(rows):
 def save(path, rows, group=2):
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":
-        pyarrow.parquet.write_table(table(rows), path, row_group_size=group)
+        parquet.write_table(table(rows), path, row_group_size=group)
     elif path.suffix == ".arrow":  # a stream, as the datasets library keeps it
         with pyarrow.ipc.new_stream(path, table(rows).schema) as out:
             out.write_table(table(rows), max_chunksize=group)
