@@ -122,5 +122,7 @@ def test_impossible_questions(change, message):
         make_plan(replace(sft(), **change))
 
 
-def test_sharding_of_a_config():
-    assert sharding_of(SFTConfig()) == "ddp"
+def test_sharding_of_a_config(tmp_path):
+    (tmp_path / "zero3.json").write_text('{"zero_optimization": {"stage": 3}}')
+    assert sharding_of(SFTConfig()) == "ddp" and sharding_of(SFTConfig(fsdp=True)) == "fsdp"
+    assert sharding_of(SFTConfig(deepspeed=str(tmp_path / "zero3.json"))) == "zero3"

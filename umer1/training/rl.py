@@ -29,6 +29,7 @@ from umer1.training.start import load_pairs, start
 from umer1.training.trainable import choose_trainable
 from umer1.training.wrapped import Trainee
 
+
 def run(config: RLConfig, *, progress: bool = True) -> Path:
     """Train from `config.model`; returns the directory of the finished model. Killed runs resume as in SFT."""
     pairs = load_pairs(config, "rl")
