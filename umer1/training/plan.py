@@ -136,7 +136,8 @@ def _plan(question: Question) -> Plan:
         f"{RELEASED_PAIRS[stage]:,} pairs, as many as the release (give --pairs)",
     )
     update = config.batch_size * config.gradient_accumulation
-    steps = config.steps or max(
+    updates = config.updates_per_rollout if stage == "rl" else 1
+    steps = config.steps or updates * max(
         1, math.floor(config.epochs * (pairs // config.batch_size) / config.gradient_accumulation)
     )
     rollouts = config.generations if stage == "rl" else 1
@@ -175,7 +176,7 @@ def _plan(question: Question) -> Plan:
         gpu_memory=question.gpu_memory,
         pairs=pairs,
         steps=steps,
-        epochs=steps * update / pairs,
+        epochs=steps / updates * update / pairs,
         tokens=steps * work.tokens,
         tokens_per_second=work.tokens / speed.seconds,
         seconds=steps * speed.seconds,
