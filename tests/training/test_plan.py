@@ -110,7 +110,7 @@ def test_rl_counts_the_reference_and_the_larger_of_rollouts_and_update():
 def test_advice_is_true():
     """What the first line of advice says is what planning with that change finds."""
     question = replace(sft(), shapes=SEVEN, gpu_memory=80 * GIB)
-    advice = next(text for text in make_plan(question).advice if "shard more: zero3" in text)
+    advice = next(text for text in make_plan(question).advice if "shard with zero3" in text)
     made = make_plan(replace(question, sharding="zero3"))
     assert advice.endswith(f"{made.peak / GIB:.1f} GiB, {made.longest_peak / GIB:.1f} at most")
 
