@@ -13,7 +13,6 @@ from umer1.training.packing import (
     plan_packs,
     plan_rank_microbatches,
     planner,
-    real_token_share,
 )
 
 try:
@@ -194,11 +193,3 @@ def test_the_compiled_planner_is_taken_where_it_is_built():
     for lengths, capacity in (([-1], 8), ([1], 0), ([[1]], 8)):  # its own last line of defence
         with pytest.raises(ValueError, match="lengths|capacity"):
             _packing.best_fit_decreasing(np.array(lengths), capacity)
-
-
-def test_real_token_share_of_a_step():
-    assert real_token_share([80, 100, 60], 100) == 0.8
-    assert real_token_share([80, 120], 100) == 200 / 220  # a longer single item: its pack is full
-    assert real_token_share([80, 100]) == 0.9
-    assert real_token_share([50]) == 1.0
-    assert real_token_share([]) == 0.0

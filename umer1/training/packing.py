@@ -121,17 +121,6 @@ def efficiency(
     return float(tokens.sum() / np.maximum(tokens, capacity).sum())
 
 
-def real_token_share(tokens: Sequence[int], capacity: int = 0) -> float:
-    """The metric of that name: tokens in the packs that a step ran / room of those packs, 0 to 1.
-
-    Packs are never padded: all that is computed is real. What is missing to 1 is room that the step left empty:
-    with fewer, fuller packs it would have made fewer forwards. Room is `capacity` for each, or what a longer pack
-    holds; without a capacity what the fullest holds.
-    """
-    room = capacity or max(tokens, default=0)
-    return sum(tokens) / max(1, sum(max(room, each) for each in tokens))
-
-
 class Planner(NamedTuple):
     """Which planner `backend="auto"` takes, and why or from where."""
 
