@@ -19,7 +19,6 @@ puts it into a wheel; 1 always builds it, fails where it cannot, and ties a whee
 Without it the planner is numpy and Python, with the same packs.
 """
 
-import importlib.util
 import os
 import re
 import shutil
@@ -131,7 +130,9 @@ def stays_here(arguments):
 
 def packing_obstacle():
     """Why csrc/host cannot be compiled, or None."""
-    if importlib.util.find_spec("pybind11") is None:
+    try:
+        import pybind11  # noqa: F401
+    except ImportError:
         return "pybind11 is not installed (pip install pybind11)"
     return None if compiler_is_there() else f"no C++20 compiler: {compiler()!r} is not on the PATH"
 

@@ -104,12 +104,14 @@ def test_doctor_json_says_what_works_and_why_not(run, monkeypatch):
         "machine",
         "gpu",
         "kernels",
+        "training",
         "optional_packages",
         "bundled_model",
         "problems",
     }
     assert found["versions"]["torch"]
     assert found["machine"]["cores"] >= 1
+    assert found["training"]["packing planner"].startswith(("compiled: ", "numpy: "))
 
 
 def test_doctor_fails_when_something_needed_is_broken(run, monkeypatch):

@@ -20,8 +20,9 @@ def sft(**changes):
     return Question(config, TWO, gpus=8, gpu_memory=140 * GIB, **changes)
 
 
-def rl(**changes):
-    config = load_config(find_config("ume-r1-2b-rl"), RLConfig)
+def rl(updates_per_rollout=1, **changes):
+    asked = {"updates_per_rollout": updates_per_rollout, "save_every": 0}
+    config = load_config(find_config("ume-r1-2b-rl"), RLConfig, asked)
     return Question(config, TWO, gpus=8, gpu_memory=140 * GIB, **changes)
 
 
@@ -37,6 +38,8 @@ def test_steps_tokens_and_time_are_arithmetic():
 
     epoch = make_plan(rl(pairs=11_000))
     assert epoch.steps == 343  # 687 batches of 16, two to an update
+    twice = make_plan(rl(pairs=11_000, updates_per_rollout=2))
+    assert twice.steps == 686 and twice.epochs == pytest.approx(epoch.epochs)
     assert epoch.tokens == 343 * 32 * 8 * 2 * (110 + 250 + 400)
 
 
@@ -122,5 +125,7 @@ def test_impossible_questions(change, message):
         make_plan(replace(sft(), **change))
 
 
-def test_sharding_of_a_config():
-    assert sharding_of(SFTConfig()) == "ddp"
+def test_sharding_of_a_config(tmp_path):
+    (tmp_path / "zero3.json").write_text('{"zero_optimization": {"stage": 3}}')
+    assert sharding_of(SFTConfig()) == "ddp" and sharding_of(SFTConfig(fsdp=True)) == "fsdp"
+    assert sharding_of(SFTConfig(deepspeed=str(tmp_path / "zero3.json"))) == "zero3"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,33 +10,36 @@ import numpy as np
 def even_shares(lengths: Sequence[int] | np.ndarray, parts: int) -> list[list[int]]:
     """Item numbers in `parts` shares of equally many items and about equal sums of lengths.
 
-    Balanced largest-first differencing (Karmarkar and Karp's method with equal counts; Yakir 1996): of
-    the lengths in descending order, every `parts` consecutive ones are one to each share; of all such
-    partial divisions the two least even ones are joined, heaviest share to lightest, until one is left.
+    Longest first, items are dealt to the shares forth and back. Then, as long as that helps, the fullest share and
+    the lightest one that has something to offer exchange the two items that make the larger of their sums smallest.
     Equal lengths keep their order, so the result depends on the arguments alone.
+
+    Args:
+        lengths: whole numbers from 0; their sum is below 2**63.
 
     Raises:
         ValueError: the number of items is not a multiple of `parts`.
     """
-    tokens = [int(length) for length in lengths]
-    if parts < 1 or len(tokens) % parts:
-        raise ValueError(f"parts: {len(tokens)} items cannot be {parts} equal shares")
-    if not tokens:
-        return [[] for _ in range(parts)]
-    order = sorted(range(len(tokens)), key=lambda item: -tokens[item])
-    # (spread with its sign turned, number, shares by descending sum)
-    divisions = []
-    for number in range(len(tokens) // parts):
-        items = order[number * parts : (number + 1) * parts]
-        shares = [(tokens[item], [item]) for item in items]
-        divisions.append((shares[-1][0] - shares[0][0], number, shares))
-    heapq.heapify(divisions)
-    while len(divisions) > 1:
-        _, number, one = heapq.heappop(divisions)
-        _, _, other = heapq.heappop(divisions)
-        joined = [
-            (left[0] + right[0], left[1] + right[1]) for left, right in zip(one, reversed(other))
-        ]
-        joined.sort(key=lambda share: (-share[0], share[1]))
-        heapq.heappush(divisions, (joined[-1][0] - joined[0][0], number, joined))
-    return sorted(sorted(items) for _, items in divisions[0][2])
+    length = np.asarray(lengths, dtype=np.int64)
+    if parts < 1 or len(length) % parts:
+        raise ValueError(f"parts: {len(length)} items cannot be {parts} equal shares")
+    items = np.argsort(-length, kind="stable").reshape(-1, parts)
+    items[1::2] = items[1::2, ::-1]
+    items = items.T.copy()  # [parts, items of a share]
+    while _exchange(items, length[items]):
+        pass
+    return sorted(sorted(share) for share in items.tolist())
+
+
+def _exchange(items: np.ndarray, length: np.ndarray) -> bool:
+    """Swap an item of the fullest share for a better one, in place; False if there is none. [parts, n] each."""
+    sums = length.sum(1)
+    fullest = int(sums.argmax())
+    for other in np.argsort(sums, kind="stable").tolist():
+        less = length[fullest][:, None] - length[other]
+        larger = np.maximum(sums[fullest] - less, sums[other] + less)
+        if larger.size and larger.min() < sums[fullest]:
+            mine, its = np.unravel_index(larger.argmin(), larger.shape)
+            items[fullest, mine], items[other, its] = items[other, its], items[fullest, mine]
+            return True
+    return False

@@ -17,7 +17,7 @@ from umer1.data.records import Pair, Side
 from umer1.model.sequence import Packed, Sequence, pack
 from umer1.processor import Processor
 from umer1.prompts import Item, Medium
-from umer1.training.microbatches import plan_microbatches
+from umer1.training.packing import plan_microbatches
 
 IGNORED = -100
 

@@ -28,7 +28,7 @@ def format_line(
     numbers: dict[str, float],
     seconds_left: float | None = None,
 ) -> str:
-    """`sft 40/5000 | loss 3.21 = gen 0.812 + disc 0.523 + ce 0.971 + 0.908 | hit@1 gen 93.8% disc 97.7% | …`.
+    """`sft 40/5000 | loss 3.21 (gen 0.812, disc 0.523, ce 0.971 + 0.908) | hit@1 gen 93.8% disc 97.7% | …`.
 
     Args:
         numbers: by key; any may be missing. Shares and hits are 0 to 1, memory is GiB, rates are per second.
