@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from umer1.data import open_sft
 from umer1.media import MediaError
 from umer1.training.bad_media import BadMedium, SkipLog, Skipped
