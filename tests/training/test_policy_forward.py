@@ -19,7 +19,7 @@ OBJECTIVE = Objective(
 def world(rl_config):
     pairs = open_pairs(rl_config, "rl")
     model, processor = start(rl_config, pairs)
-    prompts = [rl_prompt(pair.query, processor) for pair in pairs[:2]]
+    prompts = [rl_prompt(pair.query, processor) for pair in list(pairs)[:2]]
     groups = [
         RolloutGroup(prompts[0], [torch.tensor([5, 6, 7, 8]), torch.tensor([9])], [1.5, -0.5]),
         RolloutGroup(prompts[1], [torch.tensor([10, 11]), torch.tensor([12, 5, 6])], [-1.0, 0.7]),
