@@ -43,7 +43,9 @@ def _plain(rows, lengths):
     for q, k, v in zip(query.split(lengths), key.split(lengths), value.split(lengths)):
         logits = torch.einsum("qhd,khd->hqk", q, k) / SIZE**0.5
         mask = torch.ones(logits.shape[1:], dtype=torch.bool).tril()
-        parts.append(torch.einsum("hqk,khd->qhd", logits.masked_fill(~mask, -torch.inf).softmax(-1), v))
+        parts.append(
+            torch.einsum("hqk,khd->qhd", logits.masked_fill(~mask, -torch.inf).softmax(-1), v)
+        )
     return torch.cat(parts)
 
 
@@ -64,5 +66,7 @@ def test_varlen_attn_on_a_gpu():
 def _check_on_cuda():
     ends, rows = _inputs(LENGTHS, "cuda", torch.bfloat16)
     attend = PackedAttention(LENGTHS, ends, torch.bfloat16)
-    torch.testing.assert_close(attend(0, *rows).double().cpu(), _plain(rows, LENGTHS), atol=2e-2, rtol=2e-2)
+    torch.testing.assert_close(
+        attend(0, *rows).double().cpu(), _plain(rows, LENGTHS), atol=2e-2, rtol=2e-2
+    )
     assert _kept(attend, rows) <= 1.2 * sum(LENGTHS) * HEADS * SIZE

@@ -35,10 +35,14 @@ def test_loss_and_gradient_agree_with_float32(world, checkpointing):
     numbers, wide = gradients(trainee, batch_of(encoded), wanted)
     trainee.model.gradient_checkpointing = checkpointing
     found, narrow = _narrow(trainee, batch_of(encoded), wanted)
-    torch.testing.assert_close(torch.stack(found)[:6], torch.stack(numbers)[:6], rtol=0.03, atol=0.03)
+    torch.testing.assert_close(
+        torch.stack(found)[:6], torch.stack(numbers)[:6], rtol=0.03, atol=0.03
+    )
     for name, gradient in wide.items():
         assert narrow[name].dtype == torch.float32
-        assert float(F.cosine_similarity(narrow[name].flatten(), gradient.flatten(), dim=0)) > 0.97, name
+        assert (
+            float(F.cosine_similarity(narrow[name].flatten(), gradient.flatten(), dim=0)) > 0.97
+        ), name
 
 
 def test_parts_agree_with_the_whole(world):
@@ -47,7 +51,9 @@ def test_parts_agree_with_the_whole(world):
     whole = _narrow(trainee, batch_of(encoded), wanted)[1]
     parts = _narrow(trainee, batch_of(encoded, tokens=60), wanted)[1]
     for name, gradient in whole.items():
-        assert float(F.cosine_similarity(parts[name].flatten(), gradient.flatten(), dim=0)) > 0.99, name
+        assert (
+            float(F.cosine_similarity(parts[name].flatten(), gradient.flatten(), dim=0)) > 0.99
+        ), name
 
 
 def test_the_head_and_the_residual_stream_are_bfloat16(world, monkeypatch):

@@ -21,6 +21,7 @@ from umer1.training.contrastive import Contrast
 from umer1.training.grad_cache import SFTNumbers, SFTObjective, add_gradients
 from umer1.training.loading import PairLoader, group_pairs, shares
 from umer1.training.loop import Run
+from umer1.training.packing import real_token_share
 from umer1.training.samples import show_samples
 from umer1.training.settings import SFTConfig
 from umer1.training.start import open_pairs, start
@@ -68,7 +69,7 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
             rate = state.set_learning_rate(optimizer)
             sums, tokens = torch.zeros(len(SFTNumbers._fields), device=accelerator.device), 0
             numbers_of_pairs: list[int] = []
-            room = 0  # of the passes; without microbatches a pass is as large as its tokens
+            passes: list[int] = []  # tokens of each
             for micro in range(accumulation):
                 loaded = next(ahead)
                 numbers_of_pairs += loaded.numbers
@@ -79,9 +80,7 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
                 )
                 sums += torch.stack(found)
                 tokens += batch.tokens
-                room += sum(
-                    max(sum(part.packed.lengths), config.microbatch_tokens) for part in batch.parts
-                )
+                passes += [sum(part.packed.lengths) for part in batch.parts]
             # one wait for the device in each step
             numbers = dict(zip(SFTNumbers._fields, (sums / accumulation).tolist()))
             norm = state.update(numbers, lambda: [pairs.where(each) for each in numbers_of_pairs])
@@ -96,7 +95,7 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
                         "gradient_norm": math.nan if norm is None else norm,
                         "skipped_pairs": float(loader.skips.count * accelerator.num_processes),
                         "pairs_per_second": config.batch_size * accumulation / seconds,
-                        "real_token_share": tokens / room,
+                        "real_token_share": real_token_share(passes, config.microbatch_tokens),
                         "tokens_per_second": tokens * accelerator.num_processes / seconds,
                     }
                 )
@@ -130,6 +129,7 @@ def sft_objective(config: SFTConfig, processor: Processor, group=None) -> SFTObj
         generative=config.generative,
         cross_entropy_weight=config.cross_entropy_weight,
         global_token_mean=config.global_token_mean,
+        in_parts=config.microbatch_tokens > 0,
     )
 
 
