@@ -83,7 +83,9 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
                 passes += [sum(part.packed.lengths) for part in batch.parts]
             # one wait for the device in each step
             numbers = dict(zip(SFTNumbers._fields, (sums / accumulation).tolist()))
-            norm = state.update(numbers, lambda: [pairs.where(each) for each in numbers_of_pairs])
+            norm = state.update(
+                numbers, lambda seen=numbers_of_pairs: [pairs.where(each) for each in seen]
+            )
             trainee.clamp_scale(state.parallel.limit)
             seconds = time.monotonic() - began
             bar.advance(loss=numbers["total"], disc=numbers["disc_hit"], gen=numbers["gen_hit"])
