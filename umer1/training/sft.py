@@ -21,7 +21,6 @@ from umer1.training.contrastive import Contrast
 from umer1.training.grad_cache import SFTNumbers, SFTObjective, add_gradients
 from umer1.training.loading import PairLoader, group_pairs, shares
 from umer1.training.loop import Run
-from umer1.training.packing import real_token_share
 from umer1.training.samples import show_samples
 from umer1.training.settings import SFTConfig
 from umer1.training.start import open_pairs, start
@@ -69,7 +68,7 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
             rate = state.set_learning_rate(optimizer)
             sums, tokens = torch.zeros(len(SFTNumbers._fields), device=accelerator.device), 0
             numbers_of_pairs: list[int] = []
-            passes: list[int] = []  # tokens of each
+            room = 0  # of the passes; without microbatches a pass is as large as its tokens
             for micro in range(accumulation):
                 loaded = next(ahead)
                 numbers_of_pairs += loaded.numbers
@@ -80,7 +79,9 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
                 )
                 sums += torch.stack(found)
                 tokens += batch.tokens
-                passes += [sum(part.packed.lengths) for part in batch.parts]
+                room += sum(
+                    max(sum(part.packed.lengths), config.microbatch_tokens) for part in batch.parts
+                )
             # one wait for the device in each step
             numbers = dict(zip(SFTNumbers._fields, (sums / accumulation).tolist()))
             norm = state.update(
@@ -97,7 +98,7 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
                         "gradient_norm": math.nan if norm is None else norm,
                         "skipped_pairs": float(loader.skips.count * accelerator.num_processes),
                         "pairs_per_second": config.batch_size * accumulation / seconds,
-                        "real_token_share": real_token_share(passes, config.microbatch_tokens),
+                        "real_token_share": tokens / room,
                         "tokens_per_second": tokens * accelerator.num_processes / seconds,
                     }
                 )
