@@ -18,6 +18,7 @@ HITS = (("gen", "gen_hit"), ("disc", "disc_hit"))
 SECONDS = (("rollouts", "rollout_seconds"), ("learning", "learn_seconds"))
 # in the metrics alone: the line is long enough
 UNSHOWN = ("embedding_reward", "reward_std", "reward_seconds", "learned_tokens", "packed_tokens")
+UNSHOWN_AT_ZERO = ("align", "length_reward", "clip_fraction", "skipped_pairs", "skipped")
 RATES = (("pairs/s", "pairs_per_second"), ("rollouts/s", "rollouts_per_second"), ("tokens/s", "tokens_per_second"))  # fmt: skip
 
 
@@ -34,7 +35,11 @@ def format_line(
         numbers: by key; any may be missing. Shares and hits are 0 to 1, memory is GiB, rates are per second.
         seconds_left: of the whole run, None: not known yet.
     """
-    rest = {name: value for name, value in numbers.items() if name not in UNSHOWN}
+    rest = {
+        name: value
+        for name, value in numbers.items()
+        if name not in UNSHOWN and (value or name not in UNSHOWN_AT_ZERO)
+    }
     parts = [
         f"{stage} {step}/{total_steps}" if total_steps else f"{stage} {step}",
         _loss(rest),
