@@ -48,9 +48,9 @@ def main(argv: list[str] | None = None) -> None:
     lengths = released_lengths(arguments.pairs)
     tables = {
         "batching-epochs": epochs(arguments.pairs),
-        "batching-shares": shares(lengths.sum(1)),
+        "batching-shares": shares(),
         "batching-packs": packs(lengths.reshape(-1)),
-        "batching-microbatches": microbatches(lengths),
+        "batching-microbatches": microbatches(),
     }
     print("\n\n".join(tables.values()))
     if arguments.write:
@@ -79,10 +79,10 @@ def epochs(pairs: int) -> str:
     return table([f"{pairs:,} pairs", "once, s", "each epoch, s"], rows)
 
 
-def shares(lengths: np.ndarray) -> str:
+def shares(times: int = 50) -> str:
     rows = []
     for count, world in ((256, 8), (256, 32), (256, 64), (1024, 8), (1024, 64), (4096, 64)):
-        batches = lengths[: 50 * count].reshape(50, count)
+        batches = released_lengths(times * count).sum(1).reshape(times, count)
         found, seconds = [], []
         for batch in batches:
             plan, once = timed(lambda: even_shares(batch, world), times=1)  # noqa: B023
@@ -121,12 +121,11 @@ def packs(lengths: np.ndarray) -> str:
     )
 
 
-def microbatches(lengths: np.ndarray) -> str:
+def microbatches(times: int = 50) -> str:
     rows = []
     for count, capacity in ((32, 16_384), (128, 16_384), (128, 32_768), (512, 16_384), (512, 32_768)):  # fmt: skip
         full, even, parts = [], [], []
-        for first in range(0, 50 * count, count):
-            sides = lengths[first : first + count].reshape(-1)
+        for sides in released_lengths(times * count).reshape(times, -1):
             plan = plan_microbatches(sides, capacity)
             sizes = [sides[part].sum() for part in plan]
             full.append(efficiency(sides, plan, capacity))

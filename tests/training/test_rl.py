@@ -200,7 +200,7 @@ def test_rollouts_of_a_group_differ_and_belong_to_their_pair(world, rl_config):
     """Hazard H21: the release sets only the temperature; a checkpoint's top_k=1 would make all eight equal. And a
     pair's rollouts are the same on whatever process they are made."""
     model, processor, pairs = world
-    chosen = _prompt_pairs(pairs[:4], processor)
+    chosen = _prompt_pairs(list(pairs)[:4], processor)
     runs = [
         rollouts.roll_out(model, processor, [part], rl_config, seed=5)
         for part in (chosen, chosen, chosen[2:])
@@ -214,7 +214,7 @@ def test_rollouts_of_a_group_differ_and_belong_to_their_pair(world, rl_config):
 def test_samples_to_read_have_the_parts_of_their_reward(world, rl_config):
     model, processor, pairs = world
     batch = rollouts.roll_out(
-        model, processor, [_prompt_pairs(pairs[:3], processor)], rl_config, seed=5, samples=2
+        model, processor, [_prompt_pairs(list(pairs)[:3], processor)], rl_config, seed=5, samples=2
     )
     assert len(batch.samples) == 2 * 2 * rl_config.generations
     row = batch.samples[0]
