@@ -98,8 +98,8 @@ def run(config: RLConfig, *, progress: bool = True) -> Path:
                 state,
                 config,
                 objective,
-                before_update=lambda: rates.append(state.set_learning_rate(optimizer)),
-                where=lambda: [pair.where for batch in chosen for pair in batch],
+                before_update=lambda rates=rates: rates.append(state.set_learning_rate(optimizer)),
+                where=lambda chosen=chosen: [pair.where for batch in chosen for pair in batch],
             )
             seconds = time.monotonic() - began
             numbers = {
