@@ -18,7 +18,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(STAMP): pyproject.toml setup.py $(SOURCES) | $(VENV)/bin/python
-	$(PY) -m pip install -q --upgrade pip "setuptools>=77" wheel ninja numpy
+	$(PY) -m pip install -q --upgrade pip "setuptools>=77" wheel ninja numpy pybind11
 	$(PY) -m pip install -q torch torchvision triton
 	$(PY) -m pip install -q --no-build-isolation -e ".[$(EXTRAS)]"
 	@touch $@

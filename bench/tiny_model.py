@@ -67,7 +67,7 @@ def train(seed: int, data: Path, work: Path) -> dict:
                     "model": str(work / "sft" / "model"),
                     "data_path": str(data / "train"),
                 }
-            config = load_config(RECIPES / f"mini-{stage}.yaml", kind, {**overrides, "seed": seed})
+            config = load_config(RECIPES / f"tiny-{stage}.yaml", kind, {**overrides, "seed": seed})
             began = time.monotonic()
             module.run(config)
             seconds.write_text(json.dumps(time.monotonic() - began))

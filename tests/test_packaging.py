@@ -89,6 +89,54 @@ def test_build_without_torch_gives_the_python_package(build, monkeypatch, capsys
     assert build["cpu_wanted"]() is False
 
 
+IN_PLACE, FOR_OTHERS = ["build_ext", "--inplace"], ["bdist_wheel", "-d", "dist"]
+
+
+@pytest.mark.parametrize(
+    "choice, arguments, wanted",
+    [
+        (None, IN_PLACE, True),
+        (None, ["--quiet", "editable_wheel"], True),
+        (None, FOR_OTHERS, False),
+        ("1", FOR_OTHERS, True),
+        ("0", IN_PLACE, False),
+    ],
+)
+def test_packing_planner_is_built_where_it_stays(build, monkeypatch, choice, arguments, wanted):
+    monkeypatch.delenv("UMER1_BUILD_PACKING", raising=False)
+    if choice:
+        monkeypatch.setenv("UMER1_BUILD_PACKING", choice)
+    monkeypatch.setattr(sys, "argv", ["setup.py", *arguments])
+    monkeypatch.setitem(build["packing_wanted"].__globals__, "packing_obstacle", lambda: None)
+    assert build["packing_wanted"]() is wanted
+
+
+def test_packing_planner_that_cannot_be_built_is_left_out_or_an_error(build, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["setup.py", *IN_PLACE])
+    monkeypatch.setitem(sys.modules, "pybind11", None)
+    monkeypatch.setenv("UMER1_BUILD_PACKING", "auto")
+    assert build["packing_wanted"]() is False
+    assert "left to numpy: pybind11 is not installed" in capsys.readouterr().err
+    monkeypatch.setenv("UMER1_BUILD_PACKING", "1")
+    with pytest.raises(SystemExit, match="cannot be built: pybind11 is not installed"):
+        build["packing_wanted"]()
+    monkeypatch.setitem(build["packing_obstacle"].__globals__, "compiler_is_there", lambda: False)
+    monkeypatch.setitem(sys.modules, "pybind11", sys)
+    with pytest.raises(SystemExit, match="cannot be built: .*compiler"):
+        build["packing_wanted"]()
+
+
+def test_a_wheel_with_the_packing_planner_is_for_one_python(build):
+    pytest.importorskip("pybind11")
+    everywhere = {"ext_modules": ["kernels"], "cmdclass": {"build_ext": 1}, "options": {"bdist_wheel": {}}}  # fmt: skip
+    tied = build["with_packing"](everywhere)
+    assert set(tied) == {"ext_modules", "cmdclass"} and tied["cmdclass"] == {"build_ext": 1}
+    assert tied["ext_modules"][0] == "kernels"
+    assert [module.name for module in tied["ext_modules"][1:]] == ["umer1._packing"]
+    alone = build["with_packing"]({})  # without torch
+    assert [module.name for module in alone["ext_modules"]] == ["umer1._packing"]
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     """The wheel of a clean copy of the sources, built with this environment's torch."""
@@ -109,6 +157,7 @@ def test_wheel_serves_every_python_and_holds_everything(wheel):
     assert "-cp311-abi3-" in wheel.name
     names = zipfile.ZipFile(wheel).namelist()
     assert "umer1_kernels/_C.abi3.so" in names
+    assert not [name for name in names if "_packing" in name and name.endswith(".so")]
     installed = {name for name in names if name.endswith(".py")}
     for package, root in (("umer1", ROOT), ("umer1_kernels", ROOT / "kernels")):
         sources = {str(path.relative_to(root)) for path in (root / package).rglob("*.py")}

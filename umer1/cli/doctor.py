@@ -8,8 +8,8 @@ from umer1.cli.output import JsonOption
 def doctor(json: JsonOption = False) -> None:
     """Show what works on this machine, and why the rest does not.
 
-    Versions, devices, CPU features, kernel backends, the compiled extension, optional packages, the
-    bundled model. Ends with status 1 when something that umer1 cannot do without is broken.
+    Versions, devices, CPU features, kernel backends, the compiled extension, the packing planner,
+    optional packages, the bundled model. Ends with status 1 when something that umer1 cannot do without is broken.
 
     \b
     Examples:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from umer1.model.attention import PackedAttention
+from umer1.model.attention import PackedAttention, compute_dtype
 from umer1.model.config import ModelConfig
 from umer1.model.decoder import Attend, Decoder
 from umer1.model.sequence import Packed
@@ -30,27 +30,46 @@ class Qwen2VL(nn.Module):
             else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         )
         self.register_module("packed_head", None)  # packed_weights puts a tied head's copy here
+        self.always_see = False  # training on text alone runs the vision tower too: see embed
 
-    def forward(self, packed: Packed, attend: Attend | None = None) -> Tensor:
-        """Hidden states after the final norm, [T, H].
+    def forward(
+        self, packed: Packed, attend: Attend | None = None, keep: Tensor | None = None
+    ) -> Tensor:
+        """Hidden states after the final norm, [T, H]; [K, H] with `keep`.
 
         attend: how the layers attend, default PackedAttention.
+        keep: int64 [K], different positions whose states are wanted: the last layer spares the others.
         """
         if attend is None:
-            attend = PackedAttention(packed.lengths, packed.cu_seqlens, self.dtype)
-        return self.decoder(self.embed(packed), packed.position_ids, attend)
+            dtype = compute_dtype(self.decoder.norm.weight)
+            attend = PackedAttention(packed.lengths, packed.cu_seqlens, dtype)
+        return self.decoder(self.embed(packed), packed.position_ids, attend, keep)
 
     def decode(self, input_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """One token per row: ids int64 [B] at M-RoPE positions int64 [B] -> [B, H]."""
         return self.decoder(self.decoder.embed(input_ids), positions, attend)
 
     def embed(self, packed: Packed) -> Tensor:
-        """Token embeddings with the visual features in place of the placeholders, [T, H]."""
+        """Token embeddings with the visual features in place of the placeholders, [T, H].
+
+        With `always_see` a blank cell goes through the tower in training where there is no medium,
+        and counts nothing: of several processes each takes part in the tower's exchanges.
+        """
         hidden = self.decoder.embed(packed.input_ids)
+        # the residual stream as if the weights were autocast's
+        hidden = hidden.to(compute_dtype(self.decoder.norm.weight))
         if packed.pixel_values is None:
-            return hidden
+            if not (self.always_see and self.training):
+                return hidden
+            return hidden + self._see_nothing()
         features = self.vision(packed.pixel_values, packed.grid_thw)
         return hidden.index_copy(0, packed.media_index, features)
+
+    def _see_nothing(self) -> Tensor:
+        """Zero, by way of the vision tower: with gradients of zero, and the exchanges between processes."""
+        config, merge = self.config.vision, self.config.vision.spatial_merge_size
+        pixels = torch.zeros(merge * merge, config.patch_dim, device=self.device)
+        return 0.0 * self.vision(pixels, torch.tensor([[1, merge, merge]])).sum()
 
     def logits(self, hidden: Tensor) -> Tensor:
         """float32 [..., vocab_size]."""

@@ -10,12 +10,28 @@ from typing import Any
 class OptimizerConfig:
     """AdamW with a linear warm-up, then cosine or linear decay to zero, or a constant rate."""
 
+    name: str = "adamw"
     learning_rate: float = 5e-5
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     warmup_ratio: float = 0.03
     schedule: str = "cosine"  # cosine | linear | constant
     clip_grad_norm: float = 1.0
+
+
+@dataclass(slots=True)
+class LoRAConfig:
+    """Adapters on the decoder's matrix products instead of training them whole; merged in the saved model.
+
+    Why: a tenth of the memory for gradients and optimizer. The products are fused here: "qkv" stands for
+    q_proj, k_proj and v_proj, which share one A, "gate_up" for gate_proj and up_proj likewise, "output"
+    for o_proj, "down" for down_proj.
+    """
+
+    rank: int = 0  # 0: no LoRA
+    alpha: float = 32.0  # adapters count alpha / rank
+    dropout: float = 0.0
+    targets: str = "qkv,output,gate_up,down"
 
 
 @dataclass(slots=True)
@@ -32,6 +48,9 @@ class RunConfig:
         ""  # root of the media paths (RL: the image root); default: the folder of the data file
     )
     registry: str = ""  # YAML registry that `data` names refer to
+    local_folders: dict[str, str] = field(
+        default_factory=dict
+    )  # VLM2Vec YAML: where a hub data set lies, {"TIGER-Lab/MMEB-train": "data/MMEB-train"}
     sources: str = ""  # only pairs of these data sets, separated by commas; default: all
     output: str = ""  # checkpoints, logs and the final model go here
     steps: int = 0  # optimizer steps; 0: from `epochs`
@@ -39,15 +58,27 @@ class RunConfig:
     seed: int = 42
     gradient_accumulation: int = 1
     gradient_checkpointing: bool = False
-    freeze_vision: bool = True
+    freeze_vision: bool = True  # the vision tower without its merger
+    freeze_merger: bool = False
+    freeze_decoder: bool = False  # with the embedding table and the head
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
     mixed_precision: str = "no"  # no | bf16
+    deepspeed: str = ""  # path of a DeepSpeed JSON (ZeRO-1/2/3), the released zero3.json as it is
+    fsdp: bool = False  # shard with PyTorch's FSDP2 instead of copying the model to every GPU
     save_every: int = (
         0  # steps between checkpoints that a killed run resumes from; 0: only at the end
     )
-    keep_checkpoints: int = 2
+    save_every_minutes: float = 0.0  # or as soon as this long has passed; 0: by steps alone
+    keep_checkpoints: int = 2  # the newest ones; 0: all
+    on_nan: str = "stop"  # stop | skip: a step whose loss or gradient is NaN or infinite
     log_every: int = 10
+    wandb_project: str = ""  # also log to this Weights & Biases project
+    samples_every: int = 0  # steps between samples of what the model writes; 0: none
+    samples_count: int = 4  # pairs shown each time
     cache_encoded: bool = False  # keep every encoded record in memory (small data sets)
-    workers: int = 0  # processes that decode media ahead of the model
+    workers: int = 0  # processes per GPU that decode media and encode pairs ahead of the model
+    prefetch: int = 2  # batches that each of them keeps ready
+    bad_media: str = "fatal"  # fatal | skip: train on another pair of the source, and count it
     time_limit_seconds: float = (
         0.0  # stop cleanly after this long (0: never); the schedule follows the clock
     )
@@ -64,12 +95,41 @@ class SFTConfig(RunConfig):
     batch_size: int = 256  # pairs per contrastive batch, over all processes
     group_size: int = 64  # pairs of one source that stand together
     scale: float = 50.0  # logits = scale * cosine; temperature 0.02
-    mask_duplicates: bool = (
-        False  # identical targets in a batch are no negatives (released: they are)
-    )
+    # pairs with identical targets, or with the same "pos_id" in the data, are no negatives of each other
+    # (released: they are). For data with few labels, or with targets that say the same in other words
+    mask_duplicates: bool = False
     cross_entropy_weight: float = 1.0
-    generative: bool = True  # False: the DUME baseline, disc InfoNCE alone
+    # next-token loss as a mean over the tokens of all processes, so that it does not depend on how
+    # sequences fall on them; False, as released: the mean of each process's mean
+    global_token_mean: bool = False
+    generative: bool = True  # False: the DUME baseline, disc InfoNCE alone; responses are not read
     max_length: int = 12288
+    # GradCache: most tokens per forward pass; 0: all at once. For contrastive batches beyond memory:
+    # the same gradient for one more forward pass of all parts but one
+    microbatch_tokens: int = 0
+    # weight of the cross terms gen-disc; 0, as released: none. For queries embedded without generation
+    # that search an index embedded with it
+    align_weight: float = 0.0
+    # train the scale too, from `scale` on and at most 100. For data whose best temperature is not known
+    learn_scale: bool = False
+    # sides under "neg" of each record that are targets nobody has; 0: none. For distinctions that a
+    # batch's other pairs do not ask for
+    hard_negatives: int = 0
+    # dimension -> weight of the same loss on the vectors' first numbers. For vectors that may be cut
+    # short in an index; the dimensions are recorded in the model's config.json
+    matryoshka: dict[int, float] = field(default_factory=dict)
+
+    def __post_init__(self):
+        for name in ("microbatch_tokens", "align_weight", "hard_negatives"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: got {getattr(self, name)}, wants 0 or more")
+        if not self.generative and self.align_weight:
+            raise ValueError(
+                "align_weight: wants generative: true, there are no gen vectors to align"
+            )
+        for size, weight in self.matryoshka.items():
+            if not isinstance(size, int) or size < 1 or not isinstance(weight, (int, float)):
+                raise ValueError(f"matryoshka: got {size!r}: {weight!r}, wants dimension: weight")
 
 
 @dataclass(slots=True)
@@ -81,14 +141,22 @@ class RLConfig(RunConfig):
     distinct_targets: bool = False  # keep pairs with the same target apart
     generations: int = 8  # rollouts per pair and side
     max_new_tokens: int = 2048
-    temperature: float = 1.0
+    max_prompt_tokens: int = 0  # a longer prompt is an error that names its record; 0: any
+    temperature: float = 1.0  # of sampling and, alike, of every log-probability
     clip: tuple[float, float] = (0.2, 0.28)
-    beta: float = 0.04  # weight of the KL to the starting model
+    beta: float = 0.04  # weight of the KL to the starting model; 0 needs no reference
+    reference: str = "copy"  # copy | lora | precomputed, see reference_policy.py
     normalizer: float = 2048.0  # constant divisor of each completion's token sum
-    reward: str = "rank_gap"
+    per_length: bool = False  # divide it by the completion's own length instead
+    reward: str = "rank_gap"  # rank_gap | rank | gap | threshold | adaptive_threshold
     format_weight: float = 1.0
+    length_penalty: float = 0.0  # weight of the soft penalty of long completions, see rewards.py
+    length_buffer: int = 512  # tokens below max_new_tokens over which that penalty grows to 1
+    skip_flat_groups: bool = False  # groups whose rewards are all equal are not learned from
+    updates_per_rollout: int = 1  # optimizer steps on the same rollouts, with clipped ratios
     rollout_slots: int = 128
     microbatch_tokens: int = 16384  # tokens per backward pass
+    share_prompts: bool = True  # a prompt goes through the model once for all its completions
     freeze_vision: bool = False
 
     def __post_init__(self):
@@ -96,3 +164,23 @@ class RLConfig(RunConfig):
             raise ValueError(
                 f"generations: got {self.generations}, wants at least 2 (advantages compare rollouts)"
             )
+        choices = {
+            "reward": ("rank_gap", "rank", "gap", "threshold", "adaptive_threshold"),
+            "reference": ("copy", "lora", "precomputed"),
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"{name}: got {getattr(self, name)!r}, wants one of {', '.join(known)}"
+                )
+        if self.length_penalty and not 1 <= self.length_buffer <= self.max_new_tokens:
+            raise ValueError(
+                f"length_buffer: got {self.length_buffer}, wants 1 to max_new_tokens "
+                f"{self.max_new_tokens}"
+            )
+        for name in ("steps", "save_every"):
+            if self.updates_per_rollout < 1 or getattr(self, name) % self.updates_per_rollout:
+                raise ValueError(
+                    f"updates_per_rollout: got {self.updates_per_rollout}, wants at least 1 and a "
+                    f"divisor of {name} {getattr(self, name)}"
+                )

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from umer1.data.records import Pair
+from umer1.model.attention import packed_backend
+from umer1.model.qwen2_vl import Qwen2VL
 from umer1.processor import Processor
 from umer1.progress import progress_bar
-from umer1.training.batching import GroupedBatches, rank_slice
-from umer1.training.collate import EncodedSide, SFTBatch, collate_sft, describe, encode_side
-from umer1.training.loop import Run, make_optimizer
-from umer1.training.objectives import sft_loss
+from umer1.training.batch_report import describe_batches
+from umer1.training.collate import EncodedPair, SFTBatch, collate_sft, encode_pair
+from umer1.training.contrastive import Contrast
+from umer1.training.grad_cache import SFTNumbers, SFTObjective, add_gradients
+from umer1.training.loading import PairLoader, group_pairs, shares
+from umer1.training.loop import Run
+from umer1.training.samples import show_samples
 from umer1.training.settings import SFTConfig
-from umer1.training.start import load_pairs, start
+from umer1.training.start import open_pairs, start
+from umer1.training.trainable import choose_trainable
+from umer1.training.wrapped import Trainee
 
 
 def run(config: SFTConfig, *, progress: bool = True) -> Path:
@@ -25,69 +33,61 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
 
     A run that was killed goes on from its newest complete checkpoint and sees the batches it would have seen.
     """
-    pairs = load_pairs(config, "sft")
-    model, processor = start(config, pairs)
-    batches = GroupedBatches(
-        [pair.dataset for pair in pairs], config.batch_size, config.group_size, config.seed
-    )
+    pairs = open_pairs(config, "sft")
+    qwen, processor = start(config, pairs)
+    prepare_model(qwen, config)
+    batches = group_pairs(pairs, config)
     accumulation = config.gradient_accumulation
-    total = config.steps or max(
-        1, math.floor(config.epochs * batches.batches_per_epoch / accumulation)
-    )
-    state = Run(config, total, processor, stage="sft")
+    total = config.steps or batches.steps(config.epochs, accumulation)
+    state = Run(config, total, processor, stage="sft", pairs=pairs)
     accelerator = state.accelerator
-    model.gradient_checkpointing = config.gradient_checkpointing
-    optimizer = make_optimizer(model, config)
-    merge = model.config.vision.spatial_merge_size
-    model, optimizer = accelerator.prepare(model.train(), optimizer)
-    state.resume()
-    group = torch.distributed.group.WORLD if accelerator.num_processes > 1 else None
-    loader = DataLoader(
-        SFTDataset(pairs, processor, config),
-        num_workers=config.workers,
-        batch_sampler=_shares(batches, state.step * accumulation, accelerator),
-        collate_fn=lambda encoded: collate_sft(encoded, merge),
+    accelerator.print(describe_batches(batches), flush=True)
+    trainee = Trainee(qwen, config.scale if config.learn_scale else None)
+    model, optimizer = state.prepare(trainee)
+    objective = sft_objective(config, processor, state.parallel.group)
+    merge = qwen.config.vision.spatial_merge_size
+    rank, start_batch = accelerator.process_index, state.step * accumulation
+    # the released mean of each process's mean depends on which sequences a process has
+    lengths = pairs.lengths if config.global_token_mean else None
+    loader = PairLoader(
+        pairs,
+        SFTEncoder(processor, config),
+        partial(collate_sft, spatial_merge=merge, microbatch_tokens=config.microbatch_tokens),
+        shares(batches, rank, accelerator.num_processes, start_batch, lengths),
+        config,
+        rank=rank,
+        start_step=start_batch,
     )
-    batch_source = iter(loader)
+    ahead = iter(loader)
+    accelerator.print(f"sft: attention of packed sequences by {_attention(config, accelerator)}")
     with progress_bar(
         "sft", total - state.step, unit="step", show=progress and accelerator.is_main_process
     ) as bar:
         while not state.finished:
             began = time.monotonic()
             rate = state.set_learning_rate(optimizer)
-            numbers: dict[str, float] = {}
-            for _ in range(accumulation):
-                batch: SFTBatch = next(batch_source).to(accelerator.device)
-                hidden = model(batch.packed)
-                loss = sft_loss(
-                    hidden,
-                    accelerator.unwrap_model(model).head_weight,
-                    batch,
-                    gen_id=processor.gen_id,
-                    disc_id=processor.disc_id,
-                    scale=config.scale,
-                    generative=config.generative,
-                    cross_entropy_weight=config.cross_entropy_weight,
-                    mask_duplicates=config.mask_duplicates,
-                    group=group,
+            sums, tokens = torch.zeros(len(SFTNumbers._fields), device=accelerator.device), 0
+            numbers_of_pairs: list[int] = []
+            room = 0  # of the passes; without microbatches a pass is as large as its tokens
+            for micro in range(accumulation):
+                loaded = next(ahead)
+                numbers_of_pairs += loaded.numbers
+                batch: SFTBatch = loaded.batch.to(accelerator.device)
+                last = micro == accumulation - 1
+                found = add_gradients(
+                    model, batch, objective, state.parallel, factor=1 / accumulation, last=last
                 )
-                accelerator.backward(loss.total / accumulation)
-                for name in (
-                    "total",
-                    "gen",
-                    "disc",
-                    "ce_query",
-                    "ce_target",
-                    "gen_hit",
-                    "disc_hit",
-                ):
-                    numbers[name] = (
-                        numbers.get(name, 0.0) + float(getattr(loss, name).detach()) / accumulation
-                    )
-            norm = accelerator.clip_grad_norm_(model.parameters(), config.optimizer.clip_grad_norm)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            state.step += 1
+                sums += torch.stack(found)
+                tokens += batch.tokens
+                room += sum(
+                    max(sum(part.packed.lengths), config.microbatch_tokens) for part in batch.parts
+                )
+            # one wait for the device in each step
+            numbers = dict(zip(SFTNumbers._fields, (sums / accumulation).tolist()))
+            norm = state.update(
+                numbers, lambda seen=numbers_of_pairs: [pairs.where(each) for each in seen]
+            )
+            trainee.clamp_scale(state.parallel.limit)
             seconds = time.monotonic() - began
             bar.advance(loss=numbers["total"], disc=numbers["disc_hit"], gen=numbers["gen_hit"])
             if state.step % config.log_every == 0 or state.finished:
@@ -95,42 +95,65 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
                     {
                         **numbers,
                         "learning_rate": rate,
-                        "gradient_norm": float(norm),
+                        "gradient_norm": math.nan if norm is None else norm,
+                        "skipped_pairs": float(loader.skips.count * accelerator.num_processes),
                         "pairs_per_second": config.batch_size * accumulation / seconds,
-                        "tokens_per_second": len(batch.packed.input_ids)
-                        * accelerator.num_processes
-                        * accumulation
-                        / seconds,
+                        "real_token_share": tokens / room,
+                        "tokens_per_second": tokens * accelerator.num_processes / seconds,
                     }
                 )
-            if config.save_every and state.step % config.save_every == 0 and not state.finished:
-                state.save_checkpoint()
-    return state.save_final(model)
+            if state.monitor.samples_due(state.step - 1, state.step):
+                show_samples(state, pairs, config)
+            state.save_if_due()
+    loader.close()
+    return state.save_final()
 
 
-class SFTDataset(Dataset):
-    """Encoded pairs by number."""
-
-    def __init__(self, pairs: list[Pair], processor: Processor, config: SFTConfig):
-        self.pairs, self.processor, self.config = pairs, processor, config
-        self._kept: dict[int, tuple[EncodedSide, EncodedSide]] = {}
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, number: int) -> tuple[EncodedSide, EncodedSide]:
-        if number in self._kept:
-            return self._kept[number]
-        pair = self.pairs[number]
-        encoded = tuple(
-            encode_side(side, self.processor, self.config.max_length, describe(pair, number, name))
-            for side, name in ((pair.query, "qry"), (pair.target, "pos"))
+def prepare_model(model: Qwen2VL, config: SFTConfig) -> None:
+    """What is trained, what is computed twice, which dimensions the saved model will say it has learned."""
+    choose_trainable(model, config)
+    model.gradient_checkpointing = config.gradient_checkpointing
+    width = model.config.hidden_size
+    if too_wide := [size for size in config.matryoshka if size >= width]:
+        raise ValueError(
+            f"matryoshka: got dimension {too_wide[0]}, the model's vectors have {width}"
         )
-        if self.config.cache_encoded:
-            self._kept[number] = encoded
-        return encoded
+    if config.matryoshka:
+        sizes = (*sorted(config.matryoshka), width)
+        model.config = replace(model.config, matryoshka_dimensions=sizes)
 
 
-def _shares(batches: GroupedBatches, start_batch: int, accelerator):
-    for batch in batches.batches(start_batch):
-        yield rank_slice(batch, accelerator.process_index, accelerator.num_processes)
+def sft_objective(config: SFTConfig, processor: Processor, group=None) -> SFTObjective:
+    """The loss that a config asks for."""
+    return SFTObjective(
+        Contrast.of(config, group),
+        processor.gen_id,
+        processor.disc_id,
+        generative=config.generative,
+        cross_entropy_weight=config.cross_entropy_weight,
+        global_token_mean=config.global_token_mean,
+        in_parts=config.microbatch_tokens > 0,
+    )
+
+
+def _attention(config: SFTConfig, accelerator) -> str:
+    narrow = config.mixed_precision == "bf16"
+    return packed_backend(accelerator.device, torch.bfloat16 if narrow else torch.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class SFTEncoder:
+    """(pair, where) -> EncodedPair."""
+
+    processor: Processor
+    config: SFTConfig
+
+    def __call__(self, pair: Pair, where: str) -> EncodedPair:
+        return encode_pair(
+            pair,
+            self.processor,
+            self.config.max_length,
+            f"{where} ({pair.dataset})",
+            generative=self.config.generative,
+            hard_negatives=self.config.hard_negatives,
+        )
