@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
@@ -79,6 +80,7 @@ def _process(rank, records, config, store, results):
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(sft_config, records, tmp_path):
     torch.multiprocessing.spawn(
         _process, (records, sft_config, tmp_path / "store", tmp_path), nprocs=2

@@ -31,7 +31,15 @@ class Signals:
         self._since = 0.0
         self._before: dict[int, object] = {}
         if threading.current_thread() is threading.main_thread():
-            self._before = {each: signal.signal(each, self._remember) for each in _HANDLED}
+            self._before = {each: self._take(each) for each in _HANDLED}
+
+    def _take(self, number: int):
+        """The handler before ours; what an earlier run left here in an error is passed over."""
+        before = signal.signal(number, self._remember)
+        earlier = getattr(before, "__self__", None)
+        if isinstance(earlier, Signals):
+            before = earlier._before.get(number, signal.SIG_DFL)
+        return before
 
     def _remember(self, number: int, frame) -> None:
         now = time.monotonic()
@@ -49,7 +57,8 @@ class Signals:
         if threading.current_thread() is not threading.main_thread():
             return
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) == self._remember:  # not those of a later run
+                signal.signal(number, handler)
         self._before = {}
 
 
