@@ -124,7 +124,7 @@ def test_bad_files(tmp_path):
     with pytest.raises(RecordError, match="no such file"):
         read_sft(tmp_path / "none.json", tmp_path)
     (tmp_path / "a.json").write_text("[{]")
-    with pytest.raises(RecordError, match="a.json: not valid JSON"):
+    with pytest.raises(RecordError, match="a.json: record 0: not valid JSON: .* at byte 2"):
         read_sft(tmp_path / "a.json", tmp_path)
     (tmp_path / "b.jsonl").write_text(json.dumps(record()) + "\n{\n")
     with pytest.raises(RecordError, match="b.jsonl: line 2 is not valid JSON"):

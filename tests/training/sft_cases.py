@@ -9,7 +9,7 @@ from umer1.data.records import read_sft
 from umer1.training.collate import collate_sft, encode_pair
 from umer1.training.contrastive import Contrast
 from umer1.training.grad_cache import SFTObjective, add_gradients
-from umer1.training.start import load_pairs, start
+from umer1.training.start import open_pairs, start
 from umer1.training.wrapped import Trainee
 
 MIXED = (0, 1, 9, 10, 17, 20)  # images, videos, text alone, two images; some share their target
@@ -30,7 +30,7 @@ class Alone:
 
 def encoded_pairs(config, chosen=MIXED, **options):
     """(model, processor, encoded pairs) of the records that `chosen` numbers."""
-    pairs = load_pairs(config, "sft")
+    pairs = open_pairs(config, "sft")
     model, processor = start(config, pairs)
     encoded = [encode_pair(pairs[number], processor, 999, "record", **options) for number in chosen]
     return model, processor, encoded

@@ -1,6 +1,7 @@
 """GradCache: the gradient of a batch in parts is that of the batch."""
 
 import torch
+
 from tests.training.sft_cases import (
     MIXED,
     Alone,
@@ -12,7 +13,6 @@ from tests.training.sft_cases import (
     trainee_of,
     with_negatives,
 )
-
 from umer1.training.grad_cache import add_gradients
 from umer1.training.lora import add_lora
 from umer1.training.settings import LoRAConfig

@@ -8,7 +8,7 @@ import torch
 from umer1.training.policy_forward import Objective, RLForward
 from umer1.training.rl_prompts import rl_prompt
 from umer1.training.rollout_pack import RolloutGroup, pack_rollouts
-from umer1.training.start import load_pairs, start
+from umer1.training.start import open_pairs, start
 
 OBJECTIVE = Objective(
     completions=6, normalizer=2048.0, per_length=False, clip=(0.2, 0.28), beta=0.04, temperature=0.8
@@ -17,7 +17,7 @@ OBJECTIVE = Objective(
 
 @pytest.fixture
 def world(rl_config):
-    pairs = load_pairs(rl_config, "rl")
+    pairs = open_pairs(rl_config, "rl")
     model, processor = start(rl_config, pairs)
     prompts = [rl_prompt(pair.query, processor) for pair in pairs[:2]]
     groups = [

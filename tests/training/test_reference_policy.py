@@ -10,7 +10,7 @@ from umer1.training.policy_forward import ScoreForward
 from umer1.training.reference_policy import ReferencePolicy
 from umer1.training.rl_prompts import rl_prompt
 from umer1.training.rollout_pack import RolloutGroup, pack_rollouts
-from umer1.training.start import load_pairs, start
+from umer1.training.start import open_pairs, start
 from umer1.training.wrapped import Trainee
 
 CPU = torch.device("cpu")
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def world(rl_config):
-    pairs = load_pairs(rl_config, "rl")
+    pairs = open_pairs(rl_config, "rl")
     model, processor = start(rl_config, pairs)
     tokens = [torch.tensor([5, 6, 7]), torch.tensor([8, 9])]
     groups = [RolloutGroup(rl_prompt(pair.query, processor), tokens, [1.0, -1.0]) for pair in pairs]

@@ -9,16 +9,22 @@ import torch
 from umer1.embedder import Embedder
 from umer1.training import policy_update, rl, rollouts
 from umer1.training.policy_forward import Objective, RLForward
-from umer1.training.rl_prompts import PromptDataset, PromptPair, prompt_batches, rl_prompt
+from umer1.training.rl_prompts import (
+    PromptEncoder,
+    PromptPair,
+    prompt_batches,
+    prompt_loader,
+    rl_prompt,
+)
 from umer1.training.rollout_pack import RolloutGroup, pack_rollouts
-from umer1.training.start import load_pairs, start
+from umer1.training.start import open_pairs, start
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
 def world(rl_config):
-    pairs = load_pairs(rl_config, "rl")
+    pairs = open_pairs(rl_config, "rl")
     model, processor = start(rl_config, pairs)
     return model, processor, pairs
 
@@ -222,12 +228,14 @@ def test_prompts_of_an_epoch_come_once_and_long_ones_are_refused(world, rl_confi
 
     _, processor, pairs = world
     batches = GroupedBatches([pair.dataset for pair in pairs], 3, 1, seed=1)
-    shares = [prompt_batches(pairs, batches, processor, rl_config, 0, rank, 3) for rank in range(3)]
-    seen = sorted(pair.where for _ in range(len(pairs) // 3) for each in shares for pair in next(each))  # fmt: skip
+    ranks = [
+        prompt_batches(prompt_loader(pairs, batches, processor, rl_config, 0, rank, 3))
+        for rank in range(3)
+    ]
+    seen = sorted(pair.where for _ in range(len(pairs) // 3) for each in ranks for pair in next(each))  # fmt: skip
     assert len(seen) == len(pairs) // 3 * 3 == len(set(seen))
-    longest = PromptDataset(pairs, processor, replace(rl_config, max_prompt_tokens=5))
     with pytest.raises(ValueError, match=r"record 2 .*max_prompt_tokens 5"):
-        longest[0, 2]
+        PromptEncoder(processor, 5)(pairs[2], pairs.where(2))
 
 
 def _objective(completions: int) -> Objective:

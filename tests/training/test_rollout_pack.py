@@ -7,7 +7,7 @@ from umer1.model.sequence import pack
 from umer1.training.policy_forward import Objective, RLForward, ScoreForward
 from umer1.training.rl_prompts import rl_prompt
 from umer1.training.rollout_pack import RolloutGroup, filler, merge_prompts, pack_rollouts, pieces
-from umer1.training.start import load_pairs, start
+from umer1.training.start import open_pairs, start
 
 CPU = torch.device("cpu")
 OBJECTIVE = Objective(
@@ -17,7 +17,7 @@ OBJECTIVE = Objective(
 
 @pytest.fixture
 def world(rl_config):
-    pairs = load_pairs(rl_config, "rl")
+    pairs = open_pairs(rl_config, "rl")
     model, processor = start(rl_config, pairs)
     return model.double(), processor, pairs
 

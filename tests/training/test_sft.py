@@ -117,7 +117,7 @@ def test_a_plain_qwen2_vl_checkpoint_gets_the_tokens_and_the_sft_limits(sft_conf
     from umer1.model.qwen2_vl import Qwen2VL
     from umer1.model.tiny import build_tokenizer, tiny_config
     from umer1.processor import SFT_LIMITS
-    from umer1.training.start import load_pairs, start
+    from umer1.training.start import open_pairs, start
 
     tokenizer = build_tokenizer(["plain text"], 400)
     kept = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -132,7 +132,7 @@ def test_a_plain_qwen2_vl_checkpoint_gets_the_tokens_and_the_sft_limits(sft_conf
     save_model(model, tmp_path / "plain")
     plain.save_pretrained(tmp_path / "plain")
     settings = replace(sft_config, tiny={}, model=str(tmp_path / "plain"))
-    started, processor = start(settings, load_pairs(settings, "sft"))
+    started, processor = start(settings, open_pairs(settings, "sft"))
     assert (processor.gen_id, processor.disc_id) == (len(plain), len(plain) + 1)
     source = plain.convert_tokens_to_ids("<|object_ref_end|>")
     weight = started.decoder.embed.weight
@@ -141,9 +141,9 @@ def test_a_plain_qwen2_vl_checkpoint_gets_the_tokens_and_the_sft_limits(sft_conf
 
 
 def test_sources_choose_pairs_and_unknown_ones_are_named(sft_config):
-    from umer1.training.start import load_pairs
+    from umer1.training.start import open_pairs
 
-    pairs = load_pairs(replace(sft_config, sources="texts,videos"), "sft")
+    pairs = open_pairs(replace(sft_config, sources="texts,videos"), "sft")
     assert {pair.dataset for pair in pairs} == {"texts", "videos"} and len(pairs) == 16
     with pytest.raises(ValueError, match="sources: no pairs of 'sounds'; the data has pictures"):
-        load_pairs(replace(sft_config, sources="sounds"), "sft")
+        open_pairs(replace(sft_config, sources="sounds"), "sft")

@@ -92,7 +92,9 @@ def test_two_processes_equal_one(sft_config, records, tmp_path):
             halves = [batch_of(encoded[half : half + 2], torch.float64) for half in (0, 2)]
             ce = [gradients(trainee, half, wanted)[0] for half in halves]
             assert_close = torch.testing.assert_close
-            assert_close(numbers[4], (ce[0].ce_query + ce[1].ce_query).double() / 2, rtol=1e-6, atol=0)
+            assert_close(
+                numbers[4], (ce[0].ce_query + ce[1].ce_query).double() / 2, rtol=1e-6, atol=0
+            )
             wanted.cross_entropy_weight = 0.0
             for half in halves:
                 assert half.supervised.min() > 0

@@ -7,7 +7,9 @@ import typer
 
 from umer1.cli.output import JsonOption
 
-app = typer.Typer(no_args_is_help=True, help="Make and check benchmark data.")
+app = typer.Typer(
+    no_args_is_help=True, help="Make the miniature benchmark; check training and benchmark data."
+)
 
 
 @app.command("mini")
@@ -42,27 +44,93 @@ def mini(
 
 @app.command("check")
 def check(
-    benchmark: Annotated[
-        Path,
+    data: Annotated[
+        str,
         typer.Argument(
-            help="A directory with image.yaml, video.yaml, visdoc.yaml, or one such file."
+            help="Training data (an SFT or RL JSON or JSONL file, an RL or VLM2Vec YAML file, names "
+            "with --registry), or a benchmark (a directory with image.yaml, video.yaml, visdoc.yaml, "
+            "or one such file)."
         ),
     ],
+    data_path: Annotated[
+        Path | None,
+        typer.Option(help="What media paths are below; the file's own directory by default."),
+    ] = None,
+    registry: Annotated[
+        Path | None, typer.Option(help="YAML registry that the names refer to.")
+    ] = None,
+    local_folder: Annotated[
+        list[str] | None,
+        typer.Option(help="VLM2Vec: NAME=FOLDER, where a hub data set lies; as often as needed."),
+    ] = None,
+    decode: Annotated[
+        bool, typer.Option("--decode", help="Decode every picture and frame too.")
+    ] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first pairs.")] = None,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes; 0 for one per core, at most 16.")
+    ] = 0,
     data_basedir: Annotated[
         Path | None,
-        typer.Option(help="What paths in the YAML are below; its own directory by default."),
+        typer.Option(help="Benchmark: what paths in the YAML are below; its own directory."),
     ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Check a benchmark before any model runs: tables, rows, pictures, frames.
+    """Check training data or a benchmark before any model runs.
 
-    Ends with status 1 when media are missing.
+    Training data: every record's format, every medium's existence, counts,
+    lengths, the responses' format, repeated targets; examples of each problem
+    with its record number. A benchmark: tables, rows, pictures, frames.
+    Ends with status 1 when anything is wrong.
 
     \b
     Examples:
+      umer1 data check MMEB-train/v2/UME-R1-SFT.json --data-path MMEB-train
+      umer1 data check rl.yaml --data-path MMEB-train --decode
+      umer1 data check "mine,other%20" --registry registry.yaml --limit 10000
       umer1 data check data/mini
-      umer1 data check image.yaml --data-basedir MMEB-V2 --json
     """
+    from umer1.cli.output import stdout_to_stderr
+    from umer1.data.sets import kind_of, open_set
+
+    kind = kind_of(data, registry)
+    if kind == "benchmark":
+        _check_benchmark(Path(data), data_basedir, json)
+        return
+    folders = dict(_pair(text) for text in local_folder or ())
+    with stdout_to_stderr(json):
+        store = open_set(data, kind, root=data_path, registry=registry, local_folders=folders)
+    _check_training(store, {"data": data, "kind": kind}, decode, limit, workers, not quiet, json)
+
+
+def _pair(text):
+    name, equals, folder = text.partition("=")
+    if not (name and equals and folder):
+        raise ValueError(f"--local-folder {text}: wants NAME=FOLDER")
+    return name, folder
+
+
+def _check_training(store, told, decode, limit, workers, progress, as_json):
+    import os
+
+    from umer1.cli.output import print_json
+    from umer1.data.check import check_pairs
+    from umer1.data.check_report import lines, summary
+
+    workers = workers or min(os.cpu_count() or 1, 16)
+    report = check_pairs(store, decode=decode, limit=limit, workers=workers, progress=progress)
+    content = told | {"decoded": decode} | summary(report, store)
+    if as_json:
+        print_json(content)
+    else:
+        for line in lines(content):
+            typer.echo(line)
+    if content["problems"]:
+        raise typer.Exit(1)
+
+
+def _check_benchmark(benchmark, data_basedir, json):
     from umer1.cli.output import print_json
     from umer1.evaluation import load_tasks
     from umer1.evaluation.datasets.media import missing_media

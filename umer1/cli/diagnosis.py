@@ -121,6 +121,7 @@ def _kernels(problems):
         import torch
 
         import umer1_kernels
+        from umer1.model.attention import packed_backend
         from umer1_kernels.backends import HOW, choose
     except ImportError as error:
         problems.append(f"umer1_kernels cannot be imported: {error}")
@@ -137,6 +138,8 @@ def _kernels(problems):
             # a reason only where something is missing
             why = "" if choice.backend != "reference" else f" ({choice.reason})"
             found[f"{function} on {device}"] = f"{choice.backend}: {choice.plan}{why}"
+        backend = packed_backend(torch.device(device), torch.bfloat16)
+        found[f"attention of packed sequences in training on {device}"] = backend
     return found
 
 

@@ -1,22 +1,23 @@
-"""Reading the released training formats: SFT records (JSON or JSONL) and RL rows (YAML + JSON).
+"""The released training formats: SFT records (JSON or JSONL) and RL rows (YAML + JSON).
 
 A record that does not fit the format is an error that names the file and the record. Nothing is
 skipped and nothing is replaced by a neighbour. Media are only named here, never opened.
 
-    pairs = read_sft("train/sft.json", "train")
+    pairs = read_sft("train/sft.json", "train")     # a whole file at once, without an index
     pairs = read_rl("train/rl.yaml", "train")
 """
 
-import json
 import math
 import os
 import random
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
+
+from umer1.data.scan import RecordError, scan
 
 IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER = "<image>", "<video>"
 
@@ -30,23 +31,20 @@ RL_KEYS = {
 }  # fmt: skip
 
 
-class RecordError(ValueError):
-    """A file or a record that does not fit the format; the message names file, record and field."""
-
-
 @dataclass(slots=True)
 class Side:
     """One half of a pair. At most one of `images` and `video` is filled.
 
     text      SFT: the human turn as written (placeholders, <disc_emb> and the generation
-              instruction included). RL: the bare question, without placeholders.
-    response  SFT: the assistant turn. RL: None.
+              instruction included). RL and VLM2Vec: the bare question, without placeholders.
+    response  SFT: the assistant turn. RL and VLM2Vec: None.
+    images    absolute paths, or the bytes of pictures that a table holds itself.
     video     absolute frame paths, in order.
     """
 
     text: str
     response: str | None = None
-    images: list[str] = field(default_factory=list)
+    images: list[str | bytes] = field(default_factory=list)
     video: list[str] | None = None
 
 
@@ -64,41 +62,62 @@ def read_sft(annotation_path: str | Path, data_path: str | Path) -> list[Pair]:
 
     Raises RecordError naming file, record number (from 0) and field when a record does not fit.
     """
-    root = os.path.abspath(data_path)
-    default_name = Path(annotation_path).stem
+    path, root = Path(annotation_path), os.path.abspath(data_path)
     return [
-        _sft_pair(row, default_name, root, where) for where, row in _rows(Path(annotation_path))
+        sft_pair(row, f"{path}: record {number}", root, path.stem)
+        for number, (*_, row) in enumerate(scan(path))
     ]
 
 
 def read_rl(path: str | Path, image_root: str | Path, seed: int = 0) -> list[Pair]:
-    """Read RL rows from a JSON/JSONL file, or from a YAML file that lists such files.
+    """Read RL rows from a JSON/JSONL file, or from a YAML file that lists such files (`rl_files`).
 
-    The YAML form is `datasets: - {json_path: ..., sampling_strategy: first:100}`. Strategies are
-    `all` (default), `first:`, `end:` and `random:` with a count or a percentage; a bare percentage
-    means `random:`, which `seed` drives. A relative json_path starts at the YAML file's directory.
+    `seed` drives random sampling.
     """
-    path = Path(path)
     root = os.path.abspath(image_root)
+    pairs = []
+    for file, strategy, where in rl_files(Path(path)):
+        rows = [row for *_, row in scan(file)]
+        pairs += [
+            rl_pair(rows[number], f"{file}: record {number}", root, file.stem)
+            for number in take(range(len(rows)), strategy, seed, where)
+        ]
+    return pairs
+
+
+def rl_files(path: Path) -> Iterator[tuple[Path, str, str]]:
+    """(file, sampling strategy, where it is said) of an RL data set.
+
+    A YAML file says `datasets: - {json_path: ..., sampling_strategy: first:100}`; strategies are
+    those of `take`, `all` by default. A relative json_path starts at the YAML file's directory.
+    """
     if path.suffix not in (".yaml", ".yml"):
-        return [_rl_pair(row, root, where) for where, row in _rows(path)]
-    config = yaml.safe_load(_read_text(path))
+        yield path, "all", str(path)
+        return
+    if not path.is_file():
+        raise RecordError(f"{path}: no such file")
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise RecordError(f"{path}: not valid YAML ({error})") from None
     if not isinstance(config, dict) or not isinstance(config.get("datasets"), list):
         raise RecordError(f"{path}: wants a mapping with a list 'datasets', each with 'json_path'")
-    pairs = []
     for number, entry in enumerate(config["datasets"]):
         where = f"{path}: datasets[{number}]"
         if not isinstance(entry, dict) or not isinstance(entry.get("json_path"), str):
             raise RecordError(f"{where}: wants a mapping with 'json_path', got {entry!r}")
         _reject_unknown(entry, {"json_path", "sampling_strategy"}, where)
-        rows = list(_rows(path.parent / entry["json_path"]))
-        rows = take(rows, entry.get("sampling_strategy", "all"), seed, where)
-        pairs += [_rl_pair(row, root, row_where) for row_where, row in rows]
-    return pairs
+        yield path.parent / entry["json_path"], entry.get("sampling_strategy", "all"), where
 
 
-def take(rows: list, strategy: str, seed: int = 0, where: str = "sampling_strategy") -> list:
-    """Apply a sampling strategy (see `read_rl`) to rows. Percentages round up."""
+def take(
+    rows: Sequence, strategy: str, seed: int = 0, where: str = "sampling_strategy"
+) -> Sequence:
+    """Apply a sampling strategy to rows or to their numbers.
+
+    `all`; `first:`, `end:` and `random:` with a count or a percentage, which is rounded up; a bare
+    percentage means `random:`.
+    """
     match = re.fullmatch(r"(?:(all)|(?:(first|end|random):)?(\d+)(%?))", str(strategy))
     if match is None or (not match[1] and not match[2] and not match[4]):
         raise RecordError(
@@ -120,11 +139,17 @@ def take(rows: list, strategy: str, seed: int = 0, where: str = "sampling_strate
 def missing_media(pairs: Iterable[Pair]) -> list[str]:
     """Media files that the pairs name and that do not exist, sorted; each is looked up once."""
     sides = (side for pair in pairs for side in (pair.query, pair.target))
-    named = {path for side in sides for path in [*side.images, *(side.video or [])]}
+    named = {path for side in sides for path in media_paths(side)}
     return sorted(path for path in named if not os.path.isfile(path))
 
 
-def _sft_pair(row: dict, default_name: str, root: str, where: str) -> Pair:
+def media_paths(side: Side) -> list[str]:
+    """Files that a side names."""
+    return [path for path in [*side.images, *(side.video or [])] if isinstance(path, str)]
+
+
+def sft_pair(row: dict, where: str, root: str, default_name: str) -> Pair:
+    """An SFT record; RecordError begins with `where`."""
     _reject_unknown(row, SFT_KEYS, where)
     sides = []
     for key in ("qry", "pos"):
@@ -135,7 +160,7 @@ def _sft_pair(row: dict, default_name: str, root: str, where: str) -> Pair:
     if not _list_of(negatives, dict):
         raise RecordError(f"{where}: field 'neg' wants a list of objects, got {negatives!r}")
     return Pair(
-        _string(row.get("dataset_name", default_name), "dataset_name", where),
+        _string(row.get("dataset_name", ""), "dataset_name", where) or default_name,
         *sides,
         [_sft_side(side, root, f"{where}, neg[{place}]") for place, side in enumerate(negatives)],
         None if target_id is None else _string(target_id, "pos_id", where),
@@ -162,7 +187,8 @@ def _sft_side(side: dict, root: str, where: str) -> Side:
     return Side(text, response, _join(root, images or []), _join(root, video) if video else None)
 
 
-def _rl_pair(row: dict, root: str, where: str) -> Pair:
+def rl_pair(row: dict, where: str, root: str, default_name: str) -> Pair:
+    """An RL row; RecordError begins with `where`."""
     _reject_unknown(row, RL_KEYS, where)
     sides = []
     for prefix in ("qry", "pos"):
@@ -176,7 +202,7 @@ def _rl_pair(row: dict, root: str, where: str) -> Pair:
         text = _string(row.get(f"{prefix}_text"), f"{prefix}_text", where)
         frames = _join(root, video) if video else None
         sides.append(Side(text, None, _join(root, images or []), frames))
-    name = row.get("dataset_name") or row.get("dataset")
+    name = row.get("dataset_name") or row.get("dataset") or default_name
     return Pair(_string(name, "dataset_name", where), *sides)
 
 
@@ -187,36 +213,6 @@ def _check_media(images, video, image_key: str, video_key: str, where: str) -> N
         raise RecordError(f"{where}: '{video_key}' wants a list of frame paths, got {video!r}")
     if images and video:
         raise RecordError(f"{where}: has both '{image_key}' and '{video_key}'; only one is allowed")
-
-
-def _rows(path: Path) -> Iterator[tuple[str, dict]]:
-    """(where, row) for a JSON list or for JSON lines, told apart by the first character."""
-    text = _read_text(path)
-    if text.lstrip()[:1] == "[":
-        try:
-            rows = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise RecordError(f"{path}: not valid JSON: {error}") from None
-    else:
-        rows = []
-        for number, line in enumerate(text.split("\n")):
-            if not line.strip():
-                continue
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise RecordError(f"{path}: line {number + 1} is not valid JSON: {error}") from None
-    for number, row in enumerate(rows):
-        where = f"{path}: record {number}"
-        if not isinstance(row, dict):
-            raise RecordError(f"{where}: wants an object, got {type(row).__name__}")
-        yield where, row
-
-
-def _read_text(path: Path) -> str:
-    if not path.is_file():
-        raise RecordError(f"{path}: no such file")
-    return path.read_text(encoding="utf-8")
 
 
 def _reject_unknown(mapping: dict, known: set[str], where: str) -> None:

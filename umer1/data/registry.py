@@ -1,25 +1,70 @@
-"""Training sets by name: a YAML registry and the `name%N` notation.
+"""Training sets by name, and by file.
+
+    store = open_sft("train/sft.json", "train")
+    store = open_datasets("mini,other%20", "registry.yaml")     # all of mini, 20 % of other
+    store = open_rl("train/rl.yaml", "train")
 
 A registry file maps names to places; relative paths start at the file's own directory:
 
     mini: {annotation_path: train/sft.json, data_path: train}
-
-`read_datasets("mini,other%20", "registry.yaml")` reads all of `mini` and a random 20 % of `other`.
 """
 
+import os
 import random
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import yaml
 
-from umer1.data.records import Pair, RecordError, read_sft
+from umer1.data.index import FileIndex
+from umer1.data.records import Pair, RecordError, rl_files, rl_pair, sft_pair, take
+from umer1.data.store import PairStore, Part
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     annotation_path: Path
     data_path: Path
+
+
+def open_sft(annotation_path: str | Path, data_path: str | Path) -> PairStore:
+    """The pairs of an SFT JSON or JSONL file; media paths become absolute below `data_path`."""
+    return PairStore([_sft_part(Path(annotation_path), data_path)])
+
+
+def open_rl(path: str | Path, image_root: str | Path, seed: int = 0) -> PairStore:
+    """The pairs of an RL JSON or JSONL file, or of a YAML file that lists some (`rl_files`)."""
+    root, parts = os.path.abspath(image_root), []
+    for file, strategy, where in rl_files(Path(path)):
+        rows = FileIndex.open(file)
+        chosen = None
+        if strategy != "all":
+            chosen = np.array(take(range(len(rows)), strategy, seed, where), np.int64)
+        read = partial(rl_pair, root=root, default_name=file.stem)
+        parts.append(Part(rows, read, file.stem, chosen, has_responses=False))
+    return PairStore(parts)
+
+
+def open_datasets(names: str, registry: str | Path, seed: int = 0) -> PairStore:
+    """The named sets in the given order; `%N` keeps int(rows * N / 100) random rows."""
+    entries, parts = load_registry(registry), []
+    for name, share in parse_names(names):
+        if name not in entries:
+            raise RecordError(f"{registry}: unknown data set '{name}'; known are {sorted(entries)}")
+        part = _sft_part(entries[name].annotation_path, entries[name].data_path)
+        if share < 100:
+            count = len(part.rows)
+            chosen = random.Random(seed).sample(range(count), int(count * share / 100))
+            part.chosen = np.array(chosen, np.int64)
+        parts.append(part)
+    return PairStore(parts)
+
+
+def read_datasets(names: str, registry: str | Path, seed: int = 0) -> list[Pair]:
+    """`open_datasets`, all read at once."""
+    return list(open_datasets(names, registry, seed))
 
 
 def load_registry(path: str | Path) -> dict[str, Entry]:
@@ -58,15 +103,6 @@ def parse_names(names: str) -> list[tuple[str, float]]:
     return parsed
 
 
-def read_datasets(names: str, registry: str | Path, seed: int = 0) -> list[Pair]:
-    """Read the named sets in the given order; `%N` keeps int(rows * N / 100) random rows."""
-    entries = load_registry(registry)
-    pairs = []
-    for name, share in parse_names(names):
-        if name not in entries:
-            raise RecordError(f"{registry}: unknown data set '{name}'; known are {sorted(entries)}")
-        rows = read_sft(entries[name].annotation_path, entries[name].data_path)
-        if share < 100:
-            rows = random.Random(seed).sample(rows, int(len(rows) * share / 100))
-        pairs += rows
-    return pairs
+def _sft_part(path: Path, data_path: str | Path) -> Part:
+    read = partial(sft_pair, root=os.path.abspath(data_path), default_name=path.stem)
+    return Part(FileIndex.open(path), read, path.stem)

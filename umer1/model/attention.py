@@ -7,6 +7,9 @@ Shapes: T packed tokens, B sequences or rows, Hq query heads, Hkv key-value head
 
 from __future__ import annotations
 
+import inspect
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,7 +25,7 @@ _SHORTEST_IN_GROUP = 0.9
 class PackedAttention:
     """Every sequence attends to itself: causally, or fully when `causal` is False.
 
-    `backend` names what runs: "varlen_attn" or "flash_attn" (CUDA, 16-bit), "umer1" (bfloat16 on a
+    `backend` names what runs: "flash_attn" or "varlen_attn" (CUDA, 16-bit), "umer1" (bfloat16 on a
     CPU that multiplies it, without gradients), otherwise "sdpa" over sequences grouped by length:
     `shortest_in_group` is the least length in a group as a part of its longest (1.0: nothing is
     padded, and no sequence's result depends on another).
@@ -50,24 +53,24 @@ class PackedAttention:
         if self.backend == "umer1":
             return packed_attention(query, key, value, self.cu_seqlens, causal=self.causal)
         longest = max(self.lengths)
-        if self.backend == "varlen_attn":
-            from torch.nn.attention.varlen import varlen_attn
+        if self.backend == "flash_attn":
+            from flash_attn import flash_attn_varlen_func
 
-            group = query.shape[1] // key.shape[1]
-            # torch 2.11 has no grouped-query flag here.
-            key = key.repeat_interleave(group, dim=1) if group > 1 else key
-            value = value.repeat_interleave(group, dim=1) if group > 1 else value
-            window = (-1, 0) if self.causal else (-1, -1)
-            return varlen_attn(
+            return flash_attn_varlen_func(
                 query, key, value, self.cu_seqlens, self.cu_seqlens, longest, longest,
-                window_size=window,
+                causal=self.causal,
             )  # fmt: skip
-        from flash_attn import flash_attn_varlen_func
+        from torch.nn.attention.varlen import varlen_attn
 
-        return flash_attn_varlen_func(
-            query, key, value, self.cu_seqlens, self.cu_seqlens, longest, longest,
-            causal=self.causal,
-        )  # fmt: skip
+        options = {"window_size": (-1, 0) if self.causal else (-1, -1)}
+        group = query.shape[1] // key.shape[1]
+        if group > 1 and _varlen_groups():
+            options["enable_gqa"] = True
+        elif group > 1:
+            key, value = (each.repeat_interleave(group, dim=1) for each in (key, value))
+        return varlen_attn(
+            query, key, value, self.cu_seqlens, self.cu_seqlens, longest, longest, **options
+        )
 
     def _grouped(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         groups = self._groups
@@ -98,14 +101,28 @@ def packed_backend(device: torch.device, dtype: torch.dtype) -> str:
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return "sdpa"
     try:
-        from torch.nn.attention.varlen import varlen_attn  # noqa: F401
-
-        return "varlen_attn"
-    except ImportError:
-        pass
-    try:
         from flash_attn import flash_attn_varlen_func  # noqa: F401
 
         return "flash_attn"
     except ImportError:
+        pass
+    try:
+        from torch.nn.attention.varlen import varlen_attn  # noqa: F401
+
+        return "varlen_attn"
+    except ImportError:
         return "sdpa"
+
+
+def compute_dtype(weight: Tensor) -> torch.dtype:
+    """What products with this weight are made in: autocast's dtype where that is on."""
+    kind = weight.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+
+
+@cache
+def _varlen_groups() -> bool:
+    """Whether torch's varlen_attn takes fewer key than query heads; torch 2.11 does not."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return "enable_gqa" in inspect.signature(varlen_attn).parameters

@@ -25,7 +25,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, hidden: Tensor) -> Tensor:
-        if torch.is_grad_enabled():
+        # under autocast the weight is wider than the states
+        if torch.is_grad_enabled() or hidden.dtype != self.weight.dtype:
             return _RMSNorm.apply(hidden, self.weight, self.eps)
         return inference.rms_norm(hidden, self.weight, self.eps)
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from umer1.model.attention import PackedAttention
+from umer1.model.attention import PackedAttention, compute_dtype
 from umer1.model.config import ModelConfig
 from umer1.model.decoder import Attend, Decoder
 from umer1.model.sequence import Packed
@@ -41,7 +41,8 @@ class Qwen2VL(nn.Module):
         keep: int64 [K], different positions whose states are wanted: the last layer spares the others.
         """
         if attend is None:
-            attend = PackedAttention(packed.lengths, packed.cu_seqlens, self.dtype)
+            dtype = compute_dtype(self.decoder.norm.weight)
+            attend = PackedAttention(packed.lengths, packed.cu_seqlens, dtype)
         return self.decoder(self.embed(packed), packed.position_ids, attend, keep)
 
     def decode(self, input_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
@@ -55,6 +56,8 @@ class Qwen2VL(nn.Module):
         and counts nothing: of several processes each takes part in the tower's exchanges.
         """
         hidden = self.decoder.embed(packed.input_ids)
+        # the residual stream as if the weights were autocast's
+        hidden = hidden.to(compute_dtype(self.decoder.norm.weight))
         if packed.pixel_values is None:
             if not (self.always_see and self.training):
                 return hidden

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from umer1.model.attention import PackedAttention
+from umer1.model.attention import PackedAttention, compute_dtype
 from umer1.model.config import VisionConfig
 from umer1.model.fused import quick_gelu
 from umer1.model.rotary import rotate_heads, vision_rotation
@@ -47,8 +47,9 @@ class VisionTower(nn.Module):
         rotation = vision_rotation(positions.to(weight.device), self.config.head_dim)
         frames = [height * width for time, height, width in grids for _ in range(time)]
         ends = torch.tensor([0, *frames], dtype=torch.int64).cumsum(0).to(torch.int32)
-        attend = PackedAttention(frames, ends.to(weight.device), weight.dtype, causal=False)
-        hidden = self.patch_embed(pixel_values.to(weight.dtype))
+        dtype = compute_dtype(weight)
+        attend = PackedAttention(frames, ends.to(weight.device), dtype, causal=False)
+        hidden = self.patch_embed(pixel_values.to(weight.dtype)).to(dtype)
         for block in self.blocks:
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 hidden = checkpoint(block, hidden, rotation, attend, use_reentrant=False)

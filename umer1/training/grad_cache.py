@@ -43,6 +43,7 @@ class SFTObjective:
         global_token_mean: CE is the mean over the tokens of all processes. False, as released: the
             mean over processes of the mean over each one's own tokens, which counts a token of a
             process with few of them for more.
+        in_parts: False if no process has a batch of several parts: then they need not ask each other.
     """
 
     contrast: Contrast
@@ -51,6 +52,7 @@ class SFTObjective:
     generative: bool = True
     cross_entropy_weight: float = 1.0
     global_token_mean: bool = False
+    in_parts: bool = True
 
     def token_weight(self, batch: SFTBatch) -> Tensor | None:
         """float32 [2]: what a supervised token of a query and of a target counts for."""
@@ -81,7 +83,9 @@ def add_gradients(
         last: False if more gradients follow before the optimizer's step.
     """
     passes = _Passes(trainee, objective, objective.token_weight(batch), run, factor)
-    count = run.largest(len(batch.parts))
+    count = len(batch.parts)
+    if objective.in_parts:
+        count = run.largest(count)
     if count == 1:
         with run.part(last=last):
             outputs = passes.forward(batch.parts[0])

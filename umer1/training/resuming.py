@@ -14,7 +14,7 @@ _FREE = {
 # what decides which pairs a step sees, and what there is to load
 _FIXED = {
     "batch_size", "group_size", "gradient_accumulation", "seed", "sources", "distinct_targets", "tiny",
-    "optimizer.name",
+    "optimizer.name", "lora", "learn_scale", "freeze_vision", "freeze_merger", "freeze_decoder",
 }  # fmt: skip
 
 

@@ -14,30 +14,28 @@ import torch
 
 from umer1.progress import progress_bar
 from umer1.training.batch_report import describe_batches
-from umer1.training.batching import GroupedBatches
 from umer1.training.collate import side_key
+from umer1.training.loading import group_pairs
 from umer1.training.loop import Run
 from umer1.training.lora import merged
 from umer1.training.policy_forward import Objective
 from umer1.training.policy_update import learn, make_parts
 from umer1.training.reference_policy import ReferencePolicy
-from umer1.training.rl_prompts import prompt_batches
+from umer1.training.rl_prompts import prompt_batches, prompt_loader
 from umer1.training.rollout_pack import can_share
 from umer1.training.rollouts import roll_out
 from umer1.training.settings import RLConfig
-from umer1.training.start import load_pairs, start
+from umer1.training.start import open_pairs, start
 from umer1.training.trainable import choose_trainable
 from umer1.training.wrapped import Trainee
 
 
 def run(config: RLConfig, *, progress: bool = True) -> Path:
     """Train from `config.model`; returns the directory of the finished model. Killed runs resume as in SFT."""
-    pairs = load_pairs(config, "rl")
+    pairs = open_pairs(config, "rl")
     policy, processor = start(config, pairs)
     keys = [side_key(pair.target) for pair in pairs] if config.distinct_targets else None
-    batches = GroupedBatches(
-        [pair.dataset for pair in pairs], config.batch_size, config.group_size, config.seed, keys
-    )
+    batches = group_pairs(pairs, config, keys)
     accumulation, updates = config.gradient_accumulation, config.updates_per_rollout
     total = config.steps or batches.steps(config.epochs, accumulation) * updates
     state = Run(config, total, processor, stage="rl", pairs=pairs)
@@ -60,7 +58,7 @@ def run(config: RLConfig, *, progress: bool = True) -> Path:
         beta=config.beta,
         temperature=config.temperature,
     )
-    source = prompt_batches(
+    loader = prompt_loader(
         pairs,
         batches,
         processor,
@@ -69,6 +67,7 @@ def run(config: RLConfig, *, progress: bool = True) -> Path:
         parallel.rank,
         parallel.world_size,
     )
+    source = prompt_batches(loader)
     with progress_bar(
         "rl", state.total_steps - state.step, unit="step", show=progress and parallel.is_main
     ) as bar:
@@ -107,6 +106,7 @@ def run(config: RLConfig, *, progress: bool = True) -> Path:
                 **learned,
                 **rolled.metrics,
                 "learning_rate": rates[-1],
+                "skipped_pairs": float(loader.skips.count * parallel.world_size),
                 "learn_seconds": time.monotonic() - rollouts_end,
                 "rollouts_per_second": objective.completions / seconds,
                 "tokens_per_second": parts.packed_tokens * parallel.world_size / seconds,
@@ -124,4 +124,5 @@ def run(config: RLConfig, *, progress: bool = True) -> Path:
             if state.step // config.log_every > first // config.log_every or state.finished:
                 state.log(numbers)
             state.save_if_due()
+    loader.close()
     return state.save_final()

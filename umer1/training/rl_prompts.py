@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torch.utils.data import DataLoader, Dataset
-
 from umer1.data.records import Pair, Side
+from umer1.data.store import PairStore
 from umer1.model.sequence import Sequence
 from umer1.processor import Processor
-from umer1.training.batching import GroupedBatches, rank_slice
-from umer1.training.collate import describe, side_item
+from umer1.training.batching import GroupedBatches
+from umer1.training.collate import side_item
+from umer1.training.loading import PairLoader, shares
 from umer1.training.settings import RLConfig
 
 
@@ -26,66 +26,56 @@ class PromptPair:
     pair: Pair | None = None
 
 
-def prompt_batches(
-    pairs,
+def prompt_batches(loader: PairLoader) -> Iterator[list[PromptPair]]:
+    """This process's pairs of each batch."""
+    for loaded in loader:
+        yield [
+            PromptPair(place, *encoded)
+            for place, encoded in zip(loaded.places, loaded.batch, strict=True)
+        ]
+
+
+def prompt_loader(
+    pairs: PairStore,
     batches: GroupedBatches,
     processor: Processor,
     config: RLConfig,
     start_batch: int,
     rank: int,
     world_size: int,
-) -> Iterator[list[PromptPair]]:
-    """This process's pairs of each batch from number `start_batch` on, for ever."""
-
-    def shares():
-        for batch in batches.batches(start_batch):
-            places = rank_slice(list(range(len(batch))), rank, world_size)
-            yield [(place, int(batch[place])) for place in places]
-
-    return iter(
-        DataLoader(
-            PromptDataset(pairs, processor, config),
-            num_workers=config.workers,
-            batch_sampler=shares(),
-            collate_fn=list,
-        )
+) -> PairLoader:
+    """Batches from number `start_batch` on, for ever."""
+    return PairLoader(
+        pairs,
+        PromptEncoder(processor, config.max_prompt_tokens),
+        list,
+        shares(batches, rank, world_size, start_batch),
+        config,
+        rank=rank,
+        start_step=start_batch,
     )
 
 
-class PromptDataset(Dataset):
-    """Encoded pairs by (place, number)."""
+@dataclass(frozen=True, slots=True)
+class PromptEncoder:
+    """(pair, where) -> both prompts, where, pair. max_prompt_tokens: 0 for no limit."""
 
-    def __init__(self, pairs, processor: Processor, config: RLConfig):
-        self.pairs, self.processor, self.config = pairs, processor, config
-        self._kept: dict[int, tuple[Sequence, Sequence, str, Pair]] = {}
+    processor: Processor
+    max_prompt_tokens: int
 
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, key: tuple[int, int]) -> PromptPair:
-        place, number = key
-        if number not in self._kept:
-            encoded = self._encode(number)
-            if not self.config.cache_encoded:
-                return PromptPair(place, *encoded)
-            self._kept[number] = encoded
-        return PromptPair(place, *self._kept[number])
-
-    def _encode(self, number: int) -> tuple[Sequence, Sequence, str, Pair]:
-        pair = self.pairs[number]
-        limit = self.config.max_prompt_tokens
+    def __call__(self, pair: Pair, where: str) -> tuple[Sequence, Sequence, str, Pair]:
         prompts = []
         for side, name in ((pair.query, "qry"), (pair.target, "pos")):
-            prompt = rl_prompt(side, self.processor)
-            if limit and len(prompt) > limit:
+            prompt = rl_prompt(side, self.processor, f"{where} ({pair.dataset}), {name}")
+            if self.max_prompt_tokens and len(prompt) > self.max_prompt_tokens:
                 raise ValueError(
-                    f"{describe(pair, number)}, {name}: its prompt has {len(prompt)} tokens, more than "
-                    f"max_prompt_tokens {limit}"
+                    f"{where} ({pair.dataset}), {name}: its prompt has {len(prompt)} tokens, more "
+                    f"than max_prompt_tokens {self.max_prompt_tokens}"
                 )
             prompts.append(prompt)
-        return *prompts, f"record {number} ({pair.dataset})", pair
+        return *prompts, where, pair
 
 
-def rl_prompt(side: Side, processor: Processor) -> Sequence:
+def rl_prompt(side: Side, processor: Processor, where: str = "") -> Sequence:
     """The RL wording of one side, media included whatever their kind."""
-    return processor.encode(side_item(side), mode="gen", dialect="rl")
+    return processor.encode(side_item(side, where), mode="gen", dialect="rl")

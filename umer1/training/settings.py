@@ -48,6 +48,9 @@ class RunConfig:
         ""  # root of the media paths (RL: the image root); default: the folder of the data file
     )
     registry: str = ""  # YAML registry that `data` names refer to
+    local_folders: dict[str, str] = field(
+        default_factory=dict
+    )  # VLM2Vec YAML: where a hub data set lies, {"TIGER-Lab/MMEB-train": "data/MMEB-train"}
     sources: str = ""  # only pairs of these data sets, separated by commas; default: all
     output: str = ""  # checkpoints, logs and the final model go here
     steps: int = 0  # optimizer steps; 0: from `epochs`
@@ -73,7 +76,9 @@ class RunConfig:
     samples_every: int = 0  # steps between samples of what the model writes; 0: none
     samples_count: int = 4  # pairs shown each time
     cache_encoded: bool = False  # keep every encoded record in memory (small data sets)
-    workers: int = 0  # processes that decode media ahead of the model
+    workers: int = 0  # processes per GPU that decode media and encode pairs ahead of the model
+    prefetch: int = 2  # batches that each of them keeps ready
+    bad_media: str = "fatal"  # fatal | skip: train on another pair of the source, and count it
     time_limit_seconds: float = (
         0.0  # stop cleanly after this long (0: never); the schedule follows the clock
     )

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from umer1.data.records import Pair
+from umer1.model.attention import packed_backend
 from umer1.model.qwen2_vl import Qwen2VL
 from umer1.processor import Processor
 from umer1.progress import progress_bar
 from umer1.training.batch_report import describe_batches
-from umer1.training.batching import GroupedBatches, rank_slice
-from umer1.training.collate import EncodedPair, SFTBatch, collate_sft, describe, encode_pair
+from umer1.training.collate import EncodedPair, SFTBatch, collate_sft, encode_pair
 from umer1.training.contrastive import Contrast
 from umer1.training.grad_cache import SFTNumbers, SFTObjective, add_gradients
+from umer1.training.loading import PairLoader, group_pairs, shares
 from umer1.training.loop import Run
 from umer1.training.samples import show_samples
 from umer1.training.settings import SFTConfig
-from umer1.training.start import load_pairs, start
+from umer1.training.start import open_pairs, start
 from umer1.training.trainable import choose_trainable
 from umer1.training.wrapped import Trainee
 
@@ -32,12 +33,10 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
 
     A run that was killed goes on from its newest complete checkpoint and sees the batches it would have seen.
     """
-    pairs = load_pairs(config, "sft")
+    pairs = open_pairs(config, "sft")
     qwen, processor = start(config, pairs)
     prepare_model(qwen, config)
-    batches = GroupedBatches(
-        [pair.dataset for pair in pairs], config.batch_size, config.group_size, config.seed
-    )
+    batches = group_pairs(pairs, config)
     accumulation = config.gradient_accumulation
     total = config.steps or batches.steps(config.epochs, accumulation)
     state = Run(config, total, processor, stage="sft", pairs=pairs)
@@ -47,16 +46,20 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
     model, optimizer = state.prepare(trainee)
     objective = sft_objective(config, processor, state.parallel.group)
     merge = qwen.config.vision.spatial_merge_size
-    loader = DataLoader(
-        SFTDataset(pairs, processor, config),
-        num_workers=config.workers,
-        batch_sampler=_shares(batches, state.step * accumulation, accelerator),
-        generator=torch.Generator(),  # its own: a resumed run has drawn from the global one what it had
-        collate_fn=lambda encoded: collate_sft(
-            encoded, merge, microbatch_tokens=config.microbatch_tokens
-        ),
+    rank, start_batch = accelerator.process_index, state.step * accumulation
+    # the released mean of each process's mean depends on which sequences a process has
+    lengths = pairs.lengths if config.global_token_mean else None
+    loader = PairLoader(
+        pairs,
+        SFTEncoder(processor, config),
+        partial(collate_sft, spatial_merge=merge, microbatch_tokens=config.microbatch_tokens),
+        shares(batches, rank, accelerator.num_processes, start_batch, lengths),
+        config,
+        rank=rank,
+        start_step=start_batch,
     )
-    batch_source = iter(loader)
+    ahead = iter(loader)
+    accelerator.print(f"sft: attention of packed sequences by {_attention(config, accelerator)}")
     with progress_bar(
         "sft", total - state.step, unit="step", show=progress and accelerator.is_main_process
     ) as bar:
@@ -64,21 +67,23 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
             began = time.monotonic()
             rate = state.set_learning_rate(optimizer)
             sums, tokens = torch.zeros(len(SFTNumbers._fields), device=accelerator.device), 0
+            where: list[str] = []
             room = 0  # of the passes; without microbatches a pass is as large as its tokens
             for micro in range(accumulation):
-                batch: SFTBatch = next(batch_source).to(accelerator.device)
+                batch: SFTBatch = next(ahead).batch.to(accelerator.device)
                 last = micro == accumulation - 1
                 found = add_gradients(
                     model, batch, objective, state.parallel, factor=1 / accumulation, last=last
                 )
                 sums += torch.stack(found)
                 tokens += batch.tokens
+                where += batch.where
                 room += sum(
                     max(sum(part.packed.lengths), config.microbatch_tokens) for part in batch.parts
                 )
             # one wait for the device in each step
             numbers = dict(zip(SFTNumbers._fields, (sums / accumulation).tolist()))
-            norm = state.update(numbers)
+            norm = state.update(numbers, lambda: where)
             trainee.clamp_scale()
             seconds = time.monotonic() - began
             bar.advance(loss=numbers["total"], disc=numbers["disc_hit"], gen=numbers["gen_hit"])
@@ -88,6 +93,7 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
                         **numbers,
                         "learning_rate": rate,
                         "gradient_norm": math.nan if norm is None else norm,
+                        "skipped_pairs": float(loader.skips.count * accelerator.num_processes),
                         "pairs_per_second": config.batch_size * accumulation / seconds,
                         "real_token_share": tokens / room,
                         "tokens_per_second": tokens * accelerator.num_processes / seconds,
@@ -96,6 +102,7 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
             if state.monitor.samples_due(state.step - 1, state.step):
                 show_samples(state, pairs, config)
             state.save_if_due()
+    loader.close()
     return state.save_final()
 
 
@@ -122,36 +129,28 @@ def sft_objective(config: SFTConfig, processor: Processor, group=None) -> SFTObj
         generative=config.generative,
         cross_entropy_weight=config.cross_entropy_weight,
         global_token_mean=config.global_token_mean,
+        in_parts=config.microbatch_tokens > 0,
     )
 
 
-class SFTDataset(Dataset):
-    """Encoded pairs by number."""
+def _attention(config: SFTConfig, accelerator) -> str:
+    narrow = config.mixed_precision == "bf16"
+    return packed_backend(accelerator.device, torch.bfloat16 if narrow else torch.float32)
 
-    def __init__(self, pairs: list[Pair], processor: Processor, config: SFTConfig):
-        self.pairs, self.processor, self.config = pairs, processor, config
-        self._kept: dict[int, EncodedPair] = {}
 
-    def __len__(self) -> int:
-        return len(self.pairs)
+@dataclass(frozen=True, slots=True)
+class SFTEncoder:
+    """(pair, where) -> EncodedPair."""
 
-    def __getitem__(self, number: int) -> EncodedPair:
-        if number in self._kept:
-            return self._kept[number]
-        pair, config = self.pairs[number], self.config
-        encoded = encode_pair(
+    processor: Processor
+    config: SFTConfig
+
+    def __call__(self, pair: Pair, where: str) -> EncodedPair:
+        return encode_pair(
             pair,
             self.processor,
-            config.max_length,
-            describe(pair, number),
-            generative=config.generative,
-            hard_negatives=config.hard_negatives,
+            self.config.max_length,
+            f"{where} ({pair.dataset})",
+            generative=self.config.generative,
+            hard_negatives=self.config.hard_negatives,
         )
-        if config.cache_encoded:
-            self._kept[number] = encoded
-        return encoded
-
-
-def _shares(batches: GroupedBatches, start_batch: int, accelerator):
-    for batch in batches.batches(start_batch):
-        yield rank_slice(batch, accelerator.process_index, accelerator.num_processes)

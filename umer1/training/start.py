@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 
 import torch
 
-from umer1.data.records import Pair, read_rl, read_sft
-from umer1.data.registry import read_datasets
+from umer1.data.records import Pair
+from umer1.data.sets import open_set
+from umer1.data.store import PairStore
 from umer1.embedder import BUNDLED
 from umer1.model.checkpoint import load_model
 from umer1.model.qwen2_vl import Qwen2VL
@@ -25,31 +25,31 @@ from umer1.training.settings import RunConfig
 PHRASE_CHARACTERS, PHRASE_RECORDS = 16, 40
 
 
-def load_pairs(config: RunConfig, kind: str) -> list[Pair]:
-    """Records named by `config.data` (a file, or registry names), of `config.sources` alone if given."""
-    pairs = _read_pairs(config, kind)
-    if not config.sources:
-        return pairs
-    wanted, known = set(config.sources.split(",")), {pair.dataset for pair in pairs}
-    if unknown := sorted(wanted - known):
-        raise ValueError(
-            f"sources: no pairs of {unknown[0]!r}; the data has {', '.join(sorted(known))}"
-        )
-    return [pair for pair in pairs if pair.dataset in wanted]
+def open_pairs(config: RunConfig, kind: str) -> PairStore:
+    """The pairs that `config.data` names, of `config.sources` alone if given; kind is "sft" or "rl".
 
-
-def _read_pairs(config: RunConfig, kind: str) -> list[Pair]:
+    Raises ValueError (RecordError for a bad file) naming the setting or the file.
+    """
     if not config.data:
         raise ValueError("data: wants a file or registry names, got nothing")
-    if config.registry:
-        return read_datasets(config.data, config.registry, config.seed)
-    path = Path(config.data)
-    if not path.exists():
-        raise ValueError(f"data: no such file: {path} (for registry names, set `registry`)")
-    return (read_sft if kind == "sft" else read_rl)(path, config.data_path or path.parent)
+    store = open_set(
+        config.data,
+        kind,
+        root=config.data_path or None,
+        registry=config.registry or None,
+        local_folders=config.local_folders,
+        human_turns=kind == "sft",
+        seed=config.seed,
+    )
+    if kind == "sft" and config.generative and not store.has_responses:
+        raise ValueError(
+            f"data: {config.data} has pairs without responses (<think>… <gen_emb>), which generative "
+            "SFT learns to write; set `generative: false` to train the discriminative embedding alone"
+        )
+    return store.of_sources(config.sources.split(",")) if config.sources else store
 
 
-def start(config: RunConfig, pairs: list[Pair]) -> tuple[Qwen2VL, Processor]:
+def start(config: RunConfig, pairs: Sequence[Pair]) -> tuple[Qwen2VL, Processor]:
     """Model and processor to train, on the CPU in float32.
 
     A checkpoint that lacks the two embedding tokens gets them; one without media limits of its own
@@ -67,7 +67,7 @@ def start(config: RunConfig, pairs: list[Pair]) -> tuple[Qwen2VL, Processor]:
     return model, Processor.load(source, tokenizer=tokenizer, default_limits=SFT_LIMITS)
 
 
-def from_scratch(config: RunConfig, pairs: list[Pair]) -> tuple[Qwen2VL, Processor]:
+def from_scratch(config: RunConfig, pairs: Sequence[Pair]) -> tuple[Qwen2VL, Processor]:
     """A small random Qwen2-VL whose tokenizer is made from the training text."""
     settings = dict(config.tiny)
     limits = MediaLimits(**settings.pop("limits", {}))
