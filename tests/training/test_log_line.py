@@ -33,6 +33,15 @@ def test_a_number_it_does_not_know_is_shown_under_its_own_name_and_nan_is_seen()
     assert line == "sft 1 | loss NAN | skipped 3"
 
 
+def test_what_is_switched_off_is_not_shown():
+    numbers = {"total": 1.0, "align": 0.0, "skipped_pairs": 0.0, "reward_std": 0.3, "gen_hit": 0.0}
+    assert format_line("sft", 1, 2, numbers) == "sft 1/2 | loss 1 | hit@1 gen 0.0%"
+    numbers |= {"align": 0.5, "skipped_pairs": 2.0}
+    assert format_line("sft", 1, 2, numbers) == (
+        "sft 1/2 | loss 1 (align 0.5) | hit@1 gen 0.0% | skipped_pairs 2"
+    )
+
+
 @pytest.mark.parametrize("seconds, text", [
     (0, "0 s"), (59.6, "1 min"), (61, "1 min 1 s"), (3600, "1 h"), (7260, "2 h 1 min"), (100000, "1 d 3 h"),
 ])  # fmt: skip

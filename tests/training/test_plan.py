@@ -20,8 +20,9 @@ def sft(**changes):
     return Question(config, TWO, gpus=8, gpu_memory=140 * GIB, **changes)
 
 
-def rl(**changes):
-    config = load_config(find_config("ume-r1-2b-rl"), RLConfig)
+def rl(updates_per_rollout=1, **changes):
+    asked = {"updates_per_rollout": updates_per_rollout, "save_every": 0}
+    config = load_config(find_config("ume-r1-2b-rl"), RLConfig, asked)
     return Question(config, TWO, gpus=8, gpu_memory=140 * GIB, **changes)
 
 
@@ -37,6 +38,8 @@ def test_steps_tokens_and_time_are_arithmetic():
 
     epoch = make_plan(rl(pairs=11_000))
     assert epoch.steps == 343  # 687 batches of 16, two to an update
+    twice = make_plan(rl(pairs=11_000, updates_per_rollout=2))
+    assert twice.steps == 686 and twice.epochs == pytest.approx(epoch.epochs)
     assert epoch.tokens == 343 * 32 * 8 * 2 * (110 + 250 + 400)
 
 
@@ -107,7 +110,7 @@ def test_rl_counts_the_reference_and_the_larger_of_rollouts_and_update():
 def test_advice_is_true():
     """What the first line of advice says is what planning with that change finds."""
     question = replace(sft(), shapes=SEVEN, gpu_memory=80 * GIB)
-    advice = next(text for text in make_plan(question).advice if "shard more: zero3" in text)
+    advice = next(text for text in make_plan(question).advice if "shard with zero3" in text)
     made = make_plan(replace(question, sharding="zero3"))
     assert advice.endswith(f"{made.peak / GIB:.1f} GiB, {made.longest_peak / GIB:.1f} at most")
 
@@ -122,5 +125,7 @@ def test_impossible_questions(change, message):
         make_plan(replace(sft(), **change))
 
 
-def test_sharding_of_a_config():
-    assert sharding_of(SFTConfig()) == "ddp"
+def test_sharding_of_a_config(tmp_path):
+    (tmp_path / "zero3.json").write_text('{"zero_optimization": {"stage": 3}}')
+    assert sharding_of(SFTConfig()) == "ddp" and sharding_of(SFTConfig(fsdp=True)) == "fsdp"
+    assert sharding_of(SFTConfig(deepspeed=str(tmp_path / "zero3.json"))) == "zero3"

@@ -51,31 +51,31 @@ def _run(config, tmp_path, processes):
     assert run.returncode == 0, run.stderr[-3000:]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("options", [{}, dict(fsdp=True, updates_per_rollout=2, steps=4)])
-def test_two_processes_equal_one(rl_config, tmp_path, options):
+@pytest.mark.slow  # starts torchrun; four trainings
+def test_two_processes_equal_one(rl_config, tmp_path):
     """Texts, pictures and videos fall on the processes as they come; small parts, so that one process has more of
-    them than the other."""
-    one = replace(
-        rl_config,
-        **{"steps": 2, "skip_flat_groups": True, "microbatch_tokens": 250, **options},
-        output=str(tmp_path / "one"),
+    them than the other; two updates on the same rollouts."""
+    base = replace(
+        rl_config, steps=4, updates_per_rollout=2, skip_flat_groups=True, microbatch_tokens=250
     )
-    one.optimizer.learning_rate, one.optimizer.warmup_ratio = 1e-3, 0.0
-    _run(replace(one, fsdp=False), tmp_path, 1)
-    _run(replace(one, output=str(tmp_path / "two")), tmp_path, 2)
-    wanted = Embedder.load(tmp_path / "one" / "model", device="cpu")
-    got = Embedder.load(tmp_path / "two" / "model", device="cpu").model.state_dict()
-    for name, weight in wanted.model.state_dict().items():
-        torch.testing.assert_close(got[name], weight, atol=1e-4, rtol=0, msg=name)
-    logs = [
-        [json.loads(line) for line in (tmp_path / name / "rl_metrics.jsonl").open()]
-        for name in ("one", "two")
-    ]
-    assert [row["step"] for row in logs[0]] == [row["step"] for row in logs[1]]  # written once
-    timed = ("seconds", "per_second", "packed_tokens", "memory")
-    assert 0 < logs[0][0]["flat_groups"] < 1 and logs[0][0]["gradient_norm"] > 0
-    for row, other in zip(*logs):
-        for name in row:
-            if not any(word in name for word in timed):
-                assert other[name] == pytest.approx(row[name], rel=1e-3, abs=1e-6), name
+    base.optimizer.learning_rate, base.optimizer.warmup_ratio = 1e-3, 0.0
+    zero3 = tmp_path / "zero3.json"
+    zero3.write_text(json.dumps({"zero_optimization": {"stage": 3}, "train_batch_size": "auto"}))
+    kinds = {"one": {}, "ddp": {}, "fsdp": {"fsdp": True}, "zero3": {"deepspeed": str(zero3)}}
+    for kind, how in kinds.items():
+        config = replace(base, output=str(tmp_path / kind), **how)
+        _run(config, tmp_path, 1 if kind == "one" else 2)
+        got = Embedder.load(tmp_path / kind / "model", device="cpu").model.state_dict()
+        log = [json.loads(line) for line in (tmp_path / kind / "rl_metrics.jsonl").open()]
+        if kind == "one":
+            wanted, rows = got, log
+            assert 0 < rows[0]["flat_groups"] < 1 and rows[0]["gradient_norm"] > 0
+            continue
+        for name, weight in wanted.items():
+            torch.testing.assert_close(got[name], weight, atol=1e-4, rtol=0, msg=f"{kind}: {name}")
+        timed = ("seconds", "per_second", "packed_tokens", "memory", "real_token_share")
+        for row, other in zip(rows, log, strict=True):  # each step is written once
+            for name in row:
+                if not any(word in name for word in timed):
+                    close = pytest.approx(row[name], rel=1e-3, abs=1e-6)
+                    assert other[name] == close, f"{kind}: {name}"

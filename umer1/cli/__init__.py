@@ -4,7 +4,7 @@ import os
 import sys
 
 # errors of input and environment: one line for the user; others are defects and keep a traceback
-EXPECTED = (ValueError, TypeError, OSError, ModuleNotFoundError)
+EXPECTED = (ValueError, TypeError, OSError, ModuleNotFoundError, FloatingPointError)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -14,9 +14,10 @@ import errno
 import json
 import os
 import platform
-import random
 import shutil
+import warnings
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +25,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
+from umer1.training.random_state import random_state, restore_random_state
 from umer1.training.resuming import check_same_run
 from umer1.training.settings import RunConfig
 
@@ -59,10 +62,10 @@ def save(run: Run) -> Path:
     _agree(run, problem, partial, needed)
     try:
         _write_state(run, partial / "state")
-        torch.save(_random_state(), partial / f"rng-{run.parallel.rank:05d}.pt")
+        torch.save(random_state(), partial / f"rng-{run.parallel.rank:05d}.pt")
         if run.accelerator.is_local_main_process:
             _flush(partial)
-    except Exception as error:  # a library's own kinds, around the OSError of a full disk
+    except (Exception, CheckpointException) as error:  # around the OSError of a full disk
         problem = error
     _agree(run, problem, partial, needed)
     try:
@@ -85,16 +88,16 @@ def resume(run: Run) -> int:
         ValueError: it belongs to another model, data or batch, or to another sharding.
     """
     for folder in sorted(_place(run).glob("step-*"), reverse=True):
-        summary = json.loads((folder / "run.json").read_text())
-        if summary["stage"] != run.stage:
+        summary, damaged = _summary(folder)
+        if summary.get("stage", run.stage) != run.stage:
             continue
-        if damaged := _damage(folder, summary):
+        if damaged:
             run.accelerator.print(f"{run.stage}: {folder} is not whole ({damaged}): left aside")
             continue
         for line in check_same_run(summary, description(run), folder):
             run.accelerator.print(f"{run.stage}: {line}")
         _read_state(run, folder / "state")
-        _restore_random_state(run, folder, summary)
+        restore_random_state(run, folder, summary)
         run.accelerator.print(
             f"{run.stage}: resuming from {folder} at step {summary['step']}", flush=True
         )
@@ -144,7 +147,8 @@ def _write_state(run: Run, folder: Path) -> None:
     if run.parallel.kind.startswith("zero"):
         run.parallel.engine.save_checkpoint(str(folder), tag="zero", save_latest=False)
     else:
-        dcp.save(_state(run), checkpoint_id=str(folder), no_dist=run.parallel.group is None)
+        with _quiet():
+            dcp.save(_state(run), checkpoint_id=str(folder), no_dist=run.parallel.group is None)
 
 
 def _read_state(run: Run, folder: Path) -> None:
@@ -153,7 +157,8 @@ def _read_state(run: Run, folder: Path) -> None:
         parallel.engine.load_checkpoint(str(folder), tag="zero", load_lr_scheduler_states=False)
         return
     state = _state(run)
-    dcp.load(state, checkpoint_id=str(folder), no_dist=parallel.group is None)
+    with _quiet():
+        dcp.load(state, checkpoint_id=str(folder), no_dist=parallel.group is None)
     set_state_dict(
         parallel.trainee,
         parallel.bare_optimizer,
@@ -165,6 +170,14 @@ def _read_state(run: Run, folder: Path) -> None:
 def _state(run: Run) -> dict[str, Any]:
     model, optimizer = get_state_dict(run.parallel.trainee, run.parallel.bare_optimizer)
     return {"model": model, "optimizer": optimizer}
+
+
+@contextmanager
+def _quiet():
+    """That one process is one process is no news."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
 
 
 def _bytes(run: Run) -> int:
@@ -193,7 +206,7 @@ def _check_room(place: Path, needed: int) -> None:
         raise OSError(errno.ENOSPC, f"{free} bytes are free")
 
 
-def _agree(run: Run, problem: Exception | None, partial: Path, needed: int) -> None:
+def _agree(run: Run, problem: BaseException | None, partial: Path, needed: int) -> None:
     """The same answer on every process: go on, or one CheckpointError."""
     told = None if problem is None else _told(problem)
     everyone = [told]
@@ -241,14 +254,20 @@ def _write_summary(run: Run, partial: Path) -> None:
     _flush(partial, only=[path])
 
 
-def _damage(folder: Path, summary: dict) -> str:
-    for name, size in summary.get("files", {}).items():
+def _summary(folder: Path) -> tuple[dict[str, Any], str]:
+    """run.json, and what is wrong with the checkpoint."""
+    try:
+        summary = json.loads((folder / "run.json").read_text())
+        files = summary["files"]
+    except (OSError, ValueError, KeyError) as error:
+        return {}, f"run.json: {type(error).__name__} {error}"
+    for name, size in files.items():
         path = folder / name
         if not path.is_file():
-            return f"{name} is missing"
+            return summary, f"{name} is missing"
         if path.stat().st_size != size:
-            return f"{name} has {path.stat().st_size} bytes instead of {size}"
-    return ""
+            return summary, f"{name} has {path.stat().st_size} bytes instead of {size}"
+    return summary, ""
 
 
 def _prune(run: Run) -> None:
@@ -271,33 +290,3 @@ def _flush_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-# -- random numbers -------------------------------------------------------------------------------------------------
-
-
-def _random_state() -> dict[str, Any]:
-    return {
-        "python": random.getstate(),
-        "numpy": np.random.get_state(),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-    }
-
-
-def _restore_random_state(run: Run, folder: Path, summary: dict) -> None:
-    """As it was; a process that was not there before gets a state of its own from seed, step and rank."""
-    path = folder / f"rng-{run.parallel.rank:05d}.pt"
-    if not path.exists() or summary["processes"] != run.parallel.world_size:
-        chance = np.random.SeedSequence([run.config.seed, summary["step"], run.parallel.rank])
-        first, second, third = (int(each) for each in chance.generate_state(3))
-        random.seed(first)
-        np.random.seed(second)
-        torch.manual_seed(third)
-        return
-    state = torch.load(path, weights_only=False)
-    random.setstate(state["python"])
-    np.random.set_state(state["numpy"])
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])

@@ -18,6 +18,7 @@ HITS = (("gen", "gen_hit"), ("disc", "disc_hit"))
 SECONDS = (("rollouts", "rollout_seconds"), ("learning", "learn_seconds"))
 # in the metrics alone: the line is long enough
 UNSHOWN = ("embedding_reward", "reward_std", "reward_seconds", "learned_tokens", "packed_tokens")
+UNSHOWN_AT_ZERO = ("align", "length_reward", "clip_fraction", "skipped_pairs", "skipped")
 RATES = (("pairs/s", "pairs_per_second"), ("rollouts/s", "rollouts_per_second"), ("tokens/s", "tokens_per_second"))  # fmt: skip
 
 
@@ -28,13 +29,17 @@ def format_line(
     numbers: dict[str, float],
     seconds_left: float | None = None,
 ) -> str:
-    """`sft 40/5000 | loss 3.21 = gen 0.812 + disc 0.523 + ce 0.971 + 0.908 | hit@1 gen 93.8% disc 97.7% | …`.
+    """`sft 40/5000 | loss 3.21 (gen 0.812, disc 0.523, ce 0.971 + 0.908) | hit@1 gen 93.8% disc 97.7% | …`.
 
     Args:
         numbers: by key; any may be missing. Shares and hits are 0 to 1, memory is GiB, rates are per second.
         seconds_left: of the whole run, None: not known yet.
     """
-    rest = {name: value for name, value in numbers.items() if name not in UNSHOWN}
+    rest = {
+        name: value
+        for name, value in numbers.items()
+        if name not in UNSHOWN and (value or name not in UNSHOWN_AT_ZERO)
+    }
     parts = [
         f"{stage} {step}/{total_steps}" if total_steps else f"{stage} {step}",
         _loss(rest),

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,6 +65,7 @@ class Run:
         self.data = checkpoints.identity(config, pairs)
         self._started = self._saved_at = time.monotonic()
         self.signals = Signals()
+        weakref.finalize(self, self.signals.restore)  # a run that ended in an error handles no more
 
     # -- start and end ----------------------------------------------------------------------------------------------
 
@@ -73,7 +75,7 @@ class Run:
         model, optimizer = self.parallel.prepare(
             trainee, lambda module: make_optimizer(module, self.config)
         )
-        self.step = checkpoints.resume(self)
+        self.step = self._saved_step = checkpoints.resume(self)
         self.monitor.begin(self.step)
         return model, optimizer
 
@@ -145,11 +147,12 @@ class Run:
         by_clock = 0 < config.save_every_minutes <= minutes
         # one exchange: a signal's number, or 1 when the time has come; the processes must agree
         news = self.parallel.largest(self.signals.received or int(by_clock))
-        due = news or (config.save_every and self.step % config.save_every == 0)
+        every = config.save_every
+        due = news or (every and self.step // every > self._saved_step // every)
         if not due or (self.finished and news <= 1):
             return
         folder = checkpoints.save(self)
-        self._saved_at = time.monotonic()
+        self._saved_at, self._saved_step = time.monotonic(), self.step
         if news > 1:
             leave(self, news, folder)
 

@@ -28,6 +28,7 @@ from torch.distributed.tensor import DTensor
 from umer1.model.qwen2_vl import Qwen2VL
 from umer1.training.deepspeed_config import filled, read_deepspeed, zero_stage
 from umer1.training.settings import RunConfig
+from umer1.training.sharding import shard, skeleton, whole
 from umer1.training.wrapped import Trainee
 
 SHARDED = ("zero3", "fsdp2")  # kinds whose weights are whole in the wrapped forward only
@@ -123,11 +124,11 @@ class Parallel:
         qwen = trainee.model
         # a rank without pictures would leave the tower's gathers and reductions to the others, which wait for ever
         qwen.always_see |= self.world_size > 1
-        self._skeleton = _skeleton(qwen) if self.kind in SHARDED else None
+        self._skeleton = skeleton(qwen) if self.kind in SHARDED else None
         if self.kind.startswith("zero"):
             self._wrapped, self.optimizer = self._prepare_deepspeed(trainee, make_optimizer)
         elif self.kind == "fsdp2":
-            _shard(trainee, self.device, self.world_size, self.config.mixed_precision == "bf16")
+            shard(trainee, self.device, self.world_size, self.config.mixed_precision == "bf16")
             self._wrapped, self.optimizer = trainee, make_optimizer(trainee)
         else:
             self._wrapped, self.optimizer = self.accelerator.prepare(
@@ -210,6 +211,17 @@ class Parallel:
             )
         return norm if finite else None
 
+    @torch.no_grad()
+    def limit(self, parameter: nn.Parameter, largest: float) -> None:
+        """Keeps a learned parameter at or below `largest`, in the copy that the optimizer steps on."""
+        if self.kind.startswith("zero"):
+            from deepspeed.utils import safe_get_full_fp32_param, safe_set_full_fp32_param
+
+            value = safe_get_full_fp32_param(parameter)
+            safe_set_full_fp32_param(parameter, value.clamp(max=largest))
+        else:
+            parameter.clamp_(max=largest)
+
     def largest(self, number: int) -> int:
         """The largest `number` over the processes: how many passes each must make, since all take part in each."""
         if self.group is None:
@@ -231,52 +243,15 @@ class Parallel:
             yield None if main_only and not self.is_main else self.trainee.model
             return
         wanted = not main_only or self.is_main
-        whole = copy.deepcopy(self._skeleton) if wanted else None
+        model = copy.deepcopy(self._skeleton) if wanted else None
         device = torch.device("cpu") if main_only else self.device
         for name, parameter in self.trainee.model.named_parameters():
-            full = _full(parameter)
+            full = whole(parameter)
             if wanted:
                 owner, _, leaf = name.rpartition(".")
                 kept = nn.Parameter(full.to(device, copy=True), requires_grad=False)
-                setattr(whole.get_submodule(owner), leaf, kept)
-        yield whole.eval() if wanted else None
-
-
-@torch.no_grad()
-def _full(parameter: nn.Parameter) -> Tensor:
-    if isinstance(parameter, DTensor):
-        return parameter.full_tensor()
-    if not hasattr(parameter, "ds_id"):
-        return parameter
-    import deepspeed
-
-    with deepspeed.zero.GatheredParameters([parameter]):
-        return parameter.detach().clone()
-
-
-def _skeleton(model: Qwen2VL) -> Qwen2VL:
-    """The model's structure with weights on no device, made before sharding changes its modules."""
-    bare = {
-        id(each): nn.Parameter(torch.empty_like(each, device="meta"), requires_grad=False)
-        for each in model.parameters()
-    }
-    return copy.deepcopy(model, memo=bare)
-
-
-def _shard(trainee: Trainee, device: torch.device, processes: int, bf16: bool) -> None:
-    """FSDP2: each decoder layer and vision block by itself; embedding, head, norms and the rest in the root."""
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-
-    precision = MixedPrecisionPolicy(
-        param_dtype=torch.bfloat16 if bf16 else None,
-        reduce_dtype=torch.float32,
-        cast_forward_inputs=False,  # rotations stay in float32
-    )
-    shared = dict(mesh=init_device_mesh(device.type, (processes,)), mp_policy=precision)
-    for layer in (*trainee.model.vision.blocks, *trainee.model.decoder.layers):
-        fully_shard(layer, **shared)
-    fully_shard(trainee, reshard_after_forward=False, **shared)
+                setattr(model.get_submodule(owner), leaf, kept)
+        yield model.eval() if wanted else None
 
 
 def _asked_for(config: RunConfig) -> tuple[dict | None, bool]:

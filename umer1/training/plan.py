@@ -6,13 +6,12 @@ Every figure that is not counted or measured stands in `Plan.assumptions`.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from umer1.model.config import ModelConfig
 from umer1.training import plan_memory as memory
+from umer1.training.deepspeed_config import read_deepspeed, zero_stage
 from umer1.training.plan_advice import possible_changes
 from umer1.training.plan_time import Workload, expected_seconds
 from umer1.training.settings import RLConfig, SFTConfig
@@ -106,8 +105,7 @@ def make_plan(question: Question) -> Plan:
 def sharding_of(config: SFTConfig | RLConfig) -> str:
     """What the config trains with: its DeepSpeed file's ZeRO stage, FSDP2, or a copy on every GPU."""
     if config.deepspeed:
-        stage = json.loads(Path(config.deepspeed).read_text())["zero_optimization"]["stage"]
-        return f"zero{stage}" if stage else "ddp"
+        return f"zero{zero_stage(read_deepspeed(config.deepspeed))}"
     return "fsdp" if config.fsdp else "ddp"
 
 
@@ -138,7 +136,8 @@ def _plan(question: Question) -> Plan:
         f"{RELEASED_PAIRS[stage]:,} pairs, as many as the release (give --pairs)",
     )
     update = config.batch_size * config.gradient_accumulation
-    steps = config.steps or max(
+    updates = config.updates_per_rollout if stage == "rl" else 1
+    steps = config.steps or updates * max(
         1, math.floor(config.epochs * (pairs // config.batch_size) / config.gradient_accumulation)
     )
     rollouts = config.generations if stage == "rl" else 1
@@ -177,7 +176,7 @@ def _plan(question: Question) -> Plan:
         gpu_memory=question.gpu_memory,
         pairs=pairs,
         steps=steps,
-        epochs=steps * update / pairs,
+        epochs=steps / updates * update / pairs,
         tokens=steps * work.tokens,
         tokens_per_second=work.tokens / speed.seconds,
         seconds=steps * speed.seconds,
@@ -206,16 +205,16 @@ def _longest_tokens(question: Question, prompt: int) -> int:
 def _memory(question: Question, counts, tokens: int, visual_share: float) -> dict[str, int]:
     config, shapes, gpus = question.config, question.shapes, question.gpus
     half = config.mixed_precision == "bf16"
-    deepspeed = question.sharding.startswith("zero")
     item = 2 if half else 4
-    residual = 2 if half and deepspeed else 4  # autocast leaves the stream between layers float32
+    # DeepSpeed and FSDP2 cast the weights; autocast leaves the stream between layers float32
+    residual = 2 if half and question.sharding != "ddp" else 4
     parts = memory.state_bytes(
         counts,
         question.sharding,
         gpus,
         config.mixed_precision,
     )
-    weight_item = 2 if half and deepspeed else 4
+    weight_item = 2 if half and question.sharding.startswith("zero") else 4
     activations = sum(
         memory.activations(
             shapes,
@@ -231,8 +230,8 @@ def _memory(question: Question, counts, tokens: int, visual_share: float) -> dic
     if question.stage == "sft":
         parts["activations"] = activations
     else:
-        if config.beta and config.reference == "copy":  # never sharded, float32
-            parts["reference"] = 4 * counts.all
+        if config.beta and config.reference == "copy":  # never sharded, in the policy's own dtype
+            parts["reference"] = residual * counts.all
         parts |= _rollout_memory(question, counts, activations, weight_item)
     lost = int(memory.FRAGMENTATION * sum(parts.values()))
     return parts | {"cuda_and_fragmentation": memory.CONTEXT + lost}

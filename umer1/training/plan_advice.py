@@ -29,8 +29,12 @@ def possible_changes(config: SFTConfig | RLConfig, gpus: int, sharding: str) -> 
     if config.mixed_precision == "no":
         found.append(_set("mixed_precision", "bf16"))
     if gpus > 1:
-        stronger = SHARDINGS[SHARDINGS.index(sharding) + 1 :]
-        found += [Change(f"shard more: {name}", {"sharding": name}, {}) for name in stronger]
+        others = SHARDINGS[SHARDINGS.index(sharding) + 1 :]
+        if (
+            reinforced and sharding == "fsdp"
+        ):  # whose rollouts gather float32 weights and round them
+            others = ("zero3",)
+        found += [Change(f"shard with {name}", {"sharding": name}, {}) for name in others]
     smaller = {"microbatch_tokens": (8192, 4096), "rollout_slots": (64, 32)} if reinforced else {}
     for key, sizes in smaller.items():
         found += [_set(key, size) for size in sizes if size < getattr(config, key)]

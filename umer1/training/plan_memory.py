@@ -8,7 +8,7 @@ backward pass (umer1/model/decoder.py, fused.py, vision.py); tests/training/test
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -87,26 +87,35 @@ def count_parameters(config: ModelConfig, settings: RunConfig | None = None) -> 
 
     settings: whose freeze rules and LoRA say what is trained; None: everything is.
     """
+    # one layer and one block stand for all: they are alike
+    one = replace(config, num_hidden_layers=1, vision=replace(config.vision, depth=1))
+    times = {"decoder.layers.": config.num_hidden_layers, "vision.blocks.": config.vision.depth}
+
+    def size(model: Qwen2VL, begin: str = "", learned: bool = False) -> int:
+        return sum(
+            parameter.numel() * next((n for start, n in times.items() if name.startswith(start)), 1)
+            for name, parameter in model.named_parameters()
+            if name.startswith(begin) and (parameter.requires_grad or not learned)
+        )
+
     with torch.device("meta"):
-        model = Qwen2VL(config)
-    size = lambda module: sum(parameter.numel() for parameter in module.parameters())
-    merger, vision = size(model.vision.merger), size(model.vision)
-    table = size(model.decoder.embed)
-    head = 0 if model.head is None else size(model.head)
-    decoder, layer, before = size(model.decoder) - table, size(model.decoder.layers[0]), size(model)
-    if settings is not None:
-        with torch.device("meta"):
-            choose_trainable(model, settings)
-    learned = (parameter for parameter in model.parameters() if parameter.requires_grad)
-    return Counts(
-        decoder=decoder,
-        embeddings=table + head,
-        tower=vision - merger,
-        merger=merger,
-        largest_layer=layer,
-        trainable=sum(parameter.numel() for parameter in learned),
-        adapters=size(model) - before,
-    )
+        model = Qwen2VL(one)
+        before = size(model)
+        table, head = size(model, "decoder.embed."), size(model, "head.")
+        merger, layers = size(model, "vision.merger."), size(model, "decoder.layers.")
+        found = Counts(
+            decoder=size(model, "decoder.") - table,
+            embeddings=table + head,
+            tower=size(model, "vision.") - merger,
+            merger=merger,
+            largest_layer=layers // config.num_hidden_layers,
+            trainable=before,
+            adapters=0,
+        )
+        if settings is None:
+            return found
+        choose_trainable(model, settings)
+    return replace(found, trainable=size(model, learned=True), adapters=size(model) - before)
 
 
 def state_bytes(counts: Counts, sharding: str, gpus: int, mixed_precision: str) -> dict[str, int]:

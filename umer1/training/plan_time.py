@@ -83,10 +83,12 @@ def expected_seconds(
         )
     operations, bandwidth = GPUS[gpu]
     mfu = MFU * (0.75 if checkpointing else 1.0)
+    # what hosts, decoding of media and checkpoints take is not in it
     seconds = flop(work) / (mfu * operations * gpus)
     assumptions = [
         f"nothing measured on a {gpu} yet: {MFU:.0%} of its {operations / 1e12:.0f} TFLOP/s"
-        + (", three quarters of that with gradient checkpointing" if checkpointing else "")
+        + (", three quarters of that with gradient checkpointing" if checkpointing else ""),
+        "no time for hosts, for media and for checkpoints",
     ]
     if work.stage == "rl":
         seconds += decode_seconds(work, gpus, bandwidth)

@@ -158,9 +158,8 @@ def completion_states(model: Qwen2VL, part: RolloutPack) -> Tensor:
     kind = part.ids.device.type
     autocast = torch.is_autocast_enabled(kind)
     dtype = torch.get_autocast_dtype(kind) if autocast else model.dtype
-    hidden = model.decoder(
-        model.embed(part.packed), part.packed.position_ids, part.attend(dtype), part.keep
-    )
+    packed = part.packed.to(part.ids.device)
+    hidden = model.decoder(model.embed(packed), packed.position_ids, part.attend(dtype), part.keep)
     return part.copies(hidden)
 
 

@@ -70,7 +70,7 @@ def learn(
     config: RLConfig,
     objective: Objective,
     *,
-    before_update: Callable[[], None],
+    before_update: Callable[[], object],
     where: Callable[[], list[str]],
 ) -> dict[str, float]:
     """`updates_per_rollout` optimizer steps; returns the means of their numbers.

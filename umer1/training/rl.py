@@ -90,7 +90,7 @@ def run(config: RLConfig, *, progress: bool = True) -> Path:
                 state.monitor.samples(first + updates, rolled.samples)
             rollouts_end = time.monotonic()
             parts = make_parts(rolled.groups, state, config, share=share, spatial_merge=merge)
-            rates: list[float] = []
+            names = [pair.where for batch in chosen for pair in batch]
             learned = learn(
                 model,
                 parts,
@@ -98,14 +98,14 @@ def run(config: RLConfig, *, progress: bool = True) -> Path:
                 state,
                 config,
                 objective,
-                before_update=lambda: rates.append(state.set_learning_rate(optimizer)),
-                where=lambda: [pair.where for batch in chosen for pair in batch],
+                before_update=lambda: state.set_learning_rate(optimizer),
+                where=lambda names=names: names,
             )
             seconds = time.monotonic() - began
             numbers = {
                 **learned,
                 **rolled.metrics,
-                "learning_rate": rates[-1],
+                "learning_rate": optimizer.param_groups[0]["lr"],
                 "skipped_pairs": float(loader.skips.count * parallel.world_size),
                 "learn_seconds": time.monotonic() - rollouts_end,
                 "rollouts_per_second": objective.completions / seconds,

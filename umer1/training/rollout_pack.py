@@ -59,7 +59,8 @@ class RolloutPack:
     """One forward and backward.
 
     Attributes:
-        packed: the tokens; `lengths` are those of the sequences that attend together.
+        packed: the tokens, on the device but for the pixels, which come for each forward; `lengths` are those of the
+            sequences that attend together.
         layout: (prompt, its continuations) in tokens where prompts are shared, None where each completion
             brings its prompt.
         keep: int64 [K], rows of T whose states predict completion tokens.
@@ -157,15 +158,17 @@ def pack_rollouts(
     if share:
         own = [[length for length in group.suffixes if length] for group in groups]
         layout = ([len(group.prompt) for group in groups], own)
+    packed = replace(
+        prompts,
+        input_ids=torch.cat(ids),
+        position_ids=torch.cat(positions, dim=1),
+        cu_seqlens=torch.tensor([0, *lengths]).cumsum(0).to(torch.int32),
+        lengths=lengths,
+        media_index=torch.tensor(media, dtype=torch.int64),
+        pixel_values=None,
+    ).to(device)
     return RolloutPack(
-        packed=replace(
-            prompts,
-            input_ids=torch.cat(ids),
-            position_ids=torch.cat(positions, dim=1),
-            cu_seqlens=torch.tensor([0, *lengths]).cumsum(0).to(torch.int32),
-            lengths=lengths,
-            media_index=torch.tensor(media, dtype=torch.int64),
-        ).to(device),
+        packed=replace(packed, pixel_values=prompts.pixel_values),
         layout=layout,
         keep=torch.cat(keep).to(device),
         copies=RowCopies(torch.cat(rows), kept, device),

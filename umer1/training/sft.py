@@ -74,24 +74,27 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
             began = time.monotonic()
             rate = state.set_learning_rate(optimizer)
             sums, tokens = torch.zeros(len(SFTNumbers._fields), device=accelerator.device), 0
-            where: list[str] = []
+            numbers_of_pairs: list[int] = []
             room = 0  # of the passes; without microbatches a pass is as large as its tokens
             for micro in range(accumulation):
-                batch: SFTBatch = next(ahead).batch.to(accelerator.device)
+                loaded = next(ahead)
+                numbers_of_pairs += loaded.numbers
+                batch: SFTBatch = loaded.batch.to(accelerator.device)
                 last = micro == accumulation - 1
                 found = add_gradients(
                     model, batch, objective, state.parallel, factor=1 / accumulation, last=last
                 )
                 sums += torch.stack(found)
                 tokens += batch.tokens
-                where += batch.where
                 room += sum(
                     max(sum(part.packed.lengths), config.microbatch_tokens) for part in batch.parts
                 )
             # one wait for the device in each step
             numbers = dict(zip(SFTNumbers._fields, (sums / accumulation).tolist()))
-            norm = state.update(numbers, lambda: where)
-            trainee.clamp_scale()
+            norm = state.update(
+                numbers, lambda seen=numbers_of_pairs: [pairs.where(each) for each in seen]
+            )
+            trainee.clamp_scale(state.parallel.limit)
             seconds = time.monotonic() - began
             bar.advance(loss=numbers["total"], disc=numbers["disc_hit"], gen=numbers["gen_hit"])
             if state.step % config.log_every == 0 or state.finished:

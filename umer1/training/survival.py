@@ -45,7 +45,9 @@ class Signals:
             self.received, self._since = number, now
 
     def restore(self) -> None:
-        """The handlers that were there before."""
+        """The handlers that were there before; only the main thread may set them."""
+        if threading.current_thread() is not threading.main_thread():
+            return
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}

@@ -54,7 +54,11 @@ class Trainee(nn.Module):
         return self.log_scale.exp()
 
     @torch.no_grad()
-    def clamp_scale(self) -> None:
-        """After each optimizer step: a scale that ran over the limit stands at it."""
+    def clamp_scale(self, limit: Callable[[nn.Parameter, float], Any] | None = None) -> None:
+        """After each optimizer step: a scale that ran over the limit stands at it.
+
+        limit: Parallel.limit where the optimizer steps on a copy of its own (ZeRO); default in place.
+        """
         if self.log_scale is not None:
-            self.log_scale.clamp_(max=math.log(LARGEST_SCALE))
+            largest = math.log(LARGEST_SCALE)
+            limit(self.log_scale, largest) if limit else self.log_scale.clamp_(max=largest)
