@@ -39,3 +39,6 @@ def test_one_long_pair_is_seen_in_the_balance():
     batch = batches.epoch(0)[0]
     expected = (97 + 3) * 8 / lengths[batch].sum()
     assert line.endswith(f"the fullest of 8 processes has {expected:.3f} x the mean")
+    fullest = max(lengths[batch[first : first + 4]].sum() for first in range(0, 32, 4))
+    line = describe_batches(batches, lengths, world_size=8, balanced=False).split("\n")[1]
+    assert line.endswith(f"has {fullest * 8 / lengths[batch].sum():.3f} x the mean")

@@ -18,12 +18,14 @@ def describe_batches(
     *,
     world_size: int = 1,
     capacity: int | None = None,
+    balanced: bool = True,
 ) -> str:
     """A line on groups and sources; with the pairs' lengths one on tokens; with a capacity one on packs.
 
     Args:
         lengths: estimated tokens of each pair, both sides together.
         capacity: tokens of a microbatch. The packs here are of whole pairs; a step's, of single sides, are fuller.
+        balanced: the run gives its lengths to `rank_slice`.
     """
     groups = batches.batch_size // batches.group_size
     counts = np.array([count for count in batches.source_counts.values() if count])
@@ -42,7 +44,10 @@ def describe_batches(
     low, middle, high = (round(value) for value in np.percentile(tokens, (5, 50, 95)))
     line = f"tokens a batch: {middle:,} ({low:,} to {high:,} for 9 of 10)"
     shares = [
-        [rank_slice(batch, rank, world_size, lengths[batch]) for rank in range(world_size)]
+        [
+            rank_slice(batch, rank, world_size, lengths[batch] if balanced else None)
+            for rank in range(world_size)
+        ]
         for batch in sample.tolist()
     ]
     if world_size > 1:

@@ -41,7 +41,6 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
     total = config.steps or batches.steps(config.epochs, accumulation)
     state = Run(config, total, processor, stage="sft", pairs=pairs)
     accelerator = state.accelerator
-    accelerator.print(describe_batches(batches), flush=True)
     trainee = Trainee(qwen, config.scale if config.learn_scale else None)
     model, optimizer = state.prepare(trainee)
     objective = sft_objective(config, processor, state.parallel.group)
@@ -49,6 +48,14 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
     rank, start_batch = accelerator.process_index, state.step * accumulation
     # the released mean of each process's mean depends on which sequences a process has
     lengths = pairs.lengths if config.global_token_mean else None
+    described = describe_batches(
+        batches,
+        pairs.lengths,
+        world_size=accelerator.num_processes,
+        capacity=config.microbatch_tokens or None,
+        balanced=lengths is not None,
+    )
+    accelerator.print(described, flush=True)
     loader = PairLoader(
         pairs,
         SFTEncoder(processor, config),
