@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from umer1.embedder import Embedder
 from umer1.training import policy_update, rl, rollouts
@@ -280,6 +281,15 @@ def test_adapters_train_with_the_model_itself_as_reference(rl_config, noisy_rewa
     assert rows[1]["kl"] > 1e-6
 
 
+@pytest.fixture
+def fresh_accelerator():
+    """Accelerate keeps the precision of the first run of a process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("fresh_accelerator")
 @pytest.mark.parametrize("options", [{}, dict(reference="precomputed", per_length=True)])
 def test_bfloat16_training_rolls_out_its_rounded_weights(rl_config, noisy_rewards, options):
     """Autocast on float32 weights: the engine samples from them in bfloat16, a group's policy stays the reference."""
