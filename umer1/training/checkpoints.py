@@ -155,6 +155,9 @@ def _read_state(run: Run, folder: Path) -> None:
     parallel = run.parallel
     if parallel.kind.startswith("zero"):
         parallel.engine.load_checkpoint(str(folder), tag="zero", load_lr_scheduler_states=False)
+        # small weights stay gathered, save after loading: ZeRO-3 would plan its next step without them
+        if persistent := getattr(parallel.engine.optimizer, "persistent_parameters", []):
+            persistent[0].all_gather(persistent)
         return
     state = _state(run)
     with _quiet():
