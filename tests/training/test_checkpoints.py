@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.distributed.checkpoint import FileSystemWriter
 
 from umer1.training import checkpoints, loop, sft
 from umer1.training.checkpoints import CheckpointError
@@ -75,16 +76,15 @@ def test_a_damaged_checkpoint_is_left_aside_for_the_one_before(config, capsys):
 
 def test_a_full_disk_leaves_the_checkpoint_before_and_says_what_was_needed(config, monkeypatch):
     """The writer fails halfway through the second checkpoint, as at a quota."""
-    write = torch.distributed.checkpoint.filesystem._write_item
-    calls = []
+    write = FileSystemWriter.write_data
 
-    def failing(*args, **kwargs):
-        calls.append(1)
-        if len(calls) > 60:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return write(*args, **kwargs)
+    def failing(self, plan, planner):
+        if "step-00000004" not in str(self.path):
+            return write(self, plan, planner)
+        (self.path / "__0_0.distcp").write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(torch.distributed.checkpoint.filesystem, "_write_item", failing)
+    monkeypatch.setattr(FileSystemWriter, "write_data", failing)
     with pytest.raises(CheckpointError, match=r"no checkpoint at step 4: it needs \d{6,} bytes .*"
                        r"no room on the disk \(No space left on device\).*whole: make room"):  # fmt: skip
         sft.run(config, progress=False)

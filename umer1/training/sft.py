@@ -84,9 +84,7 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
                 )
             # one wait for the device in each step
             numbers = dict(zip(SFTNumbers._fields, (sums / accumulation).tolist()))
-            norm = state.update(
-                numbers, lambda seen=numbers_of_pairs: [pairs.where(each) for each in seen]
-            )
+            norm = state.update(numbers, partial(_where, pairs, numbers_of_pairs))
             trainee.clamp_scale(state.parallel.limit)
             seconds = time.monotonic() - began
             bar.advance(loss=numbers["total"], disc=numbers["disc_hit"], gen=numbers["gen_hit"])
@@ -107,6 +105,10 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
             state.save_if_due()
     loader.close()
     return state.save_final()
+
+
+def _where(pairs, numbers: list[int]) -> list[str]:
+    return [pairs.where(number) for number in numbers]
 
 
 def prepare_model(model: Qwen2VL, config: SFTConfig) -> None:
