@@ -278,3 +278,17 @@ def test_adapters_train_with_the_model_itself_as_reference(rl_config, noisy_rewa
     rows = _metrics(rl.run(config, progress=False))
     assert rows[0]["kl"] == pytest.approx(0, abs=1e-6) and rows[0]["gradient_norm"] > 0
     assert rows[1]["kl"] > 1e-6
+
+
+@pytest.mark.parametrize("options", [{}, dict(reference="precomputed", per_length=True)])
+def test_bfloat16_training_rolls_out_its_rounded_weights(rl_config, noisy_rewards, options):
+    """Autocast on float32 weights: the engine samples from them in bfloat16, a group's policy stays the reference."""
+    config = replace(rl_config, mixed_precision="bf16", steps=2, samples_every=1, **options)
+    path = rl.run(config, progress=False)
+    rows = _metrics(path)
+    assert rows[0]["kl"] == pytest.approx(
+        0, abs=1e-5
+    )  # forwards with and without gradient round differently
+    assert rows[0]["gradient_norm"] > 0 and rows[1]["entropy"] > 0
+    assert (path.parent / "samples.html").exists()
+    assert _weights(path)["decoder.norm.weight"].dtype == torch.float32
