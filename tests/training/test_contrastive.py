@@ -30,7 +30,7 @@ def _batch(pair_ids=None, negatives=0):
     order = torch.randperm(2 * N + M, generator=torch.Generator().manual_seed(1))
     ids = torch.arange(N) if pair_ids is None else torch.tensor(pair_ids)
     return SFTBatch([], order[:N], order[N : 2 * N], order[2 * N : 2 * N + negatives], ids,
-                    100 + torch.arange(negatives), torch.ones(2), [])  # fmt: skip
+                    100 + torch.arange(negatives), torch.ones(2))  # fmt: skip
 
 
 def _nce(query, target, scale=50.0, ids=None, negative_ids=None):

@@ -45,7 +45,6 @@ class EncodedPair:
     target: EncodedSide
     negatives: tuple[EncodedSide, ...] = ()
     target_id: str | None = None  # None: the target's own content
-    where: str = ""  # the record, for messages
 
 
 @dataclass(slots=True)
@@ -86,7 +85,6 @@ class SFTBatch:
         query_rows, target_rows: int64 [N]; the sequence of each pair's sides. negative_rows: int64 [M].
         pair_ids, negative_ids: int64 [N], [M]; equal ids mean the same, in every process and step.
         supervised: float32 [2], supervised tokens of all queries and of all targets.
-        where: [N], the record of each pair, for messages.
     """
 
     parts: list[SFTPart]
@@ -96,7 +94,6 @@ class SFTBatch:
     pair_ids: Tensor
     negative_ids: Tensor
     supervised: Tensor
-    where: list[str]
 
     @property
     def tokens(self) -> int:
@@ -105,9 +102,7 @@ class SFTBatch:
 
     def to(self, device: torch.device) -> SFTBatch:
         moved = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        moved |= {
-            name: each.to(device) for name, each in moved.items() if name not in ("parts", "where")
-        }
+        moved |= {name: each.to(device) for name, each in moved.items() if name != "parts"}
         return SFTBatch(**moved | {"parts": [part.to(device) for part in self.parts]})
 
 
@@ -185,7 +180,7 @@ def encode_pair(
         encode_side(side, processor, max_length, f"{where}, {name}", generative=generative)
         for side, name in zip(sides, names)
     )
-    return EncodedPair(query, target, tuple(negatives), pair.target_id, where)
+    return EncodedPair(query, target, tuple(negatives), pair.target_id)
 
 
 def collate_sft(
@@ -229,7 +224,6 @@ def collate_sft(
         pair_ids=torch.tensor([_number(pair.target_id or pair.target.key) for pair in pairs]),
         negative_ids=torch.tensor([_number(side.key) for side in negatives], dtype=torch.int64),
         supervised=torch.stack([(supervised * count).sum() for count in counts]),
-        where=[pair.where for pair in pairs],
     )
 
 
