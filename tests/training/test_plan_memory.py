@@ -13,7 +13,7 @@ from umer1.model.sequence import Sequence, pack
 from umer1.training import plan_memory as memory
 from umer1.training.settings import LoRAConfig, SFTConfig
 
-TOLERANCE = 0.15  # of the activations of a forward pass
+TOLERANCE = 0.03  # of the activations of a forward pass
 PEAK_TOLERANCE = 0.35  # of a process's memory: allocator and matrix library add to it
 
 TINY = ModelConfig(
