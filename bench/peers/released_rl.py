@@ -29,7 +29,7 @@ FORMAT = re.compile(r"<think>.*?</think>.*?\s*<answer>.*?\s*<gen_emb>", re.DOTAL
 
 
 def step(workload: TrainingWorkload, rows: int) -> Tensor:
-    """Rollouts, rewards, forward, backward, clipping and AdamW: float32 [2 N G + 2], rewards, loss, norm of the gradient."""
+    """Rollouts, rewards, forward, backward, clipping and AdamW: float32 [2 N G + 2], embedding rewards, loss, norm of the gradient."""
     optimizer = workload.transformers_optimizer
     sides = {side: _side(workload, side, rows) for side in SIDES}
     texts = [workload_text(response) for side in SIDES for response in workload.responses[side]]
@@ -37,9 +37,9 @@ def step(workload: TrainingWorkload, rows: int) -> Tensor:
     rewards, loss = [], 0.0
     for side, other, form in zip(SIDES, reversed(SIDES), formats):
         own = sides[side]
-        reward = form + looped_reward(own["vectors"], sides[other]["vectors"], workload.rollouts)
-        rewards.append(reward)
-        grouped = reward.view(-1, workload.rollouts)
+        embedding = looped_reward(own["vectors"], sides[other]["vectors"], workload.rollouts)
+        rewards.append(embedding)
+        grouped = (form + embedding).view(-1, workload.rollouts)
         spread = grouped.std(1, keepdim=True) + EPSILON
         advantage = ((grouped - grouped.mean(1, keepdim=True)) / spread).flatten()
         terms = zip(own["policy"], own["reference"], advantage.tolist())

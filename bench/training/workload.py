@@ -21,7 +21,12 @@ from bench.engine.shapes import config, prompt, random_model, special_id
 from bench.engine.workload import lognormal_lengths
 from umer1.model import ModelConfig, Qwen2VL, Sequence
 
-KINDS = (("image-256", "image-1"), ("image-1", "image-256"), ("image-64", "image-1"), ("image-1", "image-64"))
+KINDS = (
+    ("image-256", "image-1"),
+    ("image-1", "image-256"),
+    ("image-64", "image-1"),
+    ("image-1", "image-64"),
+)
 TINY_KINDS = (("image-4", "image-1"), ("image-1", "image-4"))
 SIDES = ("query", "target")
 # from the end of the prompt: where the instruction names <gen_emb>

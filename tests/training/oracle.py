@@ -288,7 +288,9 @@ def _nce(query: Tensor, target: Tensor, scale: float) -> Tensor:
 def _at_last(hidden: Tensor, found: Tensor) -> Tensor:
     """L2-normalised state of each row's last position where `found` [B, T] holds."""
     places = [int(row.nonzero()[-1]) for row in found]
-    return F.normalize(torch.stack([hidden[row, place] for row, place in enumerate(places)]), dim=-1)
+    return F.normalize(
+        torch.stack([hidden[row, place] for row, place in enumerate(places)]), dim=-1
+    )
 
 
 def _token_logprobs(logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
