@@ -13,6 +13,7 @@ What tokens come out is scripted, after the logits have been computed and read a
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -142,3 +143,24 @@ def _grpo(policy: Tensor, reference: Tensor, advantage: float) -> Tensor:
     difference = reference - policy
     divergence = difference.exp() - difference - 1
     return (BETA * divergence - surrogate).sum() / NORMALIZER
+
+
+@torch.no_grad()
+def true_rewards(workload: TrainingWorkload) -> tuple[Tensor, Tensor]:
+    """Places in a step's result and what stands there: embedding rewards of both sides in float32, float64 [2 N G]."""
+    wide = replace(workload, dtype=torch.float32)
+    model, vectors = wide.transformers, {}
+    for side in SIDES:
+        found = []
+        for sequence, script in zip(wide.sequences(side), wide.responses[side]):
+            inputs = model_inputs(model, [sequence], pad_id=wide.id("eos"))
+            states = model(**inputs, output_hidden_states=True, use_cache=False, logits_to_keep=1)
+            # the script's last two tokens are <gen_emb> and the end of the turn
+            found.append(F.normalize(states.hidden_states[-1][0, -2], dim=-1))
+        vectors[side] = torch.stack(found)
+    rewards = [
+        looped_reward(vectors[side], vectors[other], wide.rollouts)
+        for side, other in zip(SIDES, reversed(SIDES))
+    ]
+    rewards = torch.cat(rewards).double()
+    return torch.arange(len(rewards)), rewards

@@ -112,6 +112,12 @@ class OurRL:
     def reference(self) -> ReferencePolicy:
         return ReferencePolicy(self.workload.model, self.config, self.workload.model.device)
 
+    def describe(self) -> str:
+        model = self.workload.model
+        shared = can_share(model.device, model.dtype)
+        prompts = "once for all its rollouts" if shared else "once per rollout"
+        return f"rollouts by the engine; learning on packed sequences, each prompt {prompts}"
+
     def step(self) -> Tensor:
         """Rollouts, rewards, update: float32 [2 N G + 2], embedding rewards, loss, norm of the gradient."""
         workload = self.workload

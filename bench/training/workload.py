@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from bench.engine.shapes import config, prompt, random_model, special_id
-from bench.engine.workload import lognormal_lengths
+from bench.engine.workload import MEAN_LENGTH, lognormal_lengths
 from umer1.model import ModelConfig, Qwen2VL, Sequence
 
 KINDS = (
@@ -46,7 +46,9 @@ class TrainingWorkload:
     rollouts: int = 0
     kinds: tuple[tuple[str, str], ...] = KINDS
     dtype: torch.dtype = torch.bfloat16
+    mean_length: int = MEAN_LENGTH
     checkpointing: bool = True
+    device: str = "cpu"
 
     @cached_property
     def config(self) -> ModelConfig:
@@ -71,7 +73,8 @@ class TrainingWorkload:
     def responses(self) -> dict[str, list[list[int]]]:
         """Tokens per row, a prompt's rows side by side; the last two are `<gen_emb>` and the end of the turn."""
         rows = self.pairs * max(1, self.rollouts)
-        lengths, chance = lognormal_lengths(2 * rows), random.Random(1)
+        lengths = lognormal_lengths(2 * rows, self.mean_length)
+        chance = random.Random(1)
         ends, words = [self.id("gen"), self.id("eos")], self.config.vocab_size - 16
         texts = [[chance.randrange(words) for _ in range(length - 2)] + ends for length in lengths]
         return {"query": texts[:rows], "target": texts[rows:]}
@@ -83,7 +86,7 @@ class TrainingWorkload:
 
     @cached_property
     def model(self) -> Qwen2VL:
-        model = random_model(self.config, self.dtype).train()
+        model = random_model(self.config, self.dtype).to(self.device).train()
         model.gradient_checkpointing = self.checkpointing
         if not self.rollouts:  # as released: the tower is frozen in SFT, its merger is not
             model.vision.requires_grad_(False)
@@ -104,7 +107,7 @@ class TrainingWorkload:
         """transformers' own model with the same weights, its SDPA attention, non-reentrant checkpointing as released."""
         from bench.engine.peers import as_transformers
 
-        model = as_transformers(random_model(self.config, self.dtype)).train()
+        model = as_transformers(random_model(self.config, self.dtype)).to(self.device).train()
         if self.checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         if not self.rollouts:
