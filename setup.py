@@ -1,7 +1,7 @@
-"""Builds `umer1_kernels/_C.abi3.so` from csrc/; all else is in pyproject.toml.
+"""Builds `umer1_kernels/_C.abi3.so` and `umer1/_packing` from csrc/; all else is in pyproject.toml.
 
-The extension uses PyTorch's stable ABI and no Python at all: one binary serves torch 2.11 to 2.15
-and Python 3.11 on. It is compiled against the torch of the environment, which pip's build
+The kernels' extension uses PyTorch's stable ABI and no Python at all: one binary serves torch 2.11
+to 2.15 and Python 3.11 on. It is compiled against the torch of the environment, which pip's build
 isolation hides, so build with
 
     pip install --no-build-isolation -e .        or        python setup.py build_ext --inplace
@@ -11,8 +11,15 @@ gets the CUDA kernels: auto (the default) if there are any and a CUDA torch and 
 there; 1 fails where auto would leave them out. A GPU need not be there. The CUDA kernels are built
 for sm_80 and sm_90a, with compute_90 code for later GPUs, or for TORCH_CUDA_ARCH_LIST. MAX_JOBS, CC
 and CXX are honoured.
+
+The packing planner (csrc/host, pybind11, no torch) serves one Python version, and so does a wheel
+that holds it. UMER1_BUILD_PACKING=0|1|auto: auto (the default) builds it where the result stays on
+this machine (`pip install -e`, `build_ext --inplace`) if pybind11 and a compiler are there, and never
+puts it into a wheel; 1 always builds it, fails where it cannot, and ties a wheel to this Python.
+Without it the planner is numpy and Python, with the same packs.
 """
 
+import importlib.util
 import os
 import re
 import shutil
@@ -20,7 +27,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
 
 ROOT = Path(__file__).resolve().parent
 MINIMUM_NVCC = (12, 8)
@@ -37,8 +44,13 @@ HOW_TO_BUILD = "pip install --no-build-isolation -e ."
 
 
 def main():
-    extension = cpu_wanted() and torch_is_there()
-    setup(**(extension_options() if extension else {}))
+    options = extension_options() if cpu_wanted() and torch_is_there() else {}
+    if packing_wanted():
+        options = with_packing(options)
+    else:  # one that was built in place would go into the wheel with it
+        for left_over in ROOT.glob("build/lib*/umer1/_packing*"):
+            left_over.unlink()
+    setup(**options)
 
 
 def cpu_wanted():
@@ -99,6 +111,47 @@ def extension_options():
     }
 
 
+def packing_wanted():
+    """Whether the packing planner is compiled; with UMER1_BUILD_PACKING=1 an obstacle is an error."""
+    wanted = choice("UMER1_BUILD_PACKING", ("0", "1", "auto"), "auto")
+    if wanted == "0" or (wanted == "auto" and not stays_here(sys.argv[1:])):
+        return False
+    obstacle = packing_obstacle()
+    if obstacle and wanted == "1":
+        sys.exit(f"UMER1_BUILD_PACKING=1, but the packing planner cannot be built: {obstacle}")
+    if obstacle:
+        notice(f"packing planner left to numpy: {obstacle}.")
+    return not obstacle
+
+
+def stays_here(arguments):
+    """Whether setup.py was asked to build into this source tree, not into a wheel for others."""
+    return "editable_wheel" in arguments or "develop" in arguments or "--inplace" in arguments
+
+
+def packing_obstacle():
+    """Why csrc/host cannot be compiled, or None."""
+    if importlib.util.find_spec("pybind11") is None:
+        return "pybind11 is not installed (pip install pybind11)"
+    return None if compiler_is_there() else f"no C++20 compiler: {compiler()!r} is not on the PATH"
+
+
+def with_packing(options):
+    """`options` of setup() and the planner: a wheel with it is no longer one for every Python."""
+    import pybind11
+
+    planner = Extension(
+        "umer1._packing",
+        ["csrc/host/packing.cpp"],
+        include_dirs=[pybind11.get_include()],
+        extra_compile_args=["-O3", "-std=c++20", "-fvisibility=hidden"],
+        extra_link_args=["-s"],
+        language="c++",
+    )
+    kept = {name: value for name, value in options.items() if name != "options"}
+    return {**kept, "ext_modules": [*options.get("ext_modules", []), planner]}
+
+
 def nvcc_flags():
     flags = ["-O3", "-std=c++20", *STABLE_ABI, "-DUSE_CUDA"]  # the last: torch's CUDA functions
     flags += ["-Xcompiler=-fvisibility=hidden", "-Xcompiler=-Wno-psabi"]
@@ -106,11 +159,18 @@ def nvcc_flags():
     return flags if os.environ.get("TORCH_CUDA_ARCH_LIST") else [*flags, *CUDA_ARCHITECTURES]
 
 
+def compiler():
+    return os.environ.get("CXX", "c++").split()[-1]
+
+
+def compiler_is_there():
+    return shutil.which(compiler()) is not None
+
+
 def require_compiler():
-    compiler = os.environ.get("CXX", "c++").split()[-1]
-    if shutil.which(compiler) is None:
+    if not compiler_is_there():
         sys.exit(
-            f"umer1's extension needs a C++20 compiler, and {compiler!r} is not on the PATH. "
+            f"umer1's extension needs a C++20 compiler, and {compiler()!r} is not on the PATH. "
             "Install one (Debian, Ubuntu: apt install g++), name one in CXX, or set "
             "UMER1_BUILD_CPU=0 to do without."
         )

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from umer1.embedder import Embedder
-from umer1.training import rl, sft
+from umer1.training import sft
 
 
 def test_two_processes_equal_one(sft_config, tmp_path):
@@ -36,9 +36,3 @@ def test_two_processes_equal_one(sft_config, tmp_path):
             row["gen"], rel=1e-3
         )  # the global loss, not a share of it
         assert other["disc"] == pytest.approx(row["disc"], rel=1e-3)
-
-
-def test_rl_on_several_processes_is_refused(rl_config, monkeypatch):
-    monkeypatch.setattr("accelerate.Accelerator.num_processes", 2)
-    with pytest.raises(ValueError, match="one process"):
-        rl.run(rl_config, progress=False)

@@ -1,18 +1,19 @@
-"""The RL step: rewards, objective, and the released code's hazards."""
+"""The RL run: rounds of rollouts and updates, and the released code's hazards."""
 
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
 
-from umer1.data.records import Pair, Side
 from umer1.embedder import Embedder
-from umer1.engine import Generated, Rollout
-from umer1.model.sequence import pack
-from umer1.training import rl, rollouts
+from umer1.training import policy_update, rl, rollouts
+from umer1.training.policy_forward import Objective, RLForward
+from umer1.training.rl_prompts import PromptDataset, PromptPair, prompt_batches, rl_prompt
+from umer1.training.rollout_pack import RolloutGroup, pack_rollouts
 from umer1.training.start import load_pairs, start
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -22,138 +23,212 @@ def world(rl_config):
     return model, processor, pairs
 
 
-def _accelerator():
-    return SimpleNamespace(device=torch.device("cpu"), backward=lambda loss: loss.backward())
+def _metrics(path):
+    return [json.loads(line) for line in (path.parent / "rl_metrics.jsonl").read_text().splitlines()]
+
+
+def _prompt_pairs(pairs, processor):
+    return [
+        PromptPair(place, *(rl_prompt(side, processor) for side in (pair.query, pair.target)), "r")
+        for place, pair in enumerate(pairs)
+    ]
+
+
+def _weights(path):
+    return Embedder.load(path, device="cpu").model.state_dict()
 
 
 def test_a_run_trains_logs_and_saves(rl_config):
     path = rl.run(rl_config, progress=False)
-    rows = [
-        json.loads(line) for line in (path.parent / "rl_metrics.jsonl").read_text().splitlines()
-    ]
+    rows = _metrics(path)
     assert [row["step"] for row in rows] == [1, 2]
-    assert {"loss", "reward", "format", "rank", "gap", "kl", "missing", "completion_tokens"} <= set(
-        rows[0]
-    )
+    wanted = {"loss", "reward", "format", "rank", "gap", "kl", "clip_fraction", "entropy", "missing",
+              "flat_groups", "completion_tokens", "rollout_seconds", "reward_seconds",
+              "learn_seconds", "rollouts_per_second"}  # fmt: skip
+    assert wanted <= set(rows[0])
     assert rows[0]["kl"] == pytest.approx(0, abs=1e-6)  # the policy still is its reference
     Embedder.load(path, device="cpu")
 
 
-def test_loss_is_the_mean_of_both_sides_over_the_constant_divisor(world, rl_config, monkeypatch):
-    """L = (L_query + L_target) / 2, L_side = mean_i sum_t l / 2048, l = -A + 0.04 k3(ref, policy) when rho = 1."""
-    model, processor, pairs = world
-    model = model.double()
-    reference = start(rl_config, pairs)[0].double()
-    with torch.no_grad():
-        for parameter in reference.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.01)
-    completions = []
-    for number, pair in enumerate(pairs[:3]):
-        for side in (pair.query, pair.target):
-            prompt = rollouts.rl_prompt(side, processor)
-            ids = [5 + number, 6, processor.gen_id, processor.eos_id][: 2 + number]
-            completions.append(
-                rollouts.Completion(prompt.extend(ids), len(prompt.input_ids), 0.5 - number)
-            )
-    monkeypatch.setattr(
-        rl, "pack", lambda sequences, merge: pack(sequences, merge).to("cpu", torch.float64)
-    )
-    config = replace(rl_config, microbatch_tokens=100)  # several micro-batches
-    numbers = rl._learn(model, model, reference, completions, config, _accelerator(), 1)
-    got = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
-    model.zero_grad()
+@pytest.fixture
+def noisy_rewards(monkeypatch):
+    """A model of random weights writes nothing good: rewards that differ, the same in every run."""
+    score = rollouts.score
 
-    sides = ([], [])
-    for number, each in enumerate(completions):
-        packed = pack([each.sequence]).to("cpu", torch.float64)
-        ids = each.sequence.input_ids[each.start :]
-        read = lambda net: net.logits(net(packed)[each.start - 1 : -1]).double().log_softmax(-1)  # noqa: B023, E731
-        logprob = read(model).gather(-1, ids[:, None])[:, 0]
-        with torch.no_grad():
-            ref = read(reference).gather(-1, ids[:, None])[:, 0]
-        kl = (ref - logprob).exp() - (ref - logprob) - 1
-        ratio = (logprob - logprob.detach()).exp()
-        sides[number % 2].append((-(ratio * each.advantage) + 0.04 * kl).sum() / 2048)
-    wanted = (torch.stack(sides[0]).mean() + torch.stack(sides[1]).mean()) / 2
-    wanted.backward()
-    assert numbers["loss"] == pytest.approx(float(wanted), rel=1e-4)
-    for name, parameter in model.named_parameters():
-        torch.testing.assert_close(got[name], parameter.grad, atol=1e-7, rtol=1e-3, msg=name)
+    def noisy(query, target, texts, config, group):
+        found = score(query, target, texts, config, group)
+        total = torch.tensor(
+            [[[sum(each.tokens) % 7 / 7 for each in row.rollouts] for row in side] for side in (query, target)]
+        )  # fmt: skip
+        total[0, 0] = 0.5
+        advantage = torch.stack([rollouts_advantage(side) for side in total])
+        return found._replace(total=total, advantage=advantage, flat=total.std(2) < 1e-6)
+
+    from umer1.training.objectives import group_advantage as rollouts_advantage
+
+    monkeypatch.setattr(rollouts, "score", noisy)
+
+
+def test_several_updates_clip_against_the_policy_that_sampled(
+    rl_config, noisy_rewards, monkeypatch
+):
+    """Old log-probabilities are the first update's own; the first update has none and makes no extra forward."""
+    seen = []
+
+    class Spy(RLForward):
+        def __call__(self, model):
+            outputs = super().__call__(model)
+            seen.append((self.old_logprob, outputs.logprob, float(outputs.clipped)))
+            return outputs
+
+    monkeypatch.setattr(policy_update, "RLForward", Spy)
+    config = replace(rl_config, steps=6, updates_per_rollout=3, save_every=3)
+    config.optimizer.learning_rate, config.optimizer.warmup_ratio = 5e-2, 0.0
+    path = rl.run(config, progress=False)
+    assert [row["step"] for row in _metrics(path)] == [3, 6]
+    assert len(seen) == 6
+    for first in (0, 3):
+        (none, sampled, clipped), *later = seen[first : first + 3]
+        assert none is None and len(sampled) and clipped == 0
+        assert all(old is sampled and not len(fresh) for old, fresh, _ in later)
+    assert sum(clipped for *_, clipped in seen) > 0
+
+
+def test_flat_groups_are_left_out_and_without_kl_nothing_changes(rl_config, noisy_rewards):
+    config = replace(rl_config, beta=0.0, steps=1)
+    paths = [
+        rl.run(replace(config, skip_flat_groups=skip, output=f"{config.output}{skip}"), progress=False)
+        for skip in (False, True)
+    ]  # fmt: skip
+    rows = [_metrics(path)[0] for path in paths]
+    assert rows[0]["flat_groups"] == rows[1]["flat_groups"] > 0
+    assert rows[1]["learned_tokens"] < rows[0]["learned_tokens"]
+    assert rows[1]["loss"] == pytest.approx(rows[0]["loss"], abs=1e-8)
+    assert rows[1]["gradient_norm"] == pytest.approx(rows[0]["gradient_norm"], rel=1e-4)
+    first, second = map(_weights, paths)
+    for name, weight in first.items():
+        torch.testing.assert_close(second[name], weight, atol=2e-6, rtol=0, msg=name)
+
+
+def test_a_round_in_which_every_group_is_flat_still_steps(rl_config, monkeypatch):
+    score = rollouts.score
+    monkeypatch.setattr(
+        rollouts,
+        "score",
+        lambda *arguments: (lambda found: found._replace(flat=torch.ones_like(found.flat)))(
+            score(*arguments)
+        ),
+    )
+    path = rl.run(replace(rl_config, skip_flat_groups=True, steps=1), progress=False)
+    row = _metrics(path)[0]
+    assert row["learned_tokens"] == row["loss"] == row["gradient_norm"] == 0
 
 
 def test_changing_the_video_changes_its_log_probabilities(world):
     """Hazard H14: the release's log-prob and reward forwards never see the video."""
     model, processor, pairs = world
     side = next(pair.query for pair in pairs if pair.query.video)
-    other = replace(side, video=side.video[::-1])
-    sequences = [rollouts.rl_prompt(one, processor).extend([7, 8, 9]) for one in (side, other)]
-    assert all(int(sequence.media_mask.sum()) > 0 for sequence in sequences)
-    assert torch.equal(sequences[0].input_ids, sequences[1].input_ids)
+    prompts = [
+        rl_prompt(one, processor) for one in (side, replace(side, video=side.video[::-1]))
+    ]
+    assert all(int(prompt.media_mask.sum()) > 0 for prompt in prompts)
+    assert torch.equal(prompts[0].input_ids, prompts[1].input_ids)
+    found = []
+    for prompt in prompts:
+        part = pack_rollouts(
+            [RolloutGroup(prompt, [torch.tensor([7, 8, 9])], [1.0])], CPU, 2, share=True
+        )
+        outputs = RLForward(part, _objective(1), want_logprob=True)(model)
+        outputs.loss.backward()
+        found.append(outputs.logprob)
+    assert not torch.allclose(*found, atol=1e-4)
+    assert model.vision.patch_embed.weight.grad.any()
+
+
+def test_log_probabilities_of_a_video_rollout_equal_the_engines(world, rl_config):
+    model, processor, pairs = world
+    chosen = _prompt_pairs([pair for pair in pairs if pair.query.video][:2], processor)
+    results = rollouts._generate(
+        model,
+        processor,
+        rollouts._prompts(0, chosen, processor, rl_config),
+        replace(rl_config, temperature=0.7),
+        3,
+    )
+    for prompt, result in zip([chosen[0].query, chosen[1].query], results):
+        tokens = [torch.tensor(each.tokens) for each in result.rollouts]
+        group = RolloutGroup(prompt, tokens, [0.0] * len(tokens))
+        objective = replace(_objective(1), temperature=0.7)
+        part = pack_rollouts([group], CPU, 2, share=True)
+        got = RLForward(part, objective, want_logprob=True)(model).logprob
+        wanted = torch.tensor([value for each in result.rollouts for value in each.logprobs])
+        torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_rollouts_after_an_update_of_the_vision_tower_see_its_new_weights(world, rl_config):
+    """Hazard H22: visual features kept from before the update would be stale."""
+    model, processor, pairs = world
+    chosen = [_prompt_pairs([pair for pair in pairs if pair.query.video][:2], processor)]
+    roll = lambda: rollouts.roll_out(model, processor, chosen, rl_config, seed=1)  # noqa: E731
+    before, again = roll(), roll()
     with torch.no_grad():
-        hidden = [model(pack([sequence]))[-4:] for sequence in sequences]
-    assert not torch.allclose(hidden[0], hidden[1], atol=1e-4)
+        model.vision.merger.fc2.weight.add_(torch.randn_like(model.vision.merger.fc2.weight))
+    after = roll()
+    tokens = [[each.tolist() for each in batch.groups[0].completions] for batch in (before, again, after)]  # fmt: skip
+    assert tokens[0] == tokens[1] != tokens[2]
 
 
-def test_text_pairs_and_sampled_placeholders_train(world, rl_config):
+def test_text_pairs_and_sampled_placeholders_train(world):
     """Hazard H17 (no media on either side), and placeholder ids the model samples are text."""
     model, processor, pairs = world
     pair = next(pair for pair in pairs if pair.dataset == "texts")
-    prompt = rollouts.rl_prompt(pair.query, processor)
     ids = [processor.image_pad_id, processor.video_pad_id, processor.image_pad_id, processor.eos_id]
-    completion = rollouts.Completion(prompt.extend(ids), len(prompt.input_ids), 1.0)
-    numbers = rl._learn(model, model, None, [completion], rl_config, _accelerator(), 1)
-    assert numbers["loss"] == pytest.approx(-len(ids) / 2048, rel=1e-4)
+    group = RolloutGroup(rl_prompt(pair.query, processor), [torch.tensor(ids)], [1.0])
+    loss = RLForward(pack_rollouts([group], CPU, 2, share=True), _objective(1))(model).loss
+    assert float(loss) == pytest.approx(-len(ids) / 2048, rel=1e-4)
 
 
-def _generated(vectors, tokens, hits):
-    made = [
-        Rollout(ids, [0.0] * len(ids), vector, hit, "gen_emb")
-        for vector, ids, hit in zip(vectors, tokens, hits)
-    ]
-    return Generated(disc=vectors[0], rollouts=made)
-
-
-def test_rewards_add_format_and_leave_out_completions_without_a_vector(
-    world, rl_config, monkeypatch
-):
-    """Hazard H15: the release reads the prompt's own `<gen_emb>` for a completion that never wrote one."""
-    model, processor, _ = world
-    good = processor.tokenizer("<think>a</think><answer>b\n<gen_emb>")["input_ids"]
-    bad = processor.tokenizer("<think>a")["input_ids"]
-    axis = torch.eye(32)
-    results = [
-        _generated([axis[0]] * 3, [good, good, bad], [True, True, False]),
-        _generated([axis[1]] * 3, [good] * 3, [True] * 3),
-        _generated([axis[0]] * 3, [good] * 3, [True] * 3),
-        _generated([axis[1]] * 3, [good] * 3, [True] * 3),
-    ]
-    monkeypatch.setattr(rollouts, "generate", lambda *arguments, **named: results)
-    pairs = [Pair("t", Side(f"q{n}"), Side(f"p{n}")) for n in range(2)]
-    batch = rollouts.roll_out(model, processor, pairs, rl_config, seed=0)
-    assert batch.metrics["missing"] == pytest.approx(1 / 12)
-    first = [completion.advantage for completion in batch.completions[:3]]
-    assert first[0] == first[1] > 0 > first[2]  # 1 + 1 * 1 against 0 + 0
-    others = [completion.advantage for completion in batch.completions[3:]]
-    assert others == pytest.approx([0.0] * 9, abs=1e-3)  # equal rewards: nothing to learn
-
-
-def test_rollouts_of_a_group_differ_and_are_reproducible(world, rl_config):
-    """Hazard H21: the release sets only the temperature; a checkpoint's top_k=1 would make all eight equal."""
+def test_rollouts_of_a_group_differ_and_belong_to_their_pair(world, rl_config):
+    """Hazard H21: the release sets only the temperature; a checkpoint's top_k=1 would make all eight equal. And a
+    pair's rollouts are the same on whatever process they are made."""
     model, processor, pairs = world
-    runs = [rollouts.roll_out(model, processor, pairs[:2], rl_config, seed=5) for _ in range(2)]
-    tokens = [
-        [completion.sequence.input_ids.tolist() for completion in run.completions] for run in runs
+    chosen = _prompt_pairs(pairs[:4], processor)
+    runs = [
+        rollouts.roll_out(model, processor, [part], rl_config, seed=5)
+        for part in (chosen, chosen, chosen[2:])
     ]
+    tokens = [[[ids.tolist() for ids in each.completions] for each in run.groups] for run in runs]
     assert tokens[0] == tokens[1]
-    assert len({tuple(ids) for ids in tokens[0][:3]}) > 1
+    assert len({tuple(ids) for ids in tokens[0][0]}) > 1
+    assert tokens[2] == [*tokens[0][2:4], *tokens[0][6:8]]
 
 
-def test_micro_batches_hold_every_completion_once(rl_config, world):
+def test_samples_to_read_have_the_parts_of_their_reward(world, rl_config):
+    model, processor, pairs = world
+    batch = rollouts.roll_out(
+        model, processor, [_prompt_pairs(pairs[:3], processor)], rl_config, seed=5
+    )
+    assert len(batch.samples) == rl_config.sample_pairs * 2 * rl_config.generations
+    row = batch.samples[0]
+    assert row["side"] == "query" and "What is number" in row["prompt"]
+    assert row["total"] == pytest.approx(row["format"] + row["embedding"])
+
+
+def test_prompts_of_an_epoch_come_once_and_long_ones_are_refused(world, rl_config):
+    """Hazard H20: the release ignores max_prompt_length, and drops incomplete chunks of the file."""
+    from umer1.training.batching import GroupedBatches
+
     _, processor, pairs = world
-    prompt = rollouts.rl_prompt(pairs[0].target, processor)
-    completions = [
-        rollouts.Completion(prompt.extend([1] * count), len(prompt.input_ids), 0.0)
-        for count in range(1, 9)
+    batches = GroupedBatches([pair.dataset for pair in pairs], 3, 1, seed=1)
+    shares = [
+        prompt_batches(pairs, batches, processor, rl_config, 0, rank, 3) for rank in range(3)
     ]
-    parts = rl._microbatches(completions, 3 * len(prompt.input_ids))
-    assert len(parts) > 1 and [each for part in parts for each in part] == completions
+    seen = sorted(pair.where for _ in range(len(pairs) // 3) for each in shares for pair in next(each))  # fmt: skip
+    assert len(seen) == len(pairs) // 3 * 3 == len(set(seen))
+    longest = PromptDataset(pairs, processor, replace(rl_config, max_prompt_tokens=5))
+    with pytest.raises(ValueError, match=r"record 2 .*max_prompt_tokens 5"):
+        longest[0, 2]
+
+
+def _objective(completions: int) -> Objective:
+    return Objective(completions, 2048.0, False, (0.2, 0.28), 0.04, 1.0)

@@ -30,6 +30,7 @@ class Qwen2VL(nn.Module):
             else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         )
         self.register_module("packed_head", None)  # packed_weights puts a tied head's copy here
+        self.always_see = False  # run the tower without pictures too, for its part in the gradient
 
     def forward(self, packed: Packed, attend: Attend | None = None) -> Tensor:
         """Hidden states after the final norm, [T, H].
@@ -48,9 +49,17 @@ class Qwen2VL(nn.Module):
         """Token embeddings with the visual features in place of the placeholders, [T, H]."""
         hidden = self.decoder.embed(packed.input_ids)
         if packed.pixel_values is None:
-            return hidden
+            if not (self.always_see and self.training):
+                return hidden
+            return hidden + self._see_nothing()
         features = self.vision(packed.pixel_values, packed.grid_thw)
         return hidden.index_copy(0, packed.media_index, features)
+
+    def _see_nothing(self) -> Tensor:
+        """Zero, by way of the vision tower: with gradients of zero, and the exchanges between processes."""
+        config, merge = self.config.vision, self.config.vision.spatial_merge_size
+        pixels = torch.zeros(merge * merge, config.patch_dim, device=self.device)
+        return 0.0 * self.vision(pixels, torch.tensor([[1, merge, merge]])).sum()
 
     def logits(self, hidden: Tensor) -> Tensor:
         """float32 [..., vocab_size]."""

@@ -1,53 +1,92 @@
-"""What both stages need around their step: learning rate, logs, checkpoints that a killed run resumes from."""
+"""What both stages need around their step: processes, learning rate, update, logs, checkpoints.
+
+state = Run(config, total_steps, processor, stage="sft", pairs=store)
+model, optimizer = state.prepare(Trainee(qwen))         # resumes if there is a checkpoint
+while not state.finished:
+    rate = state.set_learning_rate(optimizer)
+    for micro in range(accumulation):
+        with state.part(last=micro == accumulation - 1):    # once per backward pass
+            loss = ... model(work) ...
+            state.backward(loss / accumulation)
+    norm = state.update(numbers, where)                 # clip, step, count; NaN policy
+    state.log({...})
+    state.save_if_due()                                 # checkpoints, SIGTERM
+return state.save_final()
+"""
 
 from __future__ import annotations
 
 import json
 import math
-import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 
 from umer1.model.checkpoint import save_model
-from umer1.model.qwen2_vl import Qwen2VL
 from umer1.processor import Processor
+from umer1.training import checkpoints
+from umer1.training.parallel import Parallel
 from umer1.training.settings import OptimizerConfig, RunConfig
+from umer1.training.survival import Signals, leave, report_nan
+from umer1.training.wrapped import Trainee
 
 
 class Run:
     """State of one training run: where it is, what it logs, what it saves."""
 
-    def __init__(self, config: RunConfig, total_steps: int, processor: Processor, *, stage: str):
+    def __init__(
+        self, config: RunConfig, total_steps: int, processor: Processor, *, stage: str, pairs=None
+    ):
+        """pairs: what is trained on; a resumed run checks that it is the same."""
         if not config.output:
             raise ValueError(
                 "output: wants a directory for checkpoints and the final model, got nothing"
             )
-        self.config, self.total_steps, self.processor, self.stage = (
-            config,
-            total_steps,
-            processor,
-            stage,
-        )
-        self.output = Path(config.output)
+        if config.on_nan not in ("stop", "skip"):
+            raise ValueError(f"on_nan: got {config.on_nan!r}, wants 'stop' or 'skip'")
+        self.config, self.total_steps, self.processor = config, total_steps, processor
+        self.stage, self.output = stage, Path(config.output)
         self.output.mkdir(parents=True, exist_ok=True)
-        self.accelerator = Accelerator(
-            cpu=not torch.cuda.is_available(),  # else torchrun on CPUs starts as many lone runs
-            mixed_precision=config.mixed_precision,
-            log_with="tensorboard",
-            project_dir=str(self.output),
-            step_scheduler_with_optimizer=False,
-        )
-        if config.time_limit_seconds and self.accelerator.num_processes > 1:
+        self.parallel = Parallel(config, log_with="tensorboard", project_dir=str(self.output))
+        self.accelerator = self.parallel.accelerator
+        if config.time_limit_seconds and self.parallel.world_size > 1:
             raise ValueError("time_limit_seconds: works with one process; use steps on several")
         self.accelerator.init_trackers(f"{stage}_log")
+        self.part, self.backward = self.parallel.part, self.parallel.backward
         self.step = 0
-        self._started = time.monotonic()
+        self.skipped = 0  # steps whose update was left out for NaN
+        self.data = checkpoints.identity(config, pairs)
         self._metrics = self.output / f"{stage}_metrics.jsonl"
+        self._started = self._saved_at = time.monotonic()
+        self.signals = Signals()
 
-    # -- schedule -------------------------------------------------------------------------------------------------
+    # -- start and end ----------------------------------------------------------------------------------------------
+
+    def prepare(self, trainee: Trainee):
+        """(module to call, optimizer), after loading this stage's newest checkpoint, if there is one."""
+        self.trainee = trainee
+        model, optimizer = self.parallel.prepare(
+            trainee, lambda module: make_optimizer(module, self.config)
+        )
+        self.step = checkpoints.resume(self)
+        self._forget_later_metrics()
+        return model, optimizer
+
+    def save_final(self) -> Path:
+        """The finished model, in Hugging Face form, at <output>/model."""
+        target = self.output / "model"
+        with self.parallel.whole_weights(main_only=True) as qwen:
+            if qwen is not None:
+                save_model(qwen, target)
+                self.processor.save(target)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.end_training()
+        self.signals.restore()
+        return target
+
+    # -- schedule ---------------------------------------------------------------------------------------------------
 
     @property
     def fraction(self) -> float:
@@ -66,7 +105,49 @@ class Run:
             group["lr"] = rate
         return rate
 
-    # -- logs -----------------------------------------------------------------------------------------------------
+    # -- a step -----------------------------------------------------------------------------------------------------
+
+    def update(
+        self, numbers: dict[str, float], where: Callable[[], list[str]] = lambda: []
+    ) -> float | None:
+        """One optimizer step of the gradients there are, and the next step number.
+
+        Args:
+            numbers: this process's losses, where: names of its pairs; both for the dump of a step that is NaN.
+
+        Returns:
+            The gradient norm before clipping; None for a step left out (`on_nan: skip`).
+
+        Raises:
+            FloatingPointError: a loss or the gradient is NaN or infinite, and `on_nan` is "stop".
+        """
+        norm = self.parallel.update(self.config.optimizer.clip_grad_norm)
+        self.step += 1
+        if norm is None:
+            self.skipped += 1
+            report_nan(self, numbers, where())
+        return norm
+
+    def save_if_due(self) -> None:
+        """A checkpoint when `save_every` or `save_every_minutes` says so, or a signal came: then also the end.
+
+        Raises:
+            SystemExit: 143 after SIGTERM, 130 after SIGINT, with the checkpoint saved.
+        """
+        config = self.config
+        minutes = (time.monotonic() - self._saved_at) / 60
+        by_clock = 0 < config.save_every_minutes <= minutes
+        # one exchange: a signal's number, or 1 when the time has come; the processes must agree
+        news = self.parallel.largest(self.signals.received or int(by_clock))
+        due = news or (config.save_every and self.step % config.save_every == 0)
+        if not due or (self.finished and news <= 1):
+            return
+        folder = checkpoints.save(self)
+        self._saved_at = time.monotonic()
+        if news > 1:
+            leave(self, news, folder)
+
+    # -- logs -------------------------------------------------------------------------------------------------------
 
     def log(self, numbers: dict[str, float]) -> None:
         """Means over the processes: a line on stdout, one in `<stage>_metrics.jsonl`, TensorBoard."""
@@ -85,50 +166,6 @@ class Run:
                 + "  ".join(f"{name} {value:.4g}" for name, value in numbers.items()),
                 flush=True,
             )
-
-    # -- checkpoints ----------------------------------------------------------------------------------------------
-
-    def save_checkpoint(self) -> None:
-        """Everything needed to go on, written aside and renamed: a kill leaves the last complete one."""
-        final = self.output / "checkpoints" / f"step-{self.step:08d}"
-        partial = final.with_name(f".{final.name}.partial")
-        if self.accelerator.is_main_process:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-        self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(partial))
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            (partial / "run.json").write_text(json.dumps({"stage": self.stage, "step": self.step}))
-            shutil.rmtree(final, ignore_errors=True)
-            partial.rename(final)
-            kept = sorted((self.output / "checkpoints").glob("step-*"))
-            for old in kept[: -self.config.keep_checkpoints or None]:
-                shutil.rmtree(old)
-
-    def resume(self) -> bool:
-        """Load the newest complete checkpoint of this stage, if there is one. Call after `accelerator.prepare`."""
-        for folder in sorted((self.output / "checkpoints").glob("step-*"), reverse=True):
-            state = json.loads((folder / "run.json").read_text())
-            if state["stage"] != self.stage:
-                continue
-            self.accelerator.load_state(str(folder))
-            self.step = state["step"]
-            self._forget_later_metrics()
-            self.accelerator.print(f"{self.stage}: resuming from {folder} at step {self.step}")
-            return True
-        self._forget_later_metrics()
-        return False
-
-    def save_final(self, model: Qwen2VL) -> Path:
-        """The finished model, in Hugging Face form, at <output>/model."""
-        target = self.output / "model"
-        if self.accelerator.is_main_process:
-            save_model(self.accelerator.unwrap_model(model), target)
-            self.processor.save(target)
-        self.accelerator.wait_for_everyone()
-        self.accelerator.end_training()
-        return target
 
     def _forget_later_metrics(self) -> None:
         """Steps after the checkpoint will be logged again; drop the killed run's lines for them."""
@@ -157,15 +194,13 @@ def learning_rate(config: OptimizerConfig, fraction: float) -> float:
     )
 
 
-def make_optimizer(model: Qwen2VL, config: RunConfig) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters; the vision tower (not its merger) is frozen if the config says so."""
-    if config.freeze_vision:
-        model.vision.requires_grad_(False)
-        model.vision.merger.requires_grad_(True)
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+def make_optimizer(module: torch.nn.Module, config: RunConfig) -> torch.optim.Optimizer:
+    """The optimizer that `optimizer.name` asks for, over the trainable parameters."""
     settings = config.optimizer
+    if settings.name != "adamw":
+        raise ValueError(f"optimizer.name: got {settings.name!r}, wants 'adamw'")
     return torch.optim.AdamW(
-        trainable,
+        [parameter for parameter in module.parameters() if parameter.requires_grad],
         lr=settings.learning_rate,
         betas=settings.betas,
         weight_decay=settings.weight_decay,

@@ -1,25 +1,34 @@
-"""Stage two: GRPO on both sides, rewarded by how well the generated vectors find each other."""
+"""Stage two: GRPO on both sides, rewarded by how well the generated vectors find each other.
+
+A round: this process's pairs of `gradient_accumulation` batches are rolled out on both sides by the engine, on the
+policy's own weights; vectors of all processes are each other's candidates; then `updates_per_rollout` optimizer
+steps learn from the rollouts. A step counts optimizer updates.
+"""
 
 from __future__ import annotations
 
-import copy
+import logging
 import math
 import time
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-import umer1_kernels as kernels
-from umer1.model.qwen2_vl import Qwen2VL
-from umer1.model.sequence import pack
 from umer1.progress import progress_bar
 from umer1.training.batching import GroupedBatches
 from umer1.training.collate import side_key
-from umer1.training.loop import Run, make_optimizer
-from umer1.training.rollouts import Completion, roll_out
+from umer1.training.loop import Run
+from umer1.training.policy_forward import Objective
+from umer1.training.policy_update import learn, make_parts
+from umer1.training.reference_policy import ReferencePolicy
+from umer1.training.rl_prompts import prompt_batches
+from umer1.training.rollout_pack import can_share
+from umer1.training.rollouts import roll_out
 from umer1.training.settings import RLConfig
 from umer1.training.start import load_pairs, start
+from umer1.training.wrapped import Trainee
+
+log = logging.getLogger("umer1")
 
 
 def run(config: RLConfig, *, progress: bool = True) -> Path:
@@ -30,138 +39,85 @@ def run(config: RLConfig, *, progress: bool = True) -> Path:
     batches = GroupedBatches(
         [pair.dataset for pair in pairs], config.batch_size, config.group_size, config.seed, keys
     )
-    accumulation = config.gradient_accumulation
-    total = config.steps or max(
-        1, math.floor(config.epochs * batches.batches_per_epoch / accumulation)
-    )
-    state = Run(config, total, processor, stage="rl")
-    accelerator = state.accelerator
-    if accelerator.num_processes > 1:
-        # ranks would run different numbers of micro-batches, and wait for each other for ever
-        raise ValueError(f"RL runs in one process so far, got {accelerator.num_processes}")
-    reference = (
-        copy.deepcopy(policy).requires_grad_(False).eval().to(accelerator.device)
-        if config.beta
-        else None
-    )
+    accumulation, updates = config.gradient_accumulation, config.updates_per_rollout
+    rounds = max(1, math.floor(config.epochs * batches.batches_per_epoch / accumulation))
+    state = Run(config, config.steps or rounds * updates, processor, stage="rl", pairs=pairs)
+    parallel = state.parallel
     policy.gradient_checkpointing = config.gradient_checkpointing
-    optimizer = make_optimizer(policy, config)
-    model, optimizer = accelerator.prepare(policy.train(), optimizer)
-    state.resume()
-    source = batches.batches(state.step * accumulation)
+    if config.freeze_vision:
+        policy.vision.requires_grad_(False)
+        policy.vision.merger.requires_grad_(True)
+    reference = ReferencePolicy(policy, config, parallel.device) if config.beta else None
+    share = config.share_prompts and can_share(parallel.device, _compute_dtype(config, policy))
+    merge = policy.config.vision.spatial_merge_size
+    model, optimizer = state.prepare(Trainee(policy))
+    objective = Objective(
+        completions=2 * config.batch_size * config.generations * accumulation,
+        normalizer=config.normalizer,
+        per_length=config.per_length,
+        clip=config.clip,
+        beta=config.beta,
+        temperature=config.temperature,
+    )
+    source = prompt_batches(
+        pairs,
+        batches,
+        processor,
+        config,
+        state.step // updates * accumulation,
+        parallel.rank,
+        parallel.world_size,
+    )
     with progress_bar(
-        "rl", total - state.step, unit="step", show=progress and accelerator.is_main_process
+        "rl", state.total_steps - state.step, unit="step", show=progress and parallel.is_main
     ) as bar:
         while not state.finished:
             began = time.monotonic()
-            rate = state.set_learning_rate(optimizer)
-            numbers: dict[str, float] = {}
-            for micro in range(accumulation):
-                chosen = next(source)
-                batch = roll_out(
-                    policy,
+            first = state.step
+            chosen = [next(source) for _ in range(accumulation)]
+            with parallel.whole_weights() as whole:
+                rolled = roll_out(
+                    whole,
                     processor,
-                    [pairs[index] for index in chosen],
+                    chosen,
                     config,
-                    seed=config.seed + (state.step * accumulation + micro) * 1_000_003,
+                    seed=config.seed + first // updates * accumulation * 1_000_003,
+                    group=parallel.group,
                 )
-                learned = _learn(
-                    model, policy, reference, batch.completions, config, accelerator, accumulation
-                )
-                for name, value in {**batch.metrics, **learned}.items():
-                    numbers[name] = numbers.get(name, 0.0) + value / accumulation
-            norm = accelerator.clip_grad_norm_(model.parameters(), config.optimizer.clip_grad_norm)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            state.step += 1
+            rollouts_end = time.monotonic()
+            parts = make_parts(rolled.groups, state, config, share=share, spatial_merge=merge)
+            rates: list[float] = []
+            learned = learn(
+                model,
+                parts,
+                reference,
+                state,
+                config,
+                objective,
+                before_update=lambda: rates.append(state.set_learning_rate(optimizer)),
+                where=lambda: [pair.where for batch in chosen for pair in batch],
+            )
             seconds = time.monotonic() - began
-            bar.advance(loss=numbers["loss"], reward=numbers["reward"], gap=numbers["gap"])
-            if state.step % config.log_every == 0 or state.finished:
-                rollouts = 2 * config.batch_size * config.generations * accumulation
-                state.log(
-                    {
-                        **numbers,
-                        "learning_rate": rate,
-                        "gradient_norm": float(norm),
-                        "rollouts_per_second": rollouts / seconds,
-                    }
-                )
-            if config.save_every and state.step % config.save_every == 0 and not state.finished:
-                state.save_checkpoint()
-    return state.save_final(model)
+            numbers = {
+                **learned,
+                **rolled.metrics,
+                "learning_rate": rates[-1],
+                "learn_seconds": time.monotonic() - rollouts_end,
+                "rollouts_per_second": objective.completions / seconds,
+                "learned_tokens": float(parts.tokens),
+                "packed_tokens": float(parts.packed_tokens * parallel.world_size),
+            }
+            bar.advance(
+                state.step - first,
+                loss=numbers["loss"],
+                reward=numbers["reward"],
+                gap=numbers["gap"],
+            )
+            if state.step // config.log_every > first // config.log_every or state.finished:
+                state.log(numbers)
+            state.save_if_due()
+    return state.save_final()
 
 
-def _learn(
-    model: torch.nn.Module,
-    policy: Qwen2VL,
-    reference: Qwen2VL | None,
-    completions: list[Completion],
-    config: RLConfig,
-    accelerator,
-    accumulation: int,
-) -> dict[str, float]:
-    """One backward over all completions, in micro-batches of `microbatch_tokens`.
-
-    L = mean over completions of [ sum_t l_t / normalizer ]: the mean over both sides' completions together is the
-    released (L_query + L_target) / 2, since both sides have equally many.
-    """
-    numbers = {"loss": 0.0, "kl": 0.0}
-    tokens = sum(len(each.sequence.input_ids) - each.start for each in completions)
-    normalizer = config.normalizer * len(completions)
-    for part in _microbatches(completions, config.microbatch_tokens):
-        packed = pack([each.sequence for each in part], policy.config.vision.spatial_merge_size).to(
-            accelerator.device
-        )
-        positions, advantage = _completion_positions(part, packed.cu_seqlens)
-        ids = packed.input_ids[positions + 1]
-        mask = torch.ones_like(advantage)
-        reference_logprob = None
-        if reference is not None:
-            with torch.no_grad():
-                reference_logprob = kernels.linear_logprob(
-                    reference(packed)[positions],
-                    reference.head_weight,
-                    ids,
-                    temperature=config.temperature,
-                )
-        hidden = model(packed)[positions]
-        loss = kernels.grpo_loss(
-            hidden,
-            policy.head_weight,
-            ids,
-            advantage,
-            mask=mask,
-            ref_logprob=reference_logprob,
-            clip=config.clip,
-            beta=config.beta,
-            normalizer=normalizer,
-            temperature=config.temperature,
-        )
-        accelerator.backward(loss.loss / accumulation)
-        numbers["loss"] += float(loss.loss.detach())
-        numbers["kl"] += float(loss.kl.detach()) * len(positions) / tokens
-    return numbers
-
-
-def _microbatches(completions: list[Completion], limit: int) -> list[list[Completion]]:
-    parts: list[list[Completion]] = [[]]
-    size = 0
-    for each in completions:
-        length = len(each.sequence.input_ids)
-        if parts[-1] and size + length > limit:
-            parts.append([])
-            size = 0
-        parts[-1].append(each)
-        size += length
-    return parts
-
-
-def _completion_positions(part: list[Completion], cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
-    """Packed positions that predict completion tokens (int64 [C]) and each one's advantage (float32 [C])."""
-    device = cu_seqlens.device
-    positions, advantages = [], []
-    for each, offset in zip(part, cu_seqlens.tolist()):
-        length = len(each.sequence.input_ids)
-        positions.append(torch.arange(offset + each.start - 1, offset + length - 1))
-        advantages.append(torch.full((length - each.start,), each.advantage))
-    return torch.cat(positions).to(device), torch.cat(advantages).to(device)
+def _compute_dtype(config: RLConfig, policy) -> torch.dtype:
+    return torch.bfloat16 if config.mixed_precision == "bf16" else policy.dtype

@@ -2,68 +2,111 @@
 
 from __future__ import annotations
 
+import copy
+import time
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-import umer1_kernels as kernels
-from umer1.data.records import Pair, Side
 from umer1.engine import Generated, Prompt, Sampling, generate
 from umer1.model.packed_weights import obstacle, pack_weights
 from umer1.model.qwen2_vl import Qwen2VL
-from umer1.model.sequence import Sequence
 from umer1.processor import Processor
-from umer1.prompts import format_ok
-from umer1.training.collate import side_item
-from umer1.training.objectives import group_advantage
+from umer1.training.rewards import Rewards, score
+from umer1.training.rl_prompts import PromptPair
+from umer1.training.rollout_pack import RolloutGroup
 from umer1.training.settings import RLConfig
-
-
-@dataclass(slots=True)
-class Completion:
-    """One rollout to learn from: prompt + completion, where the completion starts, its advantage."""
-
-    sequence: Sequence
-    start: int
-    advantage: float
+from umer1_kernels.distributed import gather_values
 
 
 @dataclass(slots=True)
 class RolloutBatch:
-    """Completions of both sides and what to log about them."""
+    """What one round of rollouts gives this process.
 
-    completions: list[Completion]
+    Attributes:
+        groups: to learn from; without the flat ones if the config says so.
+        completions: rollouts of this process, both sides, flat groups included.
+        metrics: means over this process's rollouts; every process has as many.
+        samples: rows to read: prompt, completion, reward parts.
+    """
+
+    groups: list[RolloutGroup]
+    completions: int
     metrics: dict[str, float]
+    samples: list[dict] = field(default_factory=list)
 
 
 def roll_out(
     model: Qwen2VL,
     processor: Processor,
-    pairs: list[Pair],
+    batches: list[list[PromptPair]],
     config: RLConfig,
     *,
     seed: int,
+    group=None,
 ) -> RolloutBatch:
     """Sample G completions for each side of each pair from the policy, and give each its advantage.
 
-    R = format_weight * R_format + R_embedding; the advantage compares a pair's own G rollouts of one side. A
-    completion without a generated `<gen_emb>` has no vector: its embedding reward is 0, it is nobody's positive or
-    negative, and it is counted in `missing`.
+    Args:
+        model: the policy, every weight whole.
+        batches: this process's pairs of each batch; the pairs of one batch, over all processes, are each other's
+            candidates. All batches are rolled out together.
+        seed: with a pair's place in its batch it decides the pair's samples, on whatever process they are made.
+        group: the process group, None in one process.
     """
-    prompts = [
-        Prompt(sequence, number, processor.disc_position(sequence))
-        for number, sequence in enumerate(
-            [rl_prompt(pair.query, processor) for pair in pairs]
-            + [rl_prompt(pair.target, processor) for pair in pairs]
-        )
+    began = time.monotonic()
+    prompts = [prompt for number, batch in enumerate(batches) for prompt in _prompts(number, batch, processor, config)]  # fmt: skip
+    results = _generate(model, processor, prompts, config, seed)
+    rolled = time.monotonic()
+    metrics: dict[str, float] = {}
+    groups, samples, first = [], [], 0
+    for batch in batches:
+        count = len(batch)
+        sides = results[first : first + count], results[first + count : first + 2 * count]
+        first += 2 * count
+        texts = [
+            [[processor.decode(each.tokens) for each in result.rollouts] for result in side]
+            for side in sides
+        ]
+        rewards = score(*sides, texts, config, group)
+        for name, value in _metrics(*sides, rewards, group).items():
+            metrics[name] = metrics.get(name, 0.0) + value / len(batches)
+        groups += _groups(batch, sides, rewards, config.skip_flat_groups)
+        if len(samples) < 2 * config.generations * config.sample_pairs:
+            samples += _samples(batch[: config.sample_pairs], sides, texts, rewards, processor)
+    metrics["rollout_seconds"] = rolled - began
+    metrics["reward_seconds"] = time.monotonic() - rolled
+    completions = 2 * config.generations * sum(map(len, batches))
+    return RolloutBatch(groups, completions, metrics, samples)
+
+
+def _prompts(
+    number: int, batch: list[PromptPair], processor: Processor, config: RLConfig
+) -> list[Prompt]:
+    """Query prompts, then target prompts, numbered by their place in the batch of all processes."""
+    first = number * 2 * config.batch_size
+    return [
+        Prompt(sequence, first + place, processor.disc_position(sequence))
+        for sequence, place in [(pair.query, pair.place) for pair in batch]
+        + [(pair.target, config.batch_size + pair.place) for pair in batch]
     ]
-    sampling = Sampling(config.max_new_tokens, config.temperature, seed=seed, stop="eos")
-    training = model.training
-    with nullcontext() if obstacle(model) else pack_weights(model, keep=True):
+
+
+def _generate(
+    model: Qwen2VL, processor: Processor, prompts: list[Prompt], config: RLConfig, seed: int
+) -> list[Generated]:
+    """A new engine each time: nothing that older weights have computed is left in it."""
+    # every parameter of sampling is ours: none comes from the checkpoint's generation config
+    sampling = Sampling(
+        config.max_new_tokens, config.temperature, top_p=1.0, top_k=0, seed=seed, stop="eos"
+    )
+    policy = _in_precision(model, config)
+    training = policy.training
+    with nullcontext() if obstacle(policy) else pack_weights(policy, keep=True):
         results = generate(
-            model.eval(),
+            policy.eval(),
             prompts,
             sampling,
             gen_id=processor.gen_id,
@@ -71,72 +114,84 @@ def roll_out(
             samples=config.generations,
             slots=config.rollout_slots,
         )
-    model.train(training)
-    query, target = results[: len(pairs)], results[len(pairs) :]
-    rewards = kernels.group_reward(
-        _vectors(query),
-        _vectors(target),
-        query_valid=_hits(query),
-        target_valid=_hits(target),
-        kind=config.reward,
-    )
-    formats = [_formats(side, processor) for side in (query, target)]
-    totals = [
-        config.format_weight * form + embedding.float().cpu()
-        for form, embedding in zip(formats, (rewards.query_reward, rewards.target_reward))
-    ]
-    advantages = torch.cat([group_advantage(total) for total in totals])
-    completions = [
-        Completion(
-            prompt.sequence.extend(rollout.tokens), len(prompt.sequence.input_ids), float(advantage)
-        )
-        for prompt, result, row in zip(prompts, results, advantages)
-        for rollout, advantage in zip(result.rollouts, row)
-    ]
-    return RolloutBatch(completions, _metrics(results, query, target, totals, formats, rewards))
+    policy.train(training)
+    return results
 
 
-def rl_prompt(side: Side, processor: Processor) -> Sequence:
-    """The RL wording of one side, media included whatever their kind."""
-    return processor.encode(side_item(side), mode="gen", dialect="rl")
-
-
-def _vectors(side: list[Generated]) -> Tensor:
-    return torch.stack(
-        [torch.stack([rollout.vector for rollout in result.rollouts]) for result in side]
-    )
-
-
-def _hits(side: list[Generated]) -> Tensor:
-    return torch.tensor(
-        [[rollout.hit for rollout in result.rollouts] for result in side],
-        device=side[0].rollouts[0].vector.device,
-    )
-
-
-def _formats(side: list[Generated], processor: Processor) -> Tensor:
-    return torch.tensor(
-        [
-            [float(format_ok(processor.decode(rollout.tokens))) for rollout in result.rollouts]
-            for result in side
-        ]
-    )
-
-
-def _metrics(results, query, target, totals, formats, rewards) -> dict[str, float]:
-    rollouts = [rollout for result in results for rollout in result.rollouts]
-    disc = [torch.stack([result.disc for result in side]) for side in (query, target)]
-    nearest = (disc[0] @ disc[1].T).argmax(1)
-    total = torch.cat(totals)
-    return {
-        "reward": float(total.mean()),
-        "format": float(torch.cat(formats).mean()),
-        "rank": float(rewards.rank.float().mean()),
-        "gap": float(rewards.gap.float().mean()),
-        "missing": sum(not rollout.hit for rollout in rollouts) / len(rollouts),
-        "flat_groups": float((total.std(1) < 1e-6).float().mean()),
-        "completion_tokens": sum(len(rollout.tokens) for rollout in rollouts) / len(rollouts),
-        "disc_hit": float(
-            (nearest == torch.arange(len(query), device=nearest.device)).float().mean()
-        ),
+def _in_precision(model: Qwen2VL, config: RLConfig) -> Qwen2VL:
+    """The policy itself or, where training computes in bfloat16 on wider weights, its weights in bfloat16."""
+    if config.mixed_precision != "bf16" or model.dtype == torch.bfloat16:
+        return model
+    rounded = {
+        id(each): nn.Parameter(each.detach().to(torch.bfloat16), requires_grad=False)
+        for each in model.parameters()
     }
+    return copy.deepcopy(model, memo=rounded)
+
+
+def _groups(
+    batch: list[PromptPair], sides: tuple, rewards: Rewards, skip_flat: bool
+) -> list[RolloutGroup]:
+    return [
+        RolloutGroup(
+            sequence,
+            [torch.tensor(each.tokens) for each in sides[side][row].rollouts],
+            rewards.advantage[side, row].tolist(),
+        )
+        for side in (0, 1)
+        for row, sequence in enumerate([(pair.query, pair.target)[side] for pair in batch])
+        if not (skip_flat and rewards.flat[side, row])
+    ]
+
+
+def _metrics(
+    query: list[Generated], target: list[Generated], rewards: Rewards, group
+) -> dict[str, float]:
+    rollouts = [each for result in (*query, *target) for each in result.rollouts]
+    lengths = torch.tensor([float(len(each.tokens)) for each in rollouts])
+    share = lambda test: sum(map(test, rollouts)) / len(rollouts)  # noqa: E731
+    return {
+        "reward": float(rewards.total.mean()),
+        "reward_std": float(rewards.total.std(2).mean()),
+        "format": float(rewards.format.mean()),
+        "embedding_reward": float(rewards.embedding.mean()),
+        "length_reward": float(rewards.length.mean()),  # before its weight
+        "rank": float(rewards.rank.mean()),
+        "gap": float(rewards.gap.mean()),
+        "missing": share(lambda each: not each.hit),
+        "truncated": share(lambda each: each.finish == "length"),
+        "flat_groups": float(rewards.flat.float().mean()),
+        "completion_tokens": float(lengths.mean()),
+        "disc_hit": _disc_hit(query, target, group),
+    }
+
+
+def _disc_hit(query: list[Generated], target: list[Generated], group) -> float:
+    """Share of this process's queries whose own target has the nearest discriminative vector of the batch."""
+    queries, targets = (torch.stack([result.disc for result in side]) for side in (query, target))
+    candidates: Tensor = gather_values(targets, group)
+    rank = 0 if group is None else torch.distributed.get_rank(group)
+    own = torch.arange(len(queries), device=queries.device) + rank * len(queries)
+    return float(((queries @ candidates.T).argmax(1) == own).float().mean())
+
+
+def _samples(
+    batch: list[PromptPair], sides: tuple, texts: list, rewards: Rewards, processor: Processor
+) -> list[dict]:
+    return [
+        {
+            "pair": pair.where,
+            "side": name,
+            "prompt": processor.decode(sequence.input_ids[~sequence.media_mask]),
+            "completion": texts[side][row][sample],
+            "tokens": len(rollout.tokens),
+            "missing": not rollout.hit,
+            **{
+                part: float(getattr(rewards, part)[side, row, sample])
+                for part in ("total", "advantage", "format", "embedding", "length", "rank", "gap")
+            },
+        }
+        for row, pair in enumerate(batch)
+        for side, (name, sequence) in enumerate((("query", pair.query), ("target", pair.target)))
+        for sample, rollout in enumerate(sides[side][row].rollouts)
+    ]

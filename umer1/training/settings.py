@@ -10,6 +10,7 @@ from typing import Any
 class OptimizerConfig:
     """AdamW with a linear warm-up, then cosine or linear decay to zero, or a constant rate."""
 
+    name: str = "adamw"
     learning_rate: float = 5e-5
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
@@ -41,10 +42,14 @@ class RunConfig:
     gradient_checkpointing: bool = False
     freeze_vision: bool = True
     mixed_precision: str = "no"  # no | bf16
+    deepspeed: str = ""  # path of a DeepSpeed JSON (ZeRO-1/2/3), the released zero3.json as it is
+    fsdp: bool = False  # shard with PyTorch's FSDP2 instead of copying the model to every GPU
     save_every: int = (
         0  # steps between checkpoints that a killed run resumes from; 0: only at the end
     )
-    keep_checkpoints: int = 2
+    save_every_minutes: float = 0.0  # or as soon as this long has passed; 0: by steps alone
+    keep_checkpoints: int = 2  # the newest ones; 0: all
+    on_nan: str = "stop"  # stop | skip: a step whose loss or gradient is NaN or infinite
     log_every: int = 10
     cache_encoded: bool = False  # keep every encoded record in memory (small data sets)
     workers: int = 0  # processes that decode media ahead of the model
@@ -81,14 +86,23 @@ class RLConfig(RunConfig):
     distinct_targets: bool = False  # keep pairs with the same target apart
     generations: int = 8  # rollouts per pair and side
     max_new_tokens: int = 2048
-    temperature: float = 1.0
+    max_prompt_tokens: int = 0  # a longer prompt is an error that names its record; 0: any
+    temperature: float = 1.0  # of sampling and, alike, of every log-probability
     clip: tuple[float, float] = (0.2, 0.28)
-    beta: float = 0.04  # weight of the KL to the starting model
+    beta: float = 0.04  # weight of the KL to the starting model; 0 needs no reference
+    reference: str = "copy"  # copy | lora | precomputed, see reference_policy.py
     normalizer: float = 2048.0  # constant divisor of each completion's token sum
-    reward: str = "rank_gap"
+    per_length: bool = False  # divide it by the completion's own length instead
+    reward: str = "rank_gap"  # rank_gap | rank | gap | threshold | adaptive_threshold
     format_weight: float = 1.0
+    length_penalty: float = 0.0  # weight of the soft penalty of long completions, see rewards.py
+    length_buffer: int = 512  # tokens below max_new_tokens over which that penalty grows to 1
+    skip_flat_groups: bool = False  # groups whose rewards are all equal are not learned from
+    updates_per_rollout: int = 1  # optimizer steps on the same rollouts, with clipped ratios
     rollout_slots: int = 128
     microbatch_tokens: int = 16384  # tokens per backward pass
+    share_prompts: bool = True  # a prompt goes through the model once for all its completions
+    sample_pairs: int = 2  # pairs per logged step whose rollouts are handed on to be read
     freeze_vision: bool = False
 
     def __post_init__(self):
@@ -96,3 +110,23 @@ class RLConfig(RunConfig):
             raise ValueError(
                 f"generations: got {self.generations}, wants at least 2 (advantages compare rollouts)"
             )
+        choices = {
+            "reward": ("rank_gap", "rank", "gap", "threshold", "adaptive_threshold"),
+            "reference": ("copy", "lora", "precomputed"),
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"{name}: got {getattr(self, name)!r}, wants one of {', '.join(known)}"
+                )
+        if self.length_penalty and not 1 <= self.length_buffer <= self.max_new_tokens:
+            raise ValueError(
+                f"length_buffer: got {self.length_buffer}, wants 1 to max_new_tokens "
+                f"{self.max_new_tokens}"
+            )
+        for name in ("steps", "save_every"):
+            if self.updates_per_rollout < 1 or getattr(self, name) % self.updates_per_rollout:
+                raise ValueError(
+                    f"updates_per_rollout: got {self.updates_per_rollout}, wants at least 1 and a "
+                    f"divisor of {name} {getattr(self, name)}"
+                )

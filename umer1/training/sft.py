@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from umer1.data.records import Pair
+from umer1.model.qwen2_vl import Qwen2VL
 from umer1.processor import Processor
 from umer1.progress import progress_bar
 from umer1.training.batching import GroupedBatches, rank_slice
 from umer1.training.collate import EncodedSide, SFTBatch, collate_sft, describe, encode_side
-from umer1.training.loop import Run, make_optimizer
-from umer1.training.objectives import sft_loss
+from umer1.training.loop import Run
+from umer1.training.objectives import SFTLoss, sft_loss
+from umer1.training.parallel import use_head
 from umer1.training.settings import SFTConfig
 from umer1.training.start import load_pairs, start
+from umer1.training.wrapped import Trainee
 
 
 def run(config: SFTConfig, *, progress: bool = True) -> Path:
@@ -34,14 +38,14 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
     total = config.steps or max(
         1, math.floor(config.epochs * batches.batches_per_epoch / accumulation)
     )
-    state = Run(config, total, processor, stage="sft")
+    state = Run(config, total, processor, stage="sft", pairs=pairs)
     accelerator = state.accelerator
     model.gradient_checkpointing = config.gradient_checkpointing
-    optimizer = make_optimizer(model, config)
+    if config.freeze_vision:
+        model.vision.requires_grad_(False)
+        model.vision.merger.requires_grad_(True)
     merge = model.config.vision.spatial_merge_size
-    model, optimizer = accelerator.prepare(model.train(), optimizer)
-    state.resume()
-    group = torch.distributed.group.WORLD if accelerator.num_processes > 1 else None
+    model, optimizer = state.prepare(Trainee(model))
     loader = DataLoader(
         SFTDataset(pairs, processor, config),
         num_workers=config.workers,
@@ -56,22 +60,11 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
             began = time.monotonic()
             rate = state.set_learning_rate(optimizer)
             numbers: dict[str, float] = {}
-            for _ in range(accumulation):
+            for micro in range(accumulation):
                 batch: SFTBatch = next(batch_source).to(accelerator.device)
-                hidden = model(batch.packed)
-                loss = sft_loss(
-                    hidden,
-                    accelerator.unwrap_model(model).head_weight,
-                    batch,
-                    gen_id=processor.gen_id,
-                    disc_id=processor.disc_id,
-                    scale=config.scale,
-                    generative=config.generative,
-                    cross_entropy_weight=config.cross_entropy_weight,
-                    mask_duplicates=config.mask_duplicates,
-                    group=group,
-                )
-                accelerator.backward(loss.total / accumulation)
+                with state.part(last=micro == accumulation - 1):
+                    loss = SFTLoss(*model(Forward(batch, processor, config, state.parallel.group)))
+                    state.backward(loss.total / accumulation)
                 for name in (
                     "total",
                     "gen",
@@ -84,10 +77,7 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
                     numbers[name] = (
                         numbers.get(name, 0.0) + float(getattr(loss, name).detach()) / accumulation
                     )
-            norm = accelerator.clip_grad_norm_(model.parameters(), config.optimizer.clip_grad_norm)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            state.step += 1
+            norm = state.update(numbers)
             seconds = time.monotonic() - began
             bar.advance(loss=numbers["total"], disc=numbers["disc_hit"], gen=numbers["gen_hit"])
             if state.step % config.log_every == 0 or state.finished:
@@ -95,7 +85,7 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
                     {
                         **numbers,
                         "learning_rate": rate,
-                        "gradient_norm": float(norm),
+                        "gradient_norm": math.nan if norm is None else norm,
                         "pairs_per_second": config.batch_size * accumulation / seconds,
                         "tokens_per_second": len(batch.packed.input_ids)
                         * accelerator.num_processes
@@ -103,9 +93,34 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
                         / seconds,
                     }
                 )
-            if config.save_every and state.step % config.save_every == 0 and not state.finished:
-                state.save_checkpoint()
-    return state.save_final(model)
+            state.save_if_due()
+    return state.save_final()
+
+
+@dataclass(slots=True)
+class Forward:
+    """The losses of one batch, as the wrapped forward computes them."""
+
+    batch: SFTBatch
+    processor: Processor
+    config: SFTConfig
+    group: object
+
+    def __call__(self, model: Qwen2VL) -> tuple[torch.Tensor, ...]:
+        config = self.config
+        loss = sft_loss(
+            model(self.batch.packed),
+            use_head(model),
+            self.batch,
+            gen_id=self.processor.gen_id,
+            disc_id=self.processor.disc_id,
+            scale=config.scale,
+            generative=config.generative,
+            cross_entropy_weight=config.cross_entropy_weight,
+            mask_duplicates=config.mask_duplicates,
+            group=self.group,
+        )
+        return tuple(getattr(loss, name) for name in loss.__dataclass_fields__)
 
 
 class SFTDataset(Dataset):
