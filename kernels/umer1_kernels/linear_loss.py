@@ -11,6 +11,7 @@ from torch import Tensor
 from umer1_kernels import checks
 from umer1_kernels.backends import choose
 from umer1_kernels.execution import linear_operators as operators
+from umer1_kernels.execution.weighted_cross_entropy import weighted_cross_entropy
 from umer1_kernels.reference import linear_loss as reference
 from umer1_kernels.reference.linear_loss import GRPOLoss
 
@@ -22,8 +23,9 @@ def linear_cross_entropy(
     *,
     ignore_index: int = -100,
     reduction: str = "mean",
+    row_weight: Tensor | None = None,
     backend: str = "auto",
-) -> Tensor:
+) -> Tensor | tuple[Tensor, Tensor]:
     """Cross-entropy of the logits `hidden @ weight.T` with `target`.
 
     Args:
@@ -31,23 +33,39 @@ def linear_cross_entropy(
             are left out before the product.
         reduction: "mean" over rows that count (0 if none does), "sum", or "none": [T], 0 where
             ignored.
+        row_weight: [T], not differentiated, with reduction="sum": the sum is weighted, and the
+            rows' own losses [T] come with it, without gradient.
         backend: "auto", "reference", "cpu" or "triton".
 
     Returns:
-        float32 (float64 for float64 inputs); logits are never rounded below that.
+        float32 (float64 for float64 inputs); logits are never rounded below that. With row_weight:
+        (weighted sum, losses [T]).
 
     Raises:
         ValueError, TypeError: an argument is wrong; the message names it.
     """
     _check(hidden, weight, "target", target)
     checks.check_choice("reduction", reduction, checks.REDUCTIONS)
+    if row_weight is not None:
+        _check_row("row_weight", row_weight, hidden)
+        if reduction != "sum":
+            raise ValueError(f'reduction is {reduction!r}; with row_weight it must be "sum"')
     chosen = choose("linear_cross_entropy", backend, hidden, weight).backend
+    if chosen == "reference" and row_weight is not None:
+        losses = reference.linear_cross_entropy(
+            hidden, weight, target, ignore_index=ignore_index, reduction="none"
+        )
+        return (losses * row_weight.detach()).sum(), losses.detach()
     if chosen == "reference":
         return reference.linear_cross_entropy(
             hidden, weight, target, ignore_index=ignore_index, reduction=reduction
         )
     checks.check_no_tangent("linear_cross_entropy", hidden, weight)
     mask = target != ignore_index
+    if row_weight is not None:
+        needs = _needs(hidden, weight)
+        constant = row_weight.detach()
+        return weighted_cross_entropy(hidden, weight, target, mask, constant, *needs, chosen)[:2]
     if reduction == "none":
         return -operators.linear_logprob_values(hidden, weight, target, mask, 1.0, False, chosen)[0]
     options = (reduction == "mean", *_needs(hidden, weight), chosen)

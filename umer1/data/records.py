@@ -20,7 +20,9 @@ import yaml
 
 IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER = "<image>", "<video>"
 
-SFT_KEYS = {"dataset_name", "qry", "pos", "num_tokens"}
+# "neg" and "pos_id" are ours: hard negatives (a list of sides), and what the target is (equal ids
+# are no negatives of each other where a training config says so)
+SFT_KEYS = {"dataset_name", "qry", "pos", "neg", "pos_id", "num_tokens"}
 SIDE_KEYS = {"conversations", "image", "video", "num_tokens"}
 RL_KEYS = {
     "dataset", "dataset_name", "solution",
@@ -53,6 +55,8 @@ class Pair:
     dataset: str
     query: Side
     target: Side
+    negatives: list[Side] = field(default_factory=list)
+    target_id: str | None = None
 
 
 def read_sft(annotation_path: str | Path, data_path: str | Path) -> list[Pair]:
@@ -127,7 +131,15 @@ def _sft_pair(row: dict, default_name: str, root: str, where: str) -> Pair:
         if not isinstance(row.get(key), dict):
             raise RecordError(f"{where}: field '{key}' wants an object, got {row.get(key)!r}")
         sides.append(_sft_side(row[key], root, f"{where}, {key}"))
-    return Pair(_string(row.get("dataset_name", default_name), "dataset_name", where), *sides)
+    negatives, target_id = row.get("neg", []), row.get("pos_id")
+    if not _list_of(negatives, dict):
+        raise RecordError(f"{where}: field 'neg' wants a list of objects, got {negatives!r}")
+    return Pair(
+        _string(row.get("dataset_name", default_name), "dataset_name", where),
+        *sides,
+        [_sft_side(side, root, f"{where}, neg[{place}]") for place, side in enumerate(negatives)],
+        None if target_id is None else _string(target_id, "pos_id", where),
+    )
 
 
 def _sft_side(side: dict, root: str, where: str) -> Side:

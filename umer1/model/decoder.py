@@ -75,7 +75,7 @@ class DecoderLayer(nn.Module):
         qkv = rotate_heads(qkv, queries + keys, rotation)
         attended = attend(self.layer, *qkv.split([queries, keys, keys], dim=1))
         if keep is not None:
-            hidden, attended = hidden[keep], attended[keep]
+            hidden, attended = hidden.index_select(0, keep), attended.index_select(0, keep)
         hidden = hidden + self.output(attended.flatten(1))
         return hidden + self.down(swiglu(self.gate_up(self.post_norm(hidden))))
 

@@ -63,7 +63,7 @@ def checkpoint_tensors(model: Qwen2VL) -> Iterator[CheckpointTensor]:
         for kind in ("weight", "bias"):
             rows = getattr(layer.qkv, kind).split([count * size for count in heads.values()])
             for name, part in zip(heads, rows, strict=True):
-                view = part if name == "v_proj" else _pairs_apart(part, size)
+                view = part if name == "v_proj" else pairs_apart(part, size)
                 yield CheckpointTensor(
                     f"{prefix}self_attn.{name}.{kind}", tuple(part.shape), (view,)
                 )
@@ -95,7 +95,7 @@ def _vision_tensors(model: Qwen2VL, config: ModelConfig) -> Iterator[CheckpointT
             yield CheckpointTensor(
                 f"{prefix}attn.qkv.{kind}",
                 tuple(fused.shape),
-                (_pairs_apart(turned, vision.head_dim), value),
+                (pairs_apart(turned, vision.head_dim), value),
             )
         yield from _linear(prefix + "attn.proj", block.proj)
         yield from _linear(prefix + "norm1", block.norm1)
@@ -116,6 +116,6 @@ def _whole(key: str, tensor: Tensor) -> CheckpointTensor:
     return CheckpointTensor(key, tuple(tensor.shape), (tensor,))
 
 
-def _pairs_apart(rows: Tensor, head_dim: int) -> Tensor:
+def pairs_apart(rows: Tensor, head_dim: int) -> Tensor:
     """A view of rows [heads * D, ...] in the checkpoint's order: [heads, 2, D/2, ...]."""
     return rows.unflatten(0, (-1, head_dim // 2, 2)).transpose(1, 2)

@@ -30,23 +30,30 @@ class Qwen2VL(nn.Module):
             else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         )
         self.register_module("packed_head", None)  # packed_weights puts a tied head's copy here
-        self.always_see = False  # run the tower without pictures too, for its part in the gradient
+        self.always_see = False  # training on text alone runs the vision tower too: see embed
 
-    def forward(self, packed: Packed, attend: Attend | None = None) -> Tensor:
-        """Hidden states after the final norm, [T, H].
+    def forward(
+        self, packed: Packed, attend: Attend | None = None, keep: Tensor | None = None
+    ) -> Tensor:
+        """Hidden states after the final norm, [T, H]; [K, H] with `keep`.
 
         attend: how the layers attend, default PackedAttention.
+        keep: int64 [K], different positions whose states are wanted: the last layer spares the others.
         """
         if attend is None:
             attend = PackedAttention(packed.lengths, packed.cu_seqlens, self.dtype)
-        return self.decoder(self.embed(packed), packed.position_ids, attend)
+        return self.decoder(self.embed(packed), packed.position_ids, attend, keep)
 
     def decode(self, input_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """One token per row: ids int64 [B] at M-RoPE positions int64 [B] -> [B, H]."""
         return self.decoder(self.decoder.embed(input_ids), positions, attend)
 
     def embed(self, packed: Packed) -> Tensor:
-        """Token embeddings with the visual features in place of the placeholders, [T, H]."""
+        """Token embeddings with the visual features in place of the placeholders, [T, H].
+
+        With `always_see` a blank cell goes through the tower in training where there is no medium,
+        and counts nothing: of several processes each takes part in the tower's exchanges.
+        """
         hidden = self.decoder.embed(packed.input_ids)
         if packed.pixel_values is None:
             if not (self.always_see and self.training):

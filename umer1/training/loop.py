@@ -27,9 +27,11 @@ import torch
 from umer1.model.checkpoint import save_model
 from umer1.processor import Processor
 from umer1.training import checkpoints
+from umer1.training.lora import merged, save_adapters
 from umer1.training.parallel import Parallel
 from umer1.training.settings import OptimizerConfig, RunConfig
 from umer1.training.survival import Signals, leave, report_nan
+from umer1.training.trainable import parameter_groups
 from umer1.training.wrapped import Trainee
 
 
@@ -79,7 +81,10 @@ class Run:
         target = self.output / "model"
         with self.parallel.whole_weights(main_only=True) as qwen:
             if qwen is not None:
-                save_model(qwen, target)
+                if self.config.lora.rank:
+                    save_adapters(qwen, self.config.lora, self.output / "adapter")
+                with merged(qwen):
+                    save_model(qwen, target)
                 self.processor.save(target)
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
@@ -200,9 +205,8 @@ def make_optimizer(module: torch.nn.Module, config: RunConfig) -> torch.optim.Op
     if settings.name != "adamw":
         raise ValueError(f"optimizer.name: got {settings.name!r}, wants 'adamw'")
     return torch.optim.AdamW(
-        [parameter for parameter in module.parameters() if parameter.requires_grad],
+        parameter_groups(module, settings.weight_decay),
         lr=settings.learning_rate,
         betas=settings.betas,
-        weight_decay=settings.weight_decay,
         fused=True,
     )

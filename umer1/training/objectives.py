@@ -1,103 +1,73 @@
-"""The losses of UME-R1, stage one (SFT) and stage two (RL), on packed hidden states.
+"""What a forward of SFT gives, and the advantage of RL.
 
-Legend: T packed tokens, U sequences, N pairs, G rollouts per pair and side, H hidden size, V vocabulary.
+Legend: U sequences of a part, K kept positions, H hidden size, V vocabulary.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 import umer1_kernels as kernels
-from umer1.training.collate import SFTBatch
+from umer1.model.qwen2_vl import Qwen2VL
+from umer1.training.collate import SFTPart
+from umer1.training.parallel import use_head
+
+
+class SFTOutputs(NamedTuple):
+    """Vectors float32 [U, H], normalised; scalars. Without a generative part gen and the scalars are None."""
+
+    gen: Tensor | None
+    disc: Tensor
+    token_loss: Tensor | None  # weighted sum of the next-token losses, with gradient
+    ce_query_sum: Tensor | None  # their plain sums over supervised query and target tokens, without
+    ce_target_sum: Tensor | None
+    scale: Tensor | None = None  # the learnable scale [1]: see Trainee
 
 
 @dataclass(slots=True)
-class SFTLoss:
-    """Scalars; `total` carries the gradient."""
+class SFTForward:
+    """One packed forward: both read-outs and the next-token loss, for `Trainee`.
 
-    total: Tensor
-    gen: Tensor
-    disc: Tensor
-    ce_query: Tensor
-    ce_target: Tensor
-    gen_hit: Tensor  # share of queries whose own target is the nearest in the batch
-    disc_hit: Tensor
-
-
-def sft_loss(
-    hidden: Tensor,
-    head_weight: Tensor,
-    batch: SFTBatch,
-    *,
-    gen_id: int,
-    disc_id: int,
-    scale: float = 50.0,
-    cross_entropy_weight: float = 1.0,
-    generative: bool = True,
-    mask_duplicates: bool = False,
-    group=None,
-) -> SFTLoss:
-    """L = NCE(gen_q, gen_p) + NCE(disc_q, disc_p) + CE_q + CE_p (UME-R1 SFT; all weights 1).
-
-    NCE is symmetric InfoNCE at `scale` over the batch of all processes in `group`; CE is a mean over the supervised
-    tokens of one side.
-
-    Args:
-        hidden: [T, H] final hidden states of `batch.packed`; head_weight: [V, H].
-        generative: False leaves only the disc term (the DUME baseline).
-        mask_duplicates: pairs that share a target are not each other's negatives (released: they are).
+    Attributes:
+        generative: False leaves only the disc vectors (the DUME baseline).
+        token_weight: float32 [2], what a supervised token of a query and of a target counts for;
+            None: no next-token loss.
     """
-    disc = _read_out(hidden, batch, disc_id, start=None)
-    ids = batch.target_rows if mask_duplicates else None
-    same = dict(scale=scale, query_ids=ids, target_ids=ids, group=group)
-    zero = hidden.new_zeros((), dtype=torch.float32)
-    if not generative:
-        query, target = disc[batch.query_rows], disc[batch.target_rows]
-        loss = kernels.info_nce(query, target, **same)
-        return SFTLoss(
-            loss, zero, loss.detach(), zero, zero, zero, _hit(query, target, batch.target_rows)
+
+    part: SFTPart
+    gen_id: int
+    disc_id: int
+    generative: bool = True
+    token_weight: Tensor | None = None
+
+    def __call__(self, model: Qwen2VL) -> SFTOutputs:
+        part = self.part
+        hidden = model(part.packed, keep=part.keep)
+        disc = self._read_out(hidden, self.disc_id, None)
+        if not self.generative:
+            return SFTOutputs(None, disc, None, None, None)
+        gen = self._read_out(hidden, self.gen_id, part.response_start)
+        if self.token_weight is None:
+            return SFTOutputs(gen, disc, None, None, None)
+        counts = torch.stack([part.query_tokens, part.target_tokens])
+        token_loss, losses = kernels.linear_cross_entropy(
+            hidden,
+            use_head(model),
+            part.next_tokens,
+            row_weight=self.token_weight @ counts,
+            reduction="sum",
         )
+        return SFTOutputs(gen, disc, token_loss, *(counts.to(losses.dtype) @ losses))
 
-    gen = _read_out(hidden, batch, gen_id, start=batch.response_start)
-    nce = kernels.dual_info_nce(
-        (gen[batch.query_rows], gen[batch.target_rows]),
-        (disc[batch.query_rows], disc[batch.target_rows]),
-        **same,
-    )
-    token_loss = kernels.linear_cross_entropy(
-        hidden, head_weight, batch.next_tokens, reduction="none"
-    )
-    supervised = (batch.next_tokens != -100).float()
-    ce_query, ce_target = (
-        (token_loss * supervised * counts).sum() / (supervised * counts).sum().clamp_min(1)
-        for counts in (batch.query_tokens, batch.target_tokens)
-    )
-    total = nce.loss + cross_entropy_weight * (ce_query + ce_target)
-    return SFTLoss(
-        total,
-        nce.gen.detach(),
-        nce.disc.detach(),
-        ce_query.detach(),
-        ce_target.detach(),
-        _hit(gen[batch.query_rows], gen[batch.target_rows], batch.target_rows),
-        _hit(disc[batch.query_rows], disc[batch.target_rows], batch.target_rows),
-    )
-
-
-def _read_out(hidden: Tensor, batch: SFTBatch, token_id: int, start: Tensor | None) -> Tensor:
-    vectors, _ = kernels.gather_hidden(
-        hidden, batch.packed.input_ids, token_id, cu_seqlens=batch.packed.cu_seqlens, start=start
-    )
-    return vectors
-
-
-@torch.no_grad()
-def _hit(query: Tensor, target: Tensor, target_rows: Tensor) -> Tensor:
-    best = (query.float() @ target.float().T).argmax(1)
-    return (target_rows[best] == target_rows).float().mean()
+    def _read_out(self, hidden: Tensor, token_id: int, start: Tensor | None) -> Tensor:
+        part = self.part
+        return kernels.gather_hidden(
+            hidden, part.input_ids, token_id, cu_seqlens=part.cu_seqlens, start=start
+        ).vectors
 
 
 def group_advantage(reward: Tensor) -> Tensor:

@@ -20,6 +20,21 @@ class OptimizerConfig:
 
 
 @dataclass(slots=True)
+class LoRAConfig:
+    """Adapters on the decoder's matrix products instead of training them whole; merged in the saved model.
+
+    Why: a tenth of the memory for gradients and optimizer. The products are fused here: "qkv" stands for
+    q_proj, k_proj and v_proj, which share one A, "gate_up" for gate_proj and up_proj likewise, "output"
+    for o_proj, "down" for down_proj.
+    """
+
+    rank: int = 0  # 0: no LoRA
+    alpha: float = 32.0  # adapters count alpha / rank
+    dropout: float = 0.0
+    targets: str = "qkv,output,gate_up,down"
+
+
+@dataclass(slots=True)
 class RunConfig:
     """What SFT and RL share."""
 
@@ -40,7 +55,10 @@ class RunConfig:
     seed: int = 42
     gradient_accumulation: int = 1
     gradient_checkpointing: bool = False
-    freeze_vision: bool = True
+    freeze_vision: bool = True  # the vision tower without its merger
+    freeze_merger: bool = False
+    freeze_decoder: bool = False  # with the embedding table and the head
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
     mixed_precision: str = "no"  # no | bf16
     deepspeed: str = ""  # path of a DeepSpeed JSON (ZeRO-1/2/3), the released zero3.json as it is
     fsdp: bool = False  # shard with PyTorch's FSDP2 instead of copying the model to every GPU
@@ -69,12 +87,40 @@ class SFTConfig(RunConfig):
     batch_size: int = 256  # pairs per contrastive batch, over all processes
     group_size: int = 64  # pairs of one source that stand together
     scale: float = 50.0  # logits = scale * cosine; temperature 0.02
-    mask_duplicates: bool = (
-        False  # identical targets in a batch are no negatives (released: they are)
-    )
+    # pairs with identical targets, or with the same "pos_id" in the data, are no negatives of each other
+    # (released: they are). For data with few labels, or with targets that say the same in other words
+    mask_duplicates: bool = False
     cross_entropy_weight: float = 1.0
-    generative: bool = True  # False: the DUME baseline, disc InfoNCE alone
+    # next-token loss as a mean over the tokens of all processes, so that it does not depend on how
+    # sequences fall on them; False, as released: the mean of each process's mean
+    global_token_mean: bool = False
+    generative: bool = True  # False: the DUME baseline, disc InfoNCE alone; responses are not read
     max_length: int = 12288
+    # GradCache: most tokens per forward pass; 0: all at once. For contrastive batches beyond memory:
+    # the same gradient for one more forward pass of all parts but one
+    microbatch_tokens: int = 0
+    # weight of the cross terms gen-disc; 0, as released: none. For queries embedded without generation
+    # that search an index embedded with it
+    align_weight: float = 0.0
+    # train the scale too, from `scale` on and at most 100. For data whose best temperature is not known
+    learn_scale: bool = False
+    # sides under "neg" of each record that are targets nobody has; 0: none. For distinctions that a
+    # batch's other pairs do not ask for
+    hard_negatives: int = 0
+    # dimension -> weight of the same loss on the vectors' first numbers. For vectors that may be cut
+    # short in an index; the dimensions are recorded in the model's config.json
+    matryoshka: dict[int, float] = field(default_factory=dict)
+
+
+    def __post_init__(self):
+        for name in ("microbatch_tokens", "align_weight", "hard_negatives"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: got {getattr(self, name)}, wants 0 or more")
+        if not self.generative and self.align_weight:
+            raise ValueError("align_weight: wants generative: true, there are no gen vectors to align")
+        for size, weight in self.matryoshka.items():
+            if not isinstance(size, int) or size < 1 or not isinstance(weight, (int, float)):
+                raise ValueError(f"matryoshka: got {size!r}: {weight!r}, wants dimension: weight")
 
 
 @dataclass(slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,12 +15,13 @@ from umer1.model.qwen2_vl import Qwen2VL
 from umer1.processor import Processor
 from umer1.progress import progress_bar
 from umer1.training.batching import GroupedBatches, rank_slice
-from umer1.training.collate import EncodedSide, SFTBatch, collate_sft, describe, encode_side
+from umer1.training.collate import EncodedPair, SFTBatch, collate_sft, describe, encode_pair
+from umer1.training.contrastive import Contrast
+from umer1.training.grad_cache import SFTNumbers, SFTObjective, add_gradients
 from umer1.training.loop import Run
-from umer1.training.objectives import SFTLoss, sft_loss
-from umer1.training.parallel import use_head
 from umer1.training.settings import SFTConfig
 from umer1.training.start import load_pairs, start
+from umer1.training.trainable import choose_trainable
 from umer1.training.wrapped import Trainee
 
 
@@ -30,7 +31,8 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
     A run that was killed goes on from its newest complete checkpoint and sees the batches it would have seen.
     """
     pairs = load_pairs(config, "sft")
-    model, processor = start(config, pairs)
+    qwen, processor = start(config, pairs)
+    prepare_model(qwen, config)
     batches = GroupedBatches(
         [pair.dataset for pair in pairs], config.batch_size, config.group_size, config.seed
     )
@@ -40,17 +42,17 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
     )
     state = Run(config, total, processor, stage="sft", pairs=pairs)
     accelerator = state.accelerator
-    model.gradient_checkpointing = config.gradient_checkpointing
-    if config.freeze_vision:
-        model.vision.requires_grad_(False)
-        model.vision.merger.requires_grad_(True)
-    merge = model.config.vision.spatial_merge_size
-    model, optimizer = state.prepare(Trainee(model))
+    trainee = Trainee(qwen, config.scale if config.learn_scale else None)
+    model, optimizer = state.prepare(trainee)
+    objective = sft_objective(config, processor, state.parallel.group)
+    merge = qwen.config.vision.spatial_merge_size
     loader = DataLoader(
         SFTDataset(pairs, processor, config),
         num_workers=config.workers,
         batch_sampler=_shares(batches, state.step * accumulation, accelerator),
-        collate_fn=lambda encoded: collate_sft(encoded, merge),
+        collate_fn=lambda encoded: collate_sft(
+            encoded, merge, microbatch_tokens=config.microbatch_tokens
+        ),
     )
     batch_source = iter(loader)
     with progress_bar(
@@ -59,25 +61,19 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
         while not state.finished:
             began = time.monotonic()
             rate = state.set_learning_rate(optimizer)
-            numbers: dict[str, float] = {}
+            sums, tokens = torch.zeros(len(SFTNumbers._fields), device=accelerator.device), 0
             for micro in range(accumulation):
                 batch: SFTBatch = next(batch_source).to(accelerator.device)
-                with state.part(last=micro == accumulation - 1):
-                    loss = SFTLoss(*model(Forward(batch, processor, config, state.parallel.group)))
-                    state.backward(loss.total / accumulation)
-                for name in (
-                    "total",
-                    "gen",
-                    "disc",
-                    "ce_query",
-                    "ce_target",
-                    "gen_hit",
-                    "disc_hit",
-                ):
-                    numbers[name] = (
-                        numbers.get(name, 0.0) + float(getattr(loss, name).detach()) / accumulation
-                    )
+                last = micro == accumulation - 1
+                found = add_gradients(
+                    model, batch, objective, state.parallel, factor=1 / accumulation, last=last
+                )
+                sums += torch.stack(found)
+                tokens += batch.tokens
+            # one wait for the device in each step
+            numbers = dict(zip(SFTNumbers._fields, (sums / accumulation).tolist()))
             norm = state.update(numbers)
+            trainee.clamp_scale()
             seconds = time.monotonic() - began
             bar.advance(loss=numbers["total"], disc=numbers["disc_hit"], gen=numbers["gen_hit"])
             if state.step % config.log_every == 0 or state.finished:
@@ -87,40 +83,37 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
                         "learning_rate": rate,
                         "gradient_norm": math.nan if norm is None else norm,
                         "pairs_per_second": config.batch_size * accumulation / seconds,
-                        "tokens_per_second": len(batch.packed.input_ids)
-                        * accelerator.num_processes
-                        * accumulation
-                        / seconds,
+                        "tokens_per_second": tokens * accelerator.num_processes / seconds,
                     }
                 )
             state.save_if_due()
     return state.save_final()
 
 
-@dataclass(slots=True)
-class Forward:
-    """The losses of one batch, as the wrapped forward computes them."""
-
-    batch: SFTBatch
-    processor: Processor
-    config: SFTConfig
-    group: object
-
-    def __call__(self, model: Qwen2VL) -> tuple[torch.Tensor, ...]:
-        config = self.config
-        loss = sft_loss(
-            model(self.batch.packed),
-            use_head(model),
-            self.batch,
-            gen_id=self.processor.gen_id,
-            disc_id=self.processor.disc_id,
-            scale=config.scale,
-            generative=config.generative,
-            cross_entropy_weight=config.cross_entropy_weight,
-            mask_duplicates=config.mask_duplicates,
-            group=self.group,
+def prepare_model(model: Qwen2VL, config: SFTConfig) -> None:
+    """What is trained, what is computed twice, which dimensions the saved model will say it has learned."""
+    choose_trainable(model, config)
+    model.gradient_checkpointing = config.gradient_checkpointing
+    width = model.config.hidden_size
+    if too_wide := [size for size in config.matryoshka if size >= width]:
+        raise ValueError(
+            f"matryoshka: got dimension {too_wide[0]}, the model's vectors have {width}"
         )
-        return tuple(getattr(loss, name) for name in loss.__dataclass_fields__)
+    if config.matryoshka:
+        sizes = (*sorted(config.matryoshka), width)
+        model.config = replace(model.config, matryoshka_dimensions=sizes)
+
+
+def sft_objective(config: SFTConfig, processor: Processor, group=None) -> SFTObjective:
+    """The loss that a config asks for."""
+    return SFTObjective(
+        Contrast.of(config, group),
+        processor.gen_id,
+        processor.disc_id,
+        generative=config.generative,
+        cross_entropy_weight=config.cross_entropy_weight,
+        global_token_mean=config.global_token_mean,
+    )
 
 
 class SFTDataset(Dataset):
@@ -128,20 +121,24 @@ class SFTDataset(Dataset):
 
     def __init__(self, pairs: list[Pair], processor: Processor, config: SFTConfig):
         self.pairs, self.processor, self.config = pairs, processor, config
-        self._kept: dict[int, tuple[EncodedSide, EncodedSide]] = {}
+        self._kept: dict[int, EncodedPair] = {}
 
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, number: int) -> tuple[EncodedSide, EncodedSide]:
+    def __getitem__(self, number: int) -> EncodedPair:
         if number in self._kept:
             return self._kept[number]
-        pair = self.pairs[number]
-        encoded = tuple(
-            encode_side(side, self.processor, self.config.max_length, describe(pair, number, name))
-            for side, name in ((pair.query, "qry"), (pair.target, "pos"))
+        pair, config = self.pairs[number], self.config
+        encoded = encode_pair(
+            pair,
+            self.processor,
+            config.max_length,
+            describe(pair, number),
+            generative=config.generative,
+            hard_negatives=config.hard_negatives,
         )
-        if self.config.cache_encoded:
+        if config.cache_encoded:
             self._kept[number] = encoded
         return encoded
 
