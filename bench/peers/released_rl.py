@@ -152,10 +152,10 @@ def true_rewards(workload: TrainingWorkload) -> tuple[Tensor, Tensor]:
     model, vectors = wide.transformers, {}
     for side in SIDES:
         found = []
-        for sequence, script in zip(wide.sequences(side), wide.responses[side]):
+        for sequence in wide.sequences(side):
             inputs = model_inputs(model, [sequence], pad_id=wide.id("eos"))
             states = model(**inputs, output_hidden_states=True, use_cache=False, logits_to_keep=1)
-            # the script's last two tokens are <gen_emb> and the end of the turn
+            # the response's last two tokens are <gen_emb> and the end of the turn
             found.append(F.normalize(states.hidden_states[-1][0, -2], dim=-1))
         vectors[side] = torch.stack(found)
     rewards = [
