@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from bench.case import OURS
 from bench.runner import Row
+from bench.training.table import mfu
 
 GIB = 2**30
 
@@ -144,6 +145,7 @@ def _claims(
         "over_generate": ("times faster than generate() alone", _speedup_over("generate"), True),
         "memory_share": ("peak memory / the released recipe's", _memory, False),
         "error": ("relative gradient error", _gradient_error, False),
+        "mfu": ("% of the GPU's peak", mfu, True),
     }
     return [
         Claim(device, suite, case, kinds[kind][0], kinds[kind][1], value, kinds[kind][2], variant)
@@ -185,6 +187,9 @@ CLAIMS = [
     *_claims("cpu", "engine_memory", "b8-t512-0.1b-bf16", memory_share=1 / 3),
     *_claims("cpu", "engine_memory", "b8-t512-2b-bf16", memory_share=1 / 3),
     *_claims("cpu", "engine_disc", "mixed-64-0.1b-bf16", over_released=1.3),
+    *_claims("cpu", "train_sft", "pairs-8-0.1b-bf16", over_released=2),
+    *_claims("cpu", "train_sft", "memory-8-0.1b-bf16", memory_share=1 / 2),
+    *_claims("cpu", "train_rl", "rollouts-2x8-0.1b-bf16", over_released=4),
     # the order of a device's aims is that of their importance: `make gpu` measures the first ones first
     *_claims("cuda", "dual_info_nce", "dual-1024-1536-bf16", "umer1-cuda-whole-graph",
              milliseconds=0.045, over_eager=8, floor=50, **_EXACT),
@@ -207,4 +212,7 @@ CLAIMS = [
     *_claims("cuda", "info_nce", "one-way-262144-bf16", total_gib=20, **_EXACT),
     *_claims("cuda", "info_nce", "symmetric-262144-bf16", total_gib=20, **_EXACT),
     *_claims("cuda", "info_nce", "one-way-1048576-bf16", total_gib=40, **_EXACT),
+    *_claims("cuda", "train_sft", "pairs-16-2b-bf16", over_released=2.5, mfu=45),
+    *_claims("cuda", "train_sft", "memory-16-2b-bf16", memory_share=1 / 2),
+    *_claims("cuda", "train_rl", "rollouts-4x8-2b-bf16", over_released=8),
 ]  # fmt: skip

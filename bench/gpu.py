@@ -24,6 +24,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
 
+from bench.case import Case  # noqa: E402
 from bench.gpu_cases import by_importance, failures, measure  # noqa: E402
 from bench.gpu_file import GpuFile, summary  # noqa: E402
 from bench.steps import Deadline, Step, run, step  # noqa: E402
@@ -34,6 +35,8 @@ SECONDS = (
 )
 BUILD_SECONDS, TEST_SECONDS, SANITIZE_SECONDS = 240, 150, 45
 TESTS_AT_ONCE = 4
+# two billion weights are made four times over before the first step
+TRAINING = ("--seconds", "20", "--limit", "300")
 NO_TESTS = 5  # pytest's exit status when nothing was selected
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-rs", "-m", "gpu", "-p", "no:cacheprovider"]
 
@@ -127,14 +130,30 @@ def sanitize(suite: Suite) -> list[Step]:
 
 
 def kernels(suite: Suite) -> list[Step]:
-    """The CUDA suites of `python -m bench`, cases with an aim first."""
+    """The CUDA suites of `python -m bench` but training's, cases with an aim first."""
+    return [_measured("kernels", suite, lambda case: not _trains(case))]
+
+
+def training(suite: Suite) -> list[Step]:
+    """SFT and RL steps at 2B shapes, random weights: the last part, for it takes long to make its models."""
+    return [_measured("training", suite, _trains, TRAINING)]
+
+
+def _measured(
+    name: str, suite: Suite, wanted: Callable[[Case], bool], options: tuple[str, ...] = ()
+) -> Step:
     deadline, began = suite.deadline, suite.deadline.left()
-    measured = measure(by_importance(cases("cuda"), "cuda"), "cuda", deadline, suite.file.path)
+    chosen = [case for case in by_importance(cases("cuda"), "cuda") if wanted(case)]
+    measured = measure(chosen, "cuda", deadline, suite.file.path, options)
     suite.file.read_again()
     bad = failures(suite.file.rows, measured)
     reached = f"{len(measured.done)} of {measured.asked} cases"
     detail = f"{reached}, failed: {', '.join(bad)}" if bad else reached
-    return [Step("kernels", "failed" if bad else "ok", round(began - deadline.left(), 1), detail)]
+    return Step(name, "failed" if bad else "ok", round(began - deadline.left(), 1), detail)
+
+
+def _trains(case: Case) -> bool:
+    return case.suite.startswith("train_")
 
 
 def _pytest(name: str, command: list[str], seconds: float, **options) -> Step:
@@ -163,6 +182,7 @@ PARTS: dict[str, Callable[[Suite], list[Step]]] = {
     "tests": tests,
     "sanitize": sanitize,
     "kernels": kernels,
+    "training": training,
 }
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from bench.engine.composed import composed
 from bench.plots import drawable, plot
 from bench.results import MIB, number, read
 from bench.runner import Row
+from bench.training import table
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "docs" / "performance.md", ROOT / "docs" / "numerics.md"]
@@ -133,7 +134,7 @@ def claims_table(found: Found) -> str:
 
 def rows_table(found: Found) -> str:
     """Every variant of every loss: time, floor, memory, error; what it was measured on above each table."""
-    losses = [row for row in found.rows if not row["suite"].startswith("engine_")]
+    losses = [row for row in found.rows if not row["suite"].startswith(("engine_", "train_"))]
     return _by_place(losses, found.device, ROW_HEADER, _row_cells)
 
 
@@ -149,6 +150,23 @@ def engine_table(found: Found) -> str:
         return _engine_cells(row, ours.get((row["suite"], row["case"]), {}))
 
     return _by_place(own, found.device, ENGINE_HEADER, cells)
+
+
+def train_table(found: Found) -> str:
+    """Every variant of the training suites: time, rates, how often ours goes into it, utilisation, memory, error."""
+    own = [row for row in found.rows if row["suite"].startswith("train_")]
+    ours = {(row["suite"], row["case"]): row for row in own if row["variant"] == OURS}
+
+    def cells(row: Row) -> tuple[str, ...]:
+        return table.cells(row, ours.get((row["suite"], row["case"]), {}))
+
+    return _by_place(own, found.device, table.HEADER, cells)
+
+
+def recipe_table(found: Found) -> str:
+    """What the whole 2B recipe would take at the measured rates."""
+    lines = table.recipe_lines(found.rows)
+    return _markdown(table.RECIPE_HEADER, lines) if lines else _not_measured(found.device)
 
 
 def _by_place(rows: list[Row], device: str, header: tuple[str, ...], cells) -> str:
@@ -218,6 +236,8 @@ TABLES: dict[str, Callable[[Found], str]] = {
     "claims": claims_table,
     "rows": rows_table,
     "engine": engine_table,
+    "train": train_table,
+    "recipe": recipe_table,
     "errors": errors_table,
     "steps": steps_table,
     "plots": plots,

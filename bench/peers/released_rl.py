@@ -13,7 +13,6 @@ What tokens come out is scripted, after the logits have been computed and read a
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +45,7 @@ def step(workload: TrainingWorkload, rows: int) -> Tensor:
         terms = zip(own["policy"], own["reference"], advantage.tolist())
         loss = loss + torch.stack([_grpo(*term) for term in terms]).mean() / 2
     loss.backward()
-    numbers = torch.stack([loss.detach().float(), update(optimizer).float()])
+    numbers = torch.stack([loss.detach().float(), update(optimizer).float()]).cpu()
     return torch.cat([*rewards, numbers])
 
 
@@ -148,18 +147,17 @@ def _grpo(policy: Tensor, reference: Tensor, advantage: float) -> Tensor:
 @torch.no_grad()
 def true_rewards(workload: TrainingWorkload) -> tuple[Tensor, Tensor]:
     """Places in a step's result and what stands there: embedding rewards of both sides in float32, float64 [2 N G]."""
-    wide = replace(workload, dtype=torch.float32)
-    model, vectors = wide.transformers, {}
+    model, vectors = workload.wide_transformers(), {}
     for side in SIDES:
         found = []
-        for sequence in wide.sequences(side):
-            inputs = model_inputs(model, [sequence], pad_id=wide.id("eos"))
+        for sequence in workload.sequences(side):
+            inputs = model_inputs(model, [sequence], pad_id=workload.id("eos"))
             states = model(**inputs, output_hidden_states=True, use_cache=False, logits_to_keep=1)
             # the response's last two tokens are <gen_emb> and the end of the turn
             found.append(F.normalize(states.hidden_states[-1][0, -2], dim=-1))
         vectors[side] = torch.stack(found)
     rewards = [
-        looped_reward(vectors[side], vectors[other], wide.rollouts)
+        looped_reward(vectors[side], vectors[other], workload.rollouts)
         for side, other in zip(SIDES, reversed(SIDES))
     ]
     rewards = torch.cat(rewards).double()

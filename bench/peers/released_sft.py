@@ -24,7 +24,7 @@ def step(workload: TrainingWorkload, rows: int) -> Tensor:
     optimizer = workload.transformers_optimizer
     found = losses(workload, workload.transformers, rows)
     found.sum().backward()
-    return torch.cat([found.detach().float(), update(optimizer).float()[None]])
+    return torch.cat([found.detach().float(), update(optimizer).float()[None]]).cpu()
 
 
 def losses(workload: TrainingWorkload, model: torch.nn.Module, rows: int) -> Tensor:

@@ -61,8 +61,7 @@ class TrainSFT(Case):
         """The released formulas in float32, forward alone: without the gradient's norm."""
         workload = problem.inputs["workload"]
         with torch.no_grad():
-            wide = replace(workload, dtype=torch.float32)
-            losses = released_sft.losses(wide, wide.transformers, min(4, workload.pairs))
+            losses = released_sft.losses(workload, workload.wide_transformers(), 1)
         return {"output": Expected(slice(0, 4), losses.double().cpu())}
 
     def explain(self, problem):
@@ -81,6 +80,12 @@ class TrainSFTMemory(TrainSFT):
     def baseline(self):
         return f"{RELEASED}-b{self.rows[0]}"
 
+    def truth(self, problem):
+        return {}
+
+    def variants(self, device):
+        return [replace(variant, checked=False) for variant in super().variants(device)]
+
 
 def _ours(workload: TrainingWorkload, ours: OurSFT):
     return ours.step()
@@ -97,11 +102,10 @@ def cases(device: str, quick: bool) -> list[Case]:
             TrainSFT(name="pairs-4-tiny-fp32", dtype=torch.float32, workload=workload, rows=(4,))
         ]
     if device == "cuda":
-        workload = TrainingWorkload("2b", 16, mean_length=400)
+        shared = dict(dtype=torch.bfloat16, workload=TrainingWorkload("2b", 16, mean_length=400))
         return [
-            TrainSFT(
-                name="pairs-16-2b-bf16", dtype=torch.bfloat16, workload=workload, rows=(4, 8, 16)
-            )
+            TrainSFT(name="pairs-16-2b-bf16", rows=(4, 8, 16), **shared),
+            TrainSFTMemory(name="memory-16-2b-bf16", rows=(4,), **shared),
         ]
     workload = TrainingWorkload("0.1b", 8)
     shared = dict(dtype=torch.bfloat16, workload=workload)

@@ -123,6 +123,10 @@ class TrainingWorkload:
     def transformers_reference(self) -> nn.Module:
         return copy.deepcopy(self.transformers).requires_grad_(False).eval()
 
+    def wide_transformers(self) -> nn.Module:
+        """A float32 copy of it."""
+        return copy.deepcopy(self.transformers).float().eval()
+
     @property
     def tokens(self) -> int:
         """Of all sequences, prompts included, without padding."""
