@@ -98,11 +98,6 @@ class TrainingWorkload:
         return still_adamw(self.model)
 
     @cached_property
-    def reference(self) -> Qwen2VL:
-        """Our frozen start of RL."""
-        return copy.deepcopy(self.model).requires_grad_(False).eval()
-
-    @cached_property
     def transformers(self) -> nn.Module:
         """transformers' own model with the same weights, its SDPA attention, non-reentrant checkpointing as released."""
         from bench.engine.peers import as_transformers
