@@ -76,9 +76,8 @@ def cases(device: str, quick: bool) -> list[Case]:
     if quick:
         workload = TrainingWorkload("tiny", 2, 2, kinds=TINY_KINDS, dtype=torch.float32)
         name, dtype, rows = "rollouts-2x2-tiny-fp32", torch.float32, (4,)
-    elif (
-        device == "cuda"
-    ):  # all rows at once: the fewest steps of generate(), whatever their number
+    elif device == "cuda":
+        # all rows at once: the fewest steps of generate(), whatever their number
         workload = TrainingWorkload("2b", 4, 8, mean_length=400)
         name, dtype, rows = "rollouts-4x8-2b-bf16", torch.bfloat16, (32,)
     else:
