@@ -39,7 +39,8 @@ class Variant:
     """One way to compute a case.
 
     `family` is what `--peers` chooses by ("umer1": always); `unavailable` says in words why it cannot
-    run here; `calls` is how many calls one call makes, which its time is divided by.
+    run here; `calls` is how many calls one call makes, which its time is divided by. Of the variants of one
+    `sweep` (one peer at several settings) only the fastest in its first run is timed further.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Variant:
     unavailable: str = ""
     calls: int = 1
     checked: bool = True  # False: it gives no result to compare, a part of what others do
+    sweep: str = ""
 
 
 class Expected(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -51,6 +52,7 @@ def measure(
         )
         if row["status"] == "ok":
             good.append(variant)
+    good = _fastest_of_sweeps(good, rows)
     try:
         rows[OURS]["plan"] = case.plan(problem)
     except Exception as error:
@@ -121,7 +123,9 @@ def _about(variant: Variant) -> Row:
 
 def _check(case: Case, variant: Variant, problem: Problem, expected, row: Row) -> str:
     """Run once; errors against float64 go into the row. "ok", or why it is not timed."""
+    began = time.perf_counter()
     result = step(variant.function, problem)
+    row["first_run_ms"] = (time.perf_counter() - began) * 1e3
     row["result_bytes"] = memory.result_bytes(result)
     row["input_bytes"] = sum(
         tensor.numel() * tensor.element_size()
@@ -134,6 +138,23 @@ def _check(case: Case, variant: Variant, problem: Problem, expected, row: Row) -
         if not error <= allowed:
             return f"wrong: {name} is {error:.1e} off float64, {allowed:.0e} allowed; not timed"
     return "ok"
+
+
+def _fastest_of_sweeps(variants: list[Variant], rows: dict[str, Row]) -> list[Variant]:
+    """Without the settings that were slower than another one of their sweep; their rows say by how much."""
+    best: dict[str, Variant] = {}
+    for variant in variants:
+        if variant.sweep:
+            others = [best.get(variant.sweep, variant), variant]
+            best[variant.sweep] = min(others, key=lambda each: rows[each.name]["first_run_ms"])
+    for variant in variants:
+        fastest = best.get(variant.sweep, variant)
+        if fastest is not variant:
+            took, least = (rows[each.name]["first_run_ms"] for each in (variant, fastest))
+            rows[variant.name]["status"] = (
+                f"{took / least:.2f} x the time of {fastest.name} in its first run; not timed further"
+            )
+    return [variant for variant in variants if best.get(variant.sweep, variant) is variant]
 
 
 def _attempt(device: torch.device, check: Callable[[], str]) -> str:

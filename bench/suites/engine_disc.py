@@ -46,12 +46,12 @@ class EngineDisc(Case):
             Variant(OURS, OURS, _native),
             *[
                 Variant(f"released-b{batch}", "transformers", partial(peers.released_disc, batch=batch),
-                        f"one forward with logits and all hidden states, batches of {batch}")
+                        f"one forward with logits and all hidden states, batches of {batch}", sweep="released")
                 for batch in self.batches
             ],
             *[
                 Variant(f"backbone-b{batch}", "transformers", partial(peers.backbone_disc, batch=batch),
-                        f"the padded prompts without head and kept states, batches of {batch}")
+                        f"the padded prompts without head and kept states, batches of {batch}", sweep="released")
                 for batch in self.batches
             ],
         ]  # fmt: skip

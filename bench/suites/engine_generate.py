@@ -49,12 +49,13 @@ class EngineGenerate(Case):
             Variant(OURS, OURS, _native),
             *[
                 Variant(f"{RELEASED}-b{batch}", "transformers", partial(peers.released, batch=batch),
-                        f"generate(output_hidden_states=True), batches of {batch}")
+                        f"generate(output_hidden_states=True), batches of {batch}", sweep=RELEASED)
                 for batch in self.batches
             ],
             *[
                 Variant(f"{GENERATE}-b{batch}", "transformers", partial(peers.generated, batch=batch),
-                        f"generate() alone, no vectors, batches of {batch}", checked=False)
+                        f"generate() alone, no vectors, batches of {batch}", checked=False,
+                        sweep=GENERATE)
                 for batch in self.batches
             ],
             Variant("umer1-hf", "umer1-hf", partial(_over_transformers, rows=rows),
@@ -85,7 +86,7 @@ def cases(device: str, quick: bool) -> list[Case]:
         kinds, batches = ("image-4",), ((8,), (8,))
     else:
         queries, rollouts, size = 32, (4, 8), "0.1b"
-        kinds, batches = ("image-64", "image-256"), ((4, 8, 16, 32), (8, 16, 32))
+        kinds, batches = ("image-64", "image-256"), ((8, 16, 32), (8, 16, 32))
     found = []
     for kind in kinds:
         for name, prompts, samples, tried in (
