@@ -50,7 +50,7 @@ class TrainRL(Case):
             Variant(OURS, OURS, _ours),
             *[
                 Variant(f"{RELEASED}-b{rows}", "transformers", partial(_released, rows=rows),
-                        f"generate() and forwards of {rows} sequences, prompts once per rollout")
+                        f"generate() and forwards of {rows} sequences, prompts once per rollout", sweep=RELEASED)
                 for rows in self.rows
             ],
         ]  # fmt: skip
@@ -58,6 +58,7 @@ class TrainRL(Case):
     def truth(self, problem):
         """Embedding rewards by the released loop, of vectors from a float32 forward over every whole sequence."""
         workload = problem.inputs["workload"]
+        workload.make_transformers()
         return {"output": Expected(*released_rl.true_rewards(workload))}
 
     def explain(self, problem):

@@ -52,7 +52,7 @@ class TrainSFT(Case):
             Variant(OURS, OURS, _ours),
             *[
                 Variant(f"{RELEASED}-b{rows}", "transformers", partial(_released, rows=rows),
-                        f"padded forwards of {rows} sequences, full logits")
+                        f"padded forwards of {rows} sequences, full logits", sweep=RELEASED)
                 for rows in self.rows
             ],
         ]  # fmt: skip
@@ -60,6 +60,7 @@ class TrainSFT(Case):
     def truth(self, problem):
         """The released formulas in float32, forward alone: without the gradient's norm."""
         workload = problem.inputs["workload"]
+        workload.make_transformers()
         with torch.no_grad():
             losses = released_sft.losses(workload, workload.wide_transformers(), 1)
         return {"output": Expected(slice(0, 4), losses.double().cpu())}

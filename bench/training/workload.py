@@ -118,6 +118,12 @@ class TrainingWorkload:
     def transformers_reference(self) -> nn.Module:
         return copy.deepcopy(self.transformers).requires_grad_(False).eval()
 
+    def make_transformers(self) -> None:
+        """All that the first step would make: then it takes as long as the others."""
+        self.transformers_optimizer  # noqa: B018
+        if self.rollouts:
+            self.transformers_reference  # noqa: B018
+
     def wide_transformers(self) -> nn.Module:
         """A float32 copy of it."""
         return copy.deepcopy(self.transformers).float().eval()
