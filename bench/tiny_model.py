@@ -78,7 +78,7 @@ def train_stage(stage: str, data: Path, output: Path, overrides: dict) -> float:
             "data_path": str(data / "train"),
             "output": str(output),
         }
-        config = load_config(RECIPES / f"mini-{stage}.yaml", kind, {**files, **overrides})
+        config = load_config(RECIPES / f"tiny-{stage}.yaml", kind, {**files, **overrides})
         began = time.monotonic()
         module.run(config)
         seconds.write_text(json.dumps(time.monotonic() - began))

@@ -159,7 +159,7 @@ def test_train_json_keeps_stdout_for_the_document(run, trained, tmp_path):
 
 
 def test_train_knows_the_recipes_of_the_package(run, trained):
-    assert run("train", "sft", "--config", "mini-sft").status == 0
+    assert run("train", "sft", "--config", "tiny-sft").status == 0
     assert trained["sft"][0].batch_size == 64
 
 
@@ -167,9 +167,9 @@ def test_train_knows_the_recipes_of_the_package(run, trained):
     ("arguments", "message"),
     [
         (["-c", "nothing"], "no such file, and no such recipe (there are "),
-        (["-c", "mini-sft", "-s", "steps"], "--set steps: need key=value"),
-        (["-c", "mini-sft", "-s", "stepz=1"], "unknown setting 'stepz'"),
-        (["-c", "mini-sft", "-s", "steps=[1"], "is not a value"),
+        (["-c", "tiny-sft", "-s", "steps"], "--set steps: need key=value"),
+        (["-c", "tiny-sft", "-s", "stepz=1"], "unknown setting 'stepz'"),
+        (["-c", "tiny-sft", "-s", "steps=[1"], "is not a value"),
     ],
 )
 def test_train_refuses_bad_settings(run, trained, arguments, message):

@@ -123,7 +123,9 @@ def test_ids_come_from_the_data_or_the_target(records, sft_config, tmp_path):
     ids = batch.pair_ids.tolist()
     assert ids[0] == ids[3] and len(set(ids)) == 3
     assert batch.negative_ids.tolist() == [ids[2]]  # by its content
-    with pytest.raises(ValueError, match="record 0: has 0 sides under 'neg', hard_negatives wants 1"):
+    with pytest.raises(
+        ValueError, match="record 0: has 0 sides under 'neg', hard_negatives wants 1"
+    ):
         encode_pair(pairs[0], processor, 999, "record 0", hard_negatives=1)
     rows[1]["neg"] = "wrong"
     (tmp_path / "sft.json").write_text(json.dumps(rows))

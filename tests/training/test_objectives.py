@@ -74,7 +74,9 @@ def test_loss_and_gradient_equal_the_formulas(world, mask_duplicates):
     numbers, ours = gradients(trainee, batch, wanted)
     plain = _plain(model, processor, encoded, mask_duplicates)
     for name, value in zip(("gen", "disc", "ce_query", "ce_target"), plain):
-        torch.testing.assert_close(getattr(numbers, name).double(), value.detach(), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            getattr(numbers, name).double(), value.detach(), atol=1e-5, rtol=1e-5
+        )
     torch.testing.assert_close(numbers.total.double(), sum(plain).detach(), atol=1e-5, rtol=1e-5)
     sum(plain).backward()
     for name, parameter in trainee.named_parameters():
@@ -99,7 +101,9 @@ def test_dume_needs_no_response(world, records):
     processor = world[1]
     pair = read_sft(records / "sft.json", records)[17]
     pair.query.response = None
-    assert encode_pair(pair, processor, 999, "record 17", generative=False).query.labels.max() == -100
+    assert (
+        encode_pair(pair, processor, 999, "record 17", generative=False).query.labels.max() == -100
+    )
     with pytest.raises(ValueError, match="record 17, qry: has no response"):
         encode_pair(pair, processor, 999, "record 17")
 

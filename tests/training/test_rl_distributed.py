@@ -1,6 +1,7 @@
 """RL on two processes makes the rollouts and takes the steps that one process takes."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -45,7 +46,8 @@ def _run(config, tmp_path, processes):
     script.write_text(SCRIPT)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--standalone",
                str(script), str(path)]  # fmt: skip
-    run = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    run = subprocess.run(command, capture_output=True, text=True, timeout=400, env=environment)
     assert run.returncode == 0, run.stderr[-3000:]
 
 

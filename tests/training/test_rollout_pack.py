@@ -47,7 +47,7 @@ def _loss_and_gradients(model, packs, ref=None):
     for number, part in enumerate(packs):
         outputs = RLForward(part, OBJECTIVE, ref_logprob=ref and ref[number])(model)
         outputs.loss.backward()
-        total += float(outputs.loss)
+        total += float(outputs.loss.detach())
     return total, {name: each.grad.clone() for name, each in model.named_parameters()}
 
 
@@ -100,9 +100,7 @@ def test_pieces_hold_every_completion_once_within_the_capacity(groups):
 
 def test_equal_prompts_become_one_group(world, groups):
     _, processor, pairs = world
-    again = rl_prompt(
-        next(pair.query for pair in pairs if pair.dataset == "pictures"), processor
-    )
+    again = rl_prompt(next(pair.query for pair in pairs if pair.dataset == "pictures"), processor)
     twin = RolloutGroup(again, [torch.tensor([9, 9])], [2.0])
     merged = merge_prompts([*groups, twin])
     assert len(merged) == 3
@@ -116,6 +114,6 @@ def test_a_filler_takes_part_and_changes_nothing(world):
     part = pack_rollouts(filler(processor.eos_id), CPU, 2, share=True)
     outputs = RLForward(part, OBJECTIVE, ref_logprob=torch.zeros(1), weight=0.0)(model.train())
     outputs.loss.backward()
-    assert [float(each) for each in outputs[:4]] == [0.0] * 4
+    assert [float(each.detach()) for each in outputs[:4]] == [0.0] * 4
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and not parameter.grad.any(), name

@@ -48,7 +48,7 @@ def umer1(
       umer1 embed "seven" photo.jpg            vectors, and the reasoning
       umer1 search "seven" --items photos/     nearest neighbours
       umer1 data mini --out data/mini          a small, real benchmark
-      umer1 train sft --config mini-sft        train on it from scratch
+      umer1 train sft --config tiny-sft        train on it from scratch
       umer1 eval mmeb data/mini                scores, a table and a plot
       umer1 profile loss                       where the time goes
 

@@ -1,18 +1,45 @@
-"""umer1 train sft | rl"""
+"""umer1 train sft | rl | plan | plot | recipes"""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from umer1.cli import train_plan
 from umer1.cli.output import JsonOption
 
-app = typer.Typer(no_args_is_help=True, help="Train a model: sft, then rl.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="""Train a model: sft, then rl.
+
+\b
+The bundled model again, on a CPU:
+  umer1 data mini --out data/mini
+  umer1 train sft --config tiny-sft
+  umer1 train rl  --config tiny-rl
+\b
+UME-R1 from the released data, on GPUs:
+  umer1 train recipes                                   what there is, one line each
+  umer1 train plan --config ume-r1-2b-sft --gpus 8      memory, steps, time, before it costs anything
+  torchrun --nproc-per-node 8 -m umer1.cli train sft --config ume-r1-2b-sft
+  torchrun --nproc-per-node 8 -m umer1.cli train rl  --config ume-r1-2b-rl
+\b
+While it runs, in its output directory:
+  sft_metrics.jsonl   a row per logged step, with warnings of failure and what to change
+  sft_log             for tensorboard --logdir; --set wandb_project=NAME logs to wandb as well
+  samples.html        what the model writes, with its rewards (samples_every)
+  checkpoints         the same command goes on from the newest one
+  model, plots        at the end: a checkpoint that transformers loads, curves
+
+docs/training.md explains every line and every setting.""",
+)
+app.command("plan")(train_plan.plan)
+app.command("plot")(train_plan.plot)
+app.command("recipes")(train_plan.recipes)
 
 ConfigOption = Annotated[
     str,
     typer.Option(
-        "--config", "-c", help="A YAML file, or the name of a recipe of the package (mini-sft)."
+        "--config", "-c", help="A YAML file, or the name of a recipe (umer1 train recipes)."
     ),
 ]
 SetOption = Annotated[
@@ -40,8 +67,8 @@ def sft(
 
     \b
     Examples:
-      umer1 train sft --config mini-sft
-      umer1 train sft --config mini-sft --set steps=200 --set output=runs/short
+      umer1 train sft --config tiny-sft
+      umer1 train sft --config tiny-sft --set steps=200 --set output=runs/short
       torchrun --nproc-per-node 8 -m umer1.cli train sft --config my.yaml
     """
     _train("sft", config, set, quiet, json)
@@ -60,7 +87,7 @@ def rl(
 
     \b
     Examples:
-      umer1 train rl --config mini-rl --set model=runs/mini-sft/model
+      umer1 train rl --config tiny-rl --set model=runs/tiny-sft/model
       umer1 train rl --config my.yaml --set generations=8 --set temperature=1.0
     """
     _train("rl", config, set, quiet, json)
@@ -70,6 +97,7 @@ def _train(stage, config, assignments, quiet, as_json):
     from importlib import import_module
 
     from umer1.cli.output import note, print_json, stdout_to_stderr
+    from umer1.cli.recipes import find_config
     from umer1.training.config import load_config
     from umer1.training.settings import RLConfig, SFTConfig
 
@@ -82,16 +110,6 @@ def _train(stage, config, assignments, quiet, as_json):
         print_json({"stage": stage, "config": str(path), "model": str(finished)})
     else:
         note(f"the finished model is in {finished}")
-
-
-def find_config(name: str) -> Path:
-    """A file, or a recipe that comes with the package."""
-    recipes = Path(__file__).parent.parent / "recipes"
-    for path in (Path(name), recipes / f"{name}.yaml"):
-        if path.is_file():
-            return path
-    known = ", ".join(sorted(path.stem for path in recipes.glob("*.yaml")))
-    raise ValueError(f"--config {name}: no such file, and no such recipe (there are {known})")
 
 
 def read_assignments(assignments: list[str]) -> dict:

@@ -242,9 +242,7 @@ def _part(
 ) -> SFTPart:
     sides = [unique[number] for number in chosen]
     packed = pack([side.sequence for side in sides], spatial_merge)
-    kept = [
-        torch.arange(len(side.sequence)) if side.keep is None else side.keep for side in sides
-    ]
+    kept = [torch.arange(len(side.sequence)) if side.keep is None else side.keep for side in sides]
     sizes = torch.tensor([len(each) for each in kept])
     starts = packed.cu_seqlens[:-1].tolist()
     keep = torch.cat([each + start for each, start in zip(kept, starts)])

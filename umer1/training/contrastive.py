@@ -73,9 +73,7 @@ class Contrast:
                 for pair in pairs
             ]
             total = total + weight * self._terms(*prefixes, batch, scale)[0]
-        hits = [
-            disc.new_zeros(()) if pair is None else self._hit(*pair, batch) for pair in pairs
-        ]
+        hits = [disc.new_zeros(()) if pair is None else self._hit(*pair, batch) for pair in pairs]
         return ContrastiveLoss(total, *(part.detach() for part in parts[1:]), *hits)
 
     def _terms(self, gen, disc, batch: SFTBatch, scale) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -100,9 +98,7 @@ class Contrast:
     def _hit(self, query: Tensor, target: Tensor, batch: SFTBatch) -> Tensor:
         """Equal targets are equally right."""
         ids = torch.cat([batch.pair_ids, batch.negative_ids])
-        every_target, every_id = (
-            gather_values(each, self.group) for each in (target.float(), ids)
-        )
+        every_target, every_id = (gather_values(each, self.group) for each in (target.float(), ids))
         best = (query.float() @ every_target.T).argmax(1)
         return (every_id[best] == batch.pair_ids).float().mean()
 

@@ -158,9 +158,7 @@ def _slopes(
         found = objective.contrast(leaves[0], leaves[1], batch, leaves[2])
         wanted = [leaf for leaf in leaves if leaf is not None]
         slopes = iter(torch.autograd.grad(found.total, wanted))
-    gen_slope, disc_slope, scale_slope = (
-        None if leaf is None else next(slopes) for leaf in leaves
-    )
+    gen_slope, disc_slope, scale_slope = (None if leaf is None else next(slopes) for leaf in leaves)
     sizes = [len(each) for each in disc]
     gen_parts = [None] * len(sizes) if gen_slope is None else gen_slope.split(sizes)
     found = found._replace(total=found.total.detach())

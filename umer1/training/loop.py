@@ -16,7 +16,6 @@ return state.save_final()
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from umer1.model.checkpoint import save_model
 from umer1.processor import Processor
 from umer1.training import checkpoints
 from umer1.training.lora import merged, save_adapters
+from umer1.training.monitor import Monitor
 from umer1.training.parallel import Parallel
 from umer1.training.settings import OptimizerConfig, RunConfig
 from umer1.training.survival import Signals, leave, report_nan
@@ -51,16 +51,17 @@ class Run:
         self.config, self.total_steps, self.processor = config, total_steps, processor
         self.stage, self.output = stage, Path(config.output)
         self.output.mkdir(parents=True, exist_ok=True)
-        self.parallel = Parallel(config, log_with="tensorboard", project_dir=str(self.output))
+        self.parallel = Parallel(config)
         self.accelerator = self.parallel.accelerator
         if config.time_limit_seconds and self.parallel.world_size > 1:
             raise ValueError("time_limit_seconds: works with one process; use steps on several")
-        self.accelerator.init_trackers(f"{stage}_log")
+        self.monitor = Monitor(
+            self.output, stage, self.accelerator, config, total_steps=total_steps
+        )
         self.part, self.backward = self.parallel.part, self.parallel.backward
         self.step = 0
         self.skipped = 0  # steps whose update was left out for NaN
         self.data = checkpoints.identity(config, pairs)
-        self._metrics = self.output / f"{stage}_metrics.jsonl"
         self._started = self._saved_at = time.monotonic()
         self.signals = Signals()
 
@@ -73,7 +74,7 @@ class Run:
             trainee, lambda module: make_optimizer(module, self.config)
         )
         self.step = checkpoints.resume(self)
-        self._forget_later_metrics()
+        self.monitor.begin(self.step)
         return model, optimizer
 
     def save_final(self) -> Path:
@@ -87,7 +88,7 @@ class Run:
                     save_model(qwen, target)
                 self.processor.save(target)
         self.accelerator.wait_for_everyone()
-        self.accelerator.end_training()
+        self.monitor.close()
         self.signals.restore()
         return target
 
@@ -155,32 +156,9 @@ class Run:
     # -- logs -------------------------------------------------------------------------------------------------------
 
     def log(self, numbers: dict[str, float]) -> None:
-        """Means over the processes: a line on stdout, one in `<stage>_metrics.jsonl`, TensorBoard."""
-        values = torch.tensor(list(numbers.values()), device=self.accelerator.device)
-        numbers = dict(zip(numbers, self.accelerator.reduce(values, "mean").tolist()))
-        self.accelerator.log(numbers, step=self.step)
-        if self.accelerator.is_main_process:
-            row = {
-                "step": self.step,
-                **{name: round(float(value), 6) for name, value in numbers.items()},
-            }
-            with self._metrics.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-            print(
-                f"{self.stage} step {self.step}/{self.total_steps}  "
-                + "  ".join(f"{name} {value:.4g}" for name, value in numbers.items()),
-                flush=True,
-            )
-
-    def _forget_later_metrics(self) -> None:
-        """Steps after the checkpoint will be logged again; drop the killed run's lines for them."""
-        if self.accelerator.is_main_process and self._metrics.exists():
-            lines = [
-                line
-                for line in self._metrics.read_text().splitlines()
-                if json.loads(line)["step"] <= self.step
-            ]
-            self._metrics.write_text("".join(line + "\n" for line in lines) if self.step else "")
+        """Report the step that has just ended, see `Monitor.step`."""
+        skipped = {"skipped": float(self.skipped)} if self.skipped else {}
+        self.monitor.step(self.step, {**numbers, **skipped})
 
 
 def learning_rate(config: OptimizerConfig, fraction: float) -> float:

@@ -109,7 +109,9 @@ def save_adapters(model: Qwen2VL, settings: LoRAConfig, directory: Path, base: s
             tensors |= _products(layer, target, f"model.language_model.layers.{number}.")
     directory.mkdir(parents=True, exist_ok=True)
     save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
-    names = "|".join(name.replace(".", r"\.") for each in _targets(settings) for name in PRODUCTS[each])
+    names = "|".join(
+        name.replace(".", r"\.") for each in _targets(settings) for name in PRODUCTS[each]
+    )
     LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,

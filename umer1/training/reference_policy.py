@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from umer1.model.qwen2_vl import Qwen2VL
+from umer1.training.lora import lora_layers, without_adapters
 from umer1.training.policy_forward import ScoreForward
 from umer1.training.rollout_pack import RolloutPack
 from umer1.training.settings import RLConfig
@@ -31,13 +32,20 @@ from umer1.training.settings import RLConfig
 class ReferencePolicy:
     """Make it before the policy is wrapped, sharded or resumed: it keeps the weights of that moment."""
 
-    def __init__(self, policy: Qwen2VL, config: RLConfig, device: torch.device):
+    def __init__(
+        self,
+        policy: Qwen2VL,
+        config: RLConfig,
+        device: torch.device,
+        dtype: torch.dtype | None = None,
+    ):
+        """dtype: of the frozen weights, where the policy's will be cast when it is sharded; default: as they are."""
         self.kind, self.device = config.reference, device
         self.frozen: Qwen2VL | None = None
         if self.kind == "lora":
             _require_only_adapters(policy)
             return
-        self.frozen = copy.deepcopy(policy).requires_grad_(False).eval()
+        self.frozen = copy.deepcopy(policy).requires_grad_(False).eval().to(dtype)
         if self.kind == "copy":
             self.frozen.to(device)
         elif device.type == "cuda":
@@ -56,7 +64,7 @@ class ReferencePolicy:
         works = [ScoreForward(part, temperature) for part in parts]
         with torch.no_grad():
             if self.frozen is None:
-                with adapters_off(model):
+                with without_adapters(model):
                     return [model(work) for work in works]
             with self._on_device() as frozen, precision():
                 return [work(frozen) for work in works]
@@ -76,27 +84,8 @@ class ReferencePolicy:
                 parameter.data = home[name]
 
 
-@contextmanager
-def adapters_off(model: nn.Module) -> Iterator[None]:
-    """The model without its LoRA layers' adapters."""
-    layers = _adapter_layers(model)
-    for layer in layers:
-        layer._disable_adapters = True
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer._disable_adapters = False
-
-
-def _adapter_layers(model: nn.Module) -> list[nn.Module]:
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    return [each for each in model.modules() if isinstance(each, BaseTunerLayer)]
-
-
 def _require_only_adapters(policy: nn.Module) -> None:
-    if not _adapter_layers(policy):
+    if not lora_layers(policy):
         raise ValueError("reference: got 'lora', but the model has no adapters; wants 'copy' or 'precomputed'")  # fmt: skip
     trained = [
         name

@@ -7,7 +7,6 @@ steps learn from the rollouts. A step counts optimizer updates.
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ from umer1.progress import progress_bar
 from umer1.training.batching import GroupedBatches
 from umer1.training.collate import side_key
 from umer1.training.loop import Run
+from umer1.training.lora import merged
 from umer1.training.policy_forward import Objective
 from umer1.training.policy_update import learn, make_parts
 from umer1.training.reference_policy import ReferencePolicy
@@ -26,10 +26,8 @@ from umer1.training.rollout_pack import can_share
 from umer1.training.rollouts import roll_out
 from umer1.training.settings import RLConfig
 from umer1.training.start import load_pairs, start
+from umer1.training.trainable import choose_trainable
 from umer1.training.wrapped import Trainee
-
-log = logging.getLogger("umer1")
-
 
 def run(config: RLConfig, *, progress: bool = True) -> Path:
     """Train from `config.model`; returns the directory of the finished model. Killed runs resume as in SFT."""
@@ -44,11 +42,12 @@ def run(config: RLConfig, *, progress: bool = True) -> Path:
     state = Run(config, config.steps or rounds * updates, processor, stage="rl", pairs=pairs)
     parallel = state.parallel
     policy.gradient_checkpointing = config.gradient_checkpointing
-    if config.freeze_vision:
-        policy.vision.requires_grad_(False)
-        policy.vision.merger.requires_grad_(True)
-    reference = ReferencePolicy(policy, config, parallel.device) if config.beta else None
-    share = config.share_prompts and can_share(parallel.device, _compute_dtype(config, policy))
+    choose_trainable(policy, config)
+    computed = torch.bfloat16 if config.mixed_precision == "bf16" else policy.dtype
+    share = config.share_prompts and can_share(parallel.device, computed)
+    # ZeRO and FSDP2 cast the weights themselves; elsewhere autocast rounds them as they are used
+    own = computed if parallel.kind not in ("one", "ddp") else None
+    reference = ReferencePolicy(policy, config, parallel.device, own) if config.beta else None
     merge = policy.config.vision.spatial_merge_size
     model, optimizer = state.prepare(Trainee(policy))
     objective = Objective(
@@ -75,7 +74,8 @@ def run(config: RLConfig, *, progress: bool = True) -> Path:
             began = time.monotonic()
             first = state.step
             chosen = [next(source) for _ in range(accumulation)]
-            with parallel.whole_weights() as whole:
+            shown = state.monitor.samples_due(first, first + updates)
+            with parallel.whole_weights() as whole, merged(whole):
                 rolled = roll_out(
                     whole,
                     processor,
@@ -83,7 +83,10 @@ def run(config: RLConfig, *, progress: bool = True) -> Path:
                     config,
                     seed=config.seed + first // updates * accumulation * 1_000_003,
                     group=parallel.group,
+                    samples=config.samples_count if shown else 0,
                 )
+            if shown:
+                state.monitor.samples(first + updates, rolled.samples)
             rollouts_end = time.monotonic()
             parts = make_parts(rolled.groups, state, config, share=share, spatial_merge=merge)
             rates: list[float] = []
@@ -104,6 +107,9 @@ def run(config: RLConfig, *, progress: bool = True) -> Path:
                 "learning_rate": rates[-1],
                 "learn_seconds": time.monotonic() - rollouts_end,
                 "rollouts_per_second": objective.completions / seconds,
+                "tokens_per_second": parts.packed_tokens * parallel.world_size / seconds,
+                "real_token_share": parts.packed_tokens
+                / max(parts.packed_tokens, len(parts.packs) * config.microbatch_tokens),
                 "learned_tokens": float(parts.tokens),
                 "packed_tokens": float(parts.packed_tokens * parallel.world_size),
             }
@@ -117,7 +123,3 @@ def run(config: RLConfig, *, progress: bool = True) -> Path:
                 state.log(numbers)
             state.save_if_due()
     return state.save_final()
-
-
-def _compute_dtype(config: RLConfig, policy) -> torch.dtype:
-    return torch.bfloat16 if config.mixed_precision == "bf16" else policy.dtype

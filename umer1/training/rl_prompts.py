@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch.utils.data import DataLoader, Dataset
 
-from umer1.data.records import Side
+from umer1.data.records import Pair, Side
 from umer1.model.sequence import Sequence
 from umer1.processor import Processor
 from umer1.training.batching import GroupedBatches, rank_slice
@@ -17,12 +17,13 @@ from umer1.training.settings import RLConfig
 
 @dataclass(slots=True)
 class PromptPair:
-    """Both prompts of a pair. place: of the pair in its batch of all processes. where: for messages."""
+    """Both prompts of a pair. place: of the pair in its batch of all processes. where: for messages; pair: to show."""
 
     place: int
     query: Sequence
     target: Sequence
     where: str
+    pair: Pair | None = None
 
 
 def prompt_batches(
@@ -56,7 +57,7 @@ class PromptDataset(Dataset):
 
     def __init__(self, pairs, processor: Processor, config: RLConfig):
         self.pairs, self.processor, self.config = pairs, processor, config
-        self._kept: dict[int, tuple[Sequence, Sequence, str]] = {}
+        self._kept: dict[int, tuple[Sequence, Sequence, str, Pair]] = {}
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -70,7 +71,7 @@ class PromptDataset(Dataset):
             self._kept[number] = encoded
         return PromptPair(place, *self._kept[number])
 
-    def _encode(self, number: int) -> tuple[Sequence, Sequence, str]:
+    def _encode(self, number: int) -> tuple[Sequence, Sequence, str, Pair]:
         pair = self.pairs[number]
         limit = self.config.max_prompt_tokens
         prompts = []
@@ -78,11 +79,11 @@ class PromptDataset(Dataset):
             prompt = rl_prompt(side, self.processor)
             if limit and len(prompt) > limit:
                 raise ValueError(
-                    f"{describe(pair, number, name)}: its prompt has {len(prompt)} tokens, more than "
+                    f"{describe(pair, number)}, {name}: its prompt has {len(prompt)} tokens, more than "
                     f"max_prompt_tokens {limit}"
                 )
             prompts.append(prompt)
-        return *prompts, f"record {number} ({pair.dataset})"
+        return *prompts, f"record {number} ({pair.dataset})", pair
 
 
 def rl_prompt(side: Side, processor: Processor) -> Sequence:

@@ -17,6 +17,7 @@ from umer1.processor import Processor
 from umer1.training.rewards import Rewards, score
 from umer1.training.rl_prompts import PromptPair
 from umer1.training.rollout_pack import RolloutGroup
+from umer1.training.samples import rollout_rows
 from umer1.training.settings import RLConfig
 from umer1_kernels.distributed import gather_values
 
@@ -29,7 +30,7 @@ class RolloutBatch:
         groups: to learn from; without the flat ones if the config says so.
         completions: rollouts of this process, both sides, flat groups included.
         metrics: means over this process's rollouts; every process has as many.
-        samples: rows to read: prompt, completion, reward parts.
+        samples: rows to read, see umer1.training.samples.
     """
 
     groups: list[RolloutGroup]
@@ -46,6 +47,7 @@ def roll_out(
     *,
     seed: int,
     group=None,
+    samples: int = 0,
 ) -> RolloutBatch:
     """Sample G completions for each side of each pair from the policy, and give each its advantage.
 
@@ -55,13 +57,14 @@ def roll_out(
             candidates. All batches are rolled out together.
         seed: with a pair's place in its batch it decides the pair's samples, on whatever process they are made.
         group: the process group, None in one process.
+        samples: pairs of this process whose rollouts come back as rows to read.
     """
     began = time.monotonic()
     prompts = [prompt for number, batch in enumerate(batches) for prompt in _prompts(number, batch, processor, config)]  # fmt: skip
     results = _generate(model, processor, prompts, config, seed)
     rolled = time.monotonic()
     metrics: dict[str, float] = {}
-    groups, samples, first = [], [], 0
+    groups, rows, first = [], [], 0
     for batch in batches:
         count = len(batch)
         sides = results[first : first + count], results[first + count : first + 2 * count]
@@ -74,12 +77,19 @@ def roll_out(
         for name, value in _metrics(*sides, rewards, group).items():
             metrics[name] = metrics.get(name, 0.0) + value / len(batches)
         groups += _groups(batch, sides, rewards, config.skip_flat_groups)
-        if len(samples) < 2 * config.generations * config.sample_pairs:
-            samples += _samples(batch[: config.sample_pairs], sides, texts, rewards, processor)
+        if samples and not rows:
+            shown = {
+                part: getattr(rewards, part) for part in ("format", "rank", "gap", "advantage")
+            }
+            if config.length_penalty:
+                shown["length"] = rewards.length
+            shown["reward"] = rewards.total
+            pairs = [each.pair for each in batch]
+            rows = rollout_rows(pairs, sides, shown, processor.decode, samples)
     metrics["rollout_seconds"] = rolled - began
     metrics["reward_seconds"] = time.monotonic() - rolled
     completions = 2 * config.generations * sum(map(len, batches))
-    return RolloutBatch(groups, completions, metrics, samples)
+    return RolloutBatch(groups, completions, metrics, rows)
 
 
 def _prompts(
@@ -173,25 +183,3 @@ def _disc_hit(query: list[Generated], target: list[Generated], group) -> float:
     rank = 0 if group is None else torch.distributed.get_rank(group)
     own = torch.arange(len(queries), device=queries.device) + rank * len(queries)
     return float(((queries @ candidates.T).argmax(1) == own).float().mean())
-
-
-def _samples(
-    batch: list[PromptPair], sides: tuple, texts: list, rewards: Rewards, processor: Processor
-) -> list[dict]:
-    return [
-        {
-            "pair": pair.where,
-            "side": name,
-            "prompt": processor.decode(sequence.input_ids[~sequence.media_mask]),
-            "completion": texts[side][row][sample],
-            "tokens": len(rollout.tokens),
-            "missing": not rollout.hit,
-            **{
-                part: float(getattr(rewards, part)[side, row, sample])
-                for part in ("total", "advantage", "format", "embedding", "length", "rank", "gap")
-            },
-        }
-        for row, pair in enumerate(batch)
-        for side, (name, sequence) in enumerate((("query", pair.query), ("target", pair.target)))
-        for sample, rollout in enumerate(sides[side][row].rollouts)
-    ]

@@ -69,6 +69,9 @@ class RunConfig:
     keep_checkpoints: int = 2  # the newest ones; 0: all
     on_nan: str = "stop"  # stop | skip: a step whose loss or gradient is NaN or infinite
     log_every: int = 10
+    wandb_project: str = ""  # also log to this Weights & Biases project
+    samples_every: int = 0  # steps between samples of what the model writes; 0: none
+    samples_count: int = 4  # pairs shown each time
     cache_encoded: bool = False  # keep every encoded record in memory (small data sets)
     workers: int = 0  # processes that decode media ahead of the model
     time_limit_seconds: float = (
@@ -112,13 +115,14 @@ class SFTConfig(RunConfig):
     # short in an index; the dimensions are recorded in the model's config.json
     matryoshka: dict[int, float] = field(default_factory=dict)
 
-
     def __post_init__(self):
         for name in ("microbatch_tokens", "align_weight", "hard_negatives"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: got {getattr(self, name)}, wants 0 or more")
         if not self.generative and self.align_weight:
-            raise ValueError("align_weight: wants generative: true, there are no gen vectors to align")
+            raise ValueError(
+                "align_weight: wants generative: true, there are no gen vectors to align"
+            )
         if not self.discriminative and (not self.generative or self.align_weight):
             raise ValueError(
                 "discriminative: false wants generative: true and align_weight: 0, or there is nothing "
@@ -154,7 +158,6 @@ class RLConfig(RunConfig):
     rollout_slots: int = 128
     microbatch_tokens: int = 16384  # tokens per backward pass
     share_prompts: bool = True  # a prompt goes through the model once for all its completions
-    sample_pairs: int = 2  # pairs per logged step whose rollouts are handed on to be read
     freeze_vision: bool = False
 
     def __post_init__(self):

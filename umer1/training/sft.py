@@ -19,6 +19,7 @@ from umer1.training.collate import EncodedPair, SFTBatch, collate_sft, describe,
 from umer1.training.contrastive import Contrast
 from umer1.training.grad_cache import SFTNumbers, SFTObjective, add_gradients
 from umer1.training.loop import Run
+from umer1.training.samples import show_samples
 from umer1.training.settings import SFTConfig
 from umer1.training.start import load_pairs, start
 from umer1.training.trainable import choose_trainable
@@ -62,6 +63,7 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
             began = time.monotonic()
             rate = state.set_learning_rate(optimizer)
             sums, tokens = torch.zeros(len(SFTNumbers._fields), device=accelerator.device), 0
+            room = 0  # of the passes; without microbatches a pass is as large as its tokens
             for micro in range(accumulation):
                 batch: SFTBatch = next(batch_source).to(accelerator.device)
                 last = micro == accumulation - 1
@@ -70,6 +72,9 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
                 )
                 sums += torch.stack(found)
                 tokens += batch.tokens
+                room += sum(
+                    max(sum(part.packed.lengths), config.microbatch_tokens) for part in batch.parts
+                )
             # one wait for the device in each step
             numbers = dict(zip(SFTNumbers._fields, (sums / accumulation).tolist()))
             norm = state.update(numbers)
@@ -83,9 +88,12 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
                         "learning_rate": rate,
                         "gradient_norm": math.nan if norm is None else norm,
                         "pairs_per_second": config.batch_size * accumulation / seconds,
+                        "real_token_share": tokens / room,
                         "tokens_per_second": tokens * accelerator.num_processes / seconds,
                     }
                 )
+            if state.monitor.samples_due(state.step - 1, state.step):
+                show_samples(state, pairs, config)
             state.save_if_due()
     return state.save_final()
 
