@@ -13,7 +13,6 @@ from umer1.training.start import load_pairs, start
 from umer1.training.wrapped import Trainee
 
 MIXED = (0, 1, 9, 10, 17, 20)  # images, videos, text alone, two images; some share their target
-SEEING = (0, 1, 9, 10)  # pairs with pictures
 
 
 class Alone:

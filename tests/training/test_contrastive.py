@@ -105,7 +105,7 @@ def test_the_scale_learns_and_is_held_at_its_limit(vectors):
     with torch.no_grad():
         trainee.log_scale.add_(1.0)
     trainee.clamp_scale()
-    assert float(trainee.scale()) == pytest.approx(LARGEST_SCALE, rel=1e-6)
+    assert float(trainee.scale().detach()) == pytest.approx(LARGEST_SCALE, rel=1e-6)
     with pytest.raises(ValueError, match="scale: got 200"):
         Trainee(torch.nn.Identity(), scale=200.0)
 

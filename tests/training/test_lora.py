@@ -23,7 +23,7 @@ def world(sft_config):
     before = model(pack([pair.query.sequence for pair in encoded])).detach()
     add_lora(model, LORA)
     after = model(pack([pair.query.sequence for pair in encoded])).detach()
-    torch.testing.assert_close(after, before, rtol=0, atol=1e-6)  # B is zero
+    torch.testing.assert_close(after, before, rtol=0, atol=1e-5)  # B is zero
     for layer in lora_layers(model):
         torch.nn.init.normal_(layer.lora_B["default"].weight, std=0.2)
     return model, processor, pack([pair.query.sequence for pair in encoded]), before
@@ -39,7 +39,7 @@ def test_merged_weights_compute_the_same_and_come_back_bit_by_bit(world):
         torch.testing.assert_close(model(packed), apart, rtol=1e-4, atol=1e-5)
     assert all(torch.equal(bits[name], each) for name, each in model.state_dict().items())
     with without_adapters(model):
-        torch.testing.assert_close(model(packed), before, rtol=0, atol=1e-6)
+        torch.testing.assert_close(model(packed), before, rtol=0, atol=1e-5)
     assert torch.equal(model(packed), apart)
     assert all(each.requires_grad for name, each in model.named_parameters() if ".lora_" in name)
 

@@ -122,7 +122,7 @@ class Parallel:
         self.trainee = trainee.train()
         qwen = trainee.model
         # a rank without pictures would leave the tower's gathers and reductions to the others, which wait for ever
-        qwen.always_see = self.world_size > 1
+        qwen.always_see |= self.world_size > 1
         self._skeleton = _skeleton(qwen) if self.kind in SHARDED else None
         if self.kind.startswith("zero"):
             self._wrapped, self.optimizer = self._prepare_deepspeed(trainee, make_optimizer)

@@ -51,6 +51,7 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
         SFTDataset(pairs, processor, config),
         num_workers=config.workers,
         batch_sampler=_shares(batches, state.step * accumulation, accelerator),
+        generator=torch.Generator(),  # its own: a resumed run has drawn from the global one what it had
         collate_fn=lambda encoded: collate_sft(
             encoded, merge, microbatch_tokens=config.microbatch_tokens
         ),

@@ -28,6 +28,8 @@ def choose_trainable(model: Qwen2VL, config: RunConfig) -> Qwen2VL:
         model.decoder.requires_grad_(False)
         if model.head is not None:
             model.head.requires_grad_(False)
+        # text alone would have no gradient at all
+        model.always_see = not config.lora.rank
     if config.lora.rank:
         add_lora(model, config.lora)
     if not any(parameter.requires_grad for parameter in model.parameters()):
