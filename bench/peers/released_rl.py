@@ -29,16 +29,17 @@ FORMAT = re.compile(r"<think>.*?</think>.*?\s*<answer>.*?\s*<gen_emb>", re.DOTAL
 
 
 def step(workload: TrainingWorkload, rows: int) -> Tensor:
-    """Rollouts, rewards, forward, backward, clipping and AdamW: float32 [2 N G + 2], embedding rewards, loss, norm of the gradient."""
+    """Rollouts, rewards, forward, backward, clipping and AdamW: float32 [4 N G + 2], gaps, embedding rewards, loss, norm of the gradient."""
     optimizer = workload.transformers_optimizer
     sides = {side: _side(workload, side, rows) for side in SIDES}
     texts = [workload_text(response) for side in SIDES for response in workload.responses[side]]
     formats = torch.tensor([float(bool(FORMAT.search(text))) for text in texts]).chunk(2)
-    rewards, loss = [], 0.0
+    gaps, rewards, loss = [], [], 0.0
     for side, other, form in zip(SIDES, reversed(SIDES), formats):
         own = sides[side]
-        embedding = looped_reward(own["vectors"], sides[other]["vectors"], workload.rollouts)
-        rewards.append(embedding)
+        rank, gap = looped_scores(own["vectors"], sides[other]["vectors"], workload.rollouts)
+        gaps.append(gap)
+        rewards.append(embedding := rank * gap)
         grouped = (form + embedding).view(-1, workload.rollouts)
         spread = grouped.std(1, keepdim=True) + EPSILON
         advantage = ((grouped - grouped.mean(1, keepdim=True)) / spread).flatten()
@@ -46,7 +47,7 @@ def step(workload: TrainingWorkload, rows: int) -> Tensor:
         loss = loss + torch.stack([_grpo(*term) for term in terms]).mean() / 2
     loss.backward()
     numbers = torch.stack([loss.detach().float(), update(optimizer).float()]).cpu()
-    return torch.cat([*rewards, numbers])
+    return torch.cat([*gaps, *rewards, numbers])
 
 
 def workload_text(response: list[int]) -> str:
@@ -54,18 +55,18 @@ def workload_text(response: list[int]) -> str:
     return f"<think>{'word ' * len(response)}</think><answer>word\n<gen_emb>"
 
 
-def looped_reward(own: Tensor, other: Tensor, size: int) -> Tensor:
-    """rank x gap of every rollout of one side, one after the other, read back each time; float32 [N G]."""
-    rewards = []
+def looped_scores(own: Tensor, other: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Rank and gap of every rollout of one side, one after the other, read back each time; float32 [N G] each."""
+    ranks, gaps = [], []
     for row, vector in enumerate(own):
         first = row // size * size
         similarity = other @ vector
         positive = similarity[first : first + size]
         negative = torch.cat([similarity[:first], similarity[first + size :]])
         top = torch.topk(torch.cat([positive, negative]), size).indices
-        rank = (top < size).sum().item() / size
-        rewards.append(rank * (positive.mean() - negative.mean()).item())
-    return torch.tensor(rewards)
+        ranks.append((top < size).sum().item() / size)
+        gaps.append((positive.mean() - negative.mean()).item())
+    return torch.tensor(ranks), torch.tensor(gaps)
 
 
 def _side(workload: TrainingWorkload, side: str, rows: int) -> dict:
@@ -145,8 +146,8 @@ def _grpo(policy: Tensor, reference: Tensor, advantage: float) -> Tensor:
 
 
 @torch.no_grad()
-def true_rewards(workload: TrainingWorkload) -> tuple[Tensor, Tensor]:
-    """Places in a step's result and what stands there: embedding rewards of both sides in float32, float64 [2 N G]."""
+def true_scores(workload: TrainingWorkload) -> Tensor:
+    """Gaps and embedding rewards as they stand in a step's result, from float32 forwards; float64 [4 N G]."""
     model, vectors = workload.wide_transformers(), {}
     for side in SIDES:
         found = []
@@ -156,9 +157,9 @@ def true_rewards(workload: TrainingWorkload) -> tuple[Tensor, Tensor]:
             # the response's last two tokens are <gen_emb> and the end of the turn
             found.append(F.normalize(states.hidden_states[-1][0, -2], dim=-1))
         vectors[side] = torch.stack(found)
-    rewards = [
-        looped_reward(vectors[side], vectors[other], workload.rollouts)
+    scores = [
+        looped_scores(vectors[side], vectors[other], workload.rollouts)
         for side, other in zip(SIDES, reversed(SIDES))
     ]
-    rewards = torch.cat(rewards).double()
-    return torch.arange(len(rewards)), rewards
+    gaps, rewards = [gap for _, gap in scores], [rank * gap for rank, gap in scores]
+    return torch.cat([*gaps, *rewards]).double()

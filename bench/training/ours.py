@@ -119,12 +119,12 @@ class OurRL:
         return f"rollouts by the engine; learning on packed sequences, each prompt {prompts}"
 
     def step(self) -> Tensor:
-        """Rollouts, rewards, update: float32 [2 N G + 2], embedding rewards, loss, norm of the gradient."""
+        """Rollouts, rewards, update: float32 [4 N G + 2], gaps, embedding rewards, loss, norm of the gradient."""
         workload = self.workload
         model, device = workload.model, workload.model.device
         processor = _Processor(workload)
         state = Alone(workload.optimizer, device, processor)
-        with scripted_rollouts(workload) as rewards:
+        with scripted_rollouts(workload) as scores:
             rolled = roll_out(model, processor, [self.prompts], self.config, seed=0)
         merge = model.config.vision.spatial_merge_size
         share = can_share(device, model.dtype)
@@ -136,16 +136,16 @@ class OurRL:
             before_update=lambda: None, where=lambda: [],
         )  # fmt: skip
         numbers = torch.stack([_single(found["loss"]), _single(found["gradient_norm"])])
-        return torch.cat([*rewards, numbers])
+        return torch.cat([*scores, numbers])
 
 
 @contextmanager
 def scripted_rollouts(workload: TrainingWorkload) -> Iterator[list[Tensor]]:
     """The engine writes the workload's responses: its sampler is called as always, with a token forced in every row.
 
-    Gives a list that fills with the embedding rewards, float32 [N G], of queries and of targets.
+    Gives a list that fills with the gaps and the embedding rewards, float32 [2 N G] each, queries first.
     """
-    rewards: list[Tensor] = []
+    scores: list[Tensor] = []
     waiting = {side: list(range(workload.pairs)) for side in SIDES}
     table: dict[int, list[int]] = {}
     sample, submit, reward = slots.sample_tokens, NativeEngine.submit, kernels.group_reward
@@ -174,14 +174,13 @@ def scripted_rollouts(workload: TrainingWorkload) -> Iterator[list[Tensor]]:
 
     def noted(*vectors, **settings):
         found = reward(*vectors, **settings)
-        rewards.extend(
-            _single(each).flatten() for each in (found.query_reward, found.target_reward)
-        )
+        both = torch.stack([found.query_reward, found.target_reward])
+        scores.extend(_single(each).flatten() for each in (found.gap, both))
         return found
 
     slots.sample_tokens, NativeEngine.submit, kernels.group_reward = forced, remember, noted
     try:
-        yield rewards
+        yield scores
     finally:
         slots.sample_tokens, NativeEngine.submit, kernels.group_reward = sample, submit, reward
 

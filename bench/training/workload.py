@@ -1,7 +1,7 @@
 """What a trainer is given to do: pairs of sequences with media, or prompts and the rollouts it will write.
 
 Four kinds of pairs in turn: picture (256 visual tokens) -> text, text -> picture (256), picture (64) -> text, text ->
-picture (64). A side of text alone has the one-token white picture of the released SFT data. Around the media stand the
+picture (64); in RL the first and the third. A side of text alone has the one-token white picture of the released SFT data. Around the media stand the
 chat's head, 16 tokens of text, `<disc_emb>` and an instruction with a literal `<gen_emb>` in it, 97 tokens in all.
 Responses are log-normal, sigma 0.5, with mean 96 where the released data's have about 400: the head and the decoder then
 see shorter responses beside the same pictures, and a step fits into seconds on two cores.
@@ -27,6 +27,10 @@ KINDS = (
     ("image-64", "image-1"),
     ("image-1", "image-64"),
 )
+RL_KINDS = (
+    ("image-256", "image-1"),
+    ("image-64", "image-1"),
+)  # or a modality would decide every rank
 TINY_KINDS = (("image-4", "image-1"), ("image-1", "image-4"))
 SIDES = ("query", "target")
 # from the end of the prompt: where the instruction names <gen_emb>
