@@ -79,7 +79,7 @@ def _released(workload: TrainingWorkload, ours: OurRL, *, rows: int):
 
 def cases(device: str, quick: bool) -> list[Case]:
     if quick:
-        workload = TrainingWorkload("tiny", 2, 2, kinds=TINY_KINDS, dtype=torch.float32)
+        workload = TrainingWorkload("tiny", 2, 2, TINY_KINDS, torch.float32, mean_length=24)
         name, dtype, rows = "rollouts-2x2-tiny-fp32", torch.float32, (4,)
     elif device == "cuda":
         # all rows at once: the fewest steps of generate(), whatever their number
