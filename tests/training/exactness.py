@@ -22,13 +22,16 @@ from umer1.training import loop
 RELATIVE = 1e-5
 
 
-def random_checkpoint(directory, pairs, limits: dict, **shape):
-    """A small random model whose tokenizer is made from the pairs' text, saved as a checkpoint."""
+def random_checkpoint(directory, pairs, limits: dict, *, spread: float = 0.06, **shape):
+    """A small random model whose tokenizer is made from the pairs' text, saved as a checkpoint.
+
+    spread: of its weights; a larger one sets the pairs' vectors further apart.
+    """
     torch.manual_seed(3)
     sides = [side for pair in pairs for side in (pair.query, pair.target)]
     corpus = [text for side in sides for text in (side.text, side.response or "")]
     tokenizer = build_tokenizer(corpus, 512)
-    config = tiny_config(len(tokenizer), tokenizer, initializer_range=0.06, **shape)
+    config = tiny_config(len(tokenizer), tokenizer, initializer_range=spread, **shape)
     save_model(Qwen2VL(config).reset_parameters(), directory)
     Processor.from_parts(tokenizer, MediaLimits(**limits)).save(directory)
     return directory

@@ -35,7 +35,7 @@ def _compare(config, pairs, monkeypatch):
 def test_a_few_steps_equal_the_released_formulas(records, tmp_path, monkeypatch):
     """Images, two images, videos and text in every batch."""
     pairs = read_sft(records / "sft.json", records)
-    start = random_checkpoint(tmp_path / "start", pairs, {**LIMITS, "num_frames": 4}, hidden=32, layers=2,
+    start = random_checkpoint(tmp_path / "start", pairs, {**LIMITS, "num_frames": 4}, spread=0.3, hidden=32, layers=2,
                               intermediate=64, vision_dim=32, vision_depth=1, vision_heads=2)  # fmt: skip
     config = SFTConfig(
         model=str(start), data=str(records / "sft.json"), output=str(tmp_path / "out"), steps=3, batch_size=12,
