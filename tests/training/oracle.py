@@ -135,7 +135,9 @@ class Oracle:
             formats[side] = [float(bool(FORMAT.search(text))) for text in texts]
         group = self.recipe.generations
         numbers: dict[str, list[float]] = {"rank": [], "gap": []}
-        loss, kl, count, rewards, magnitude = 0.0, 0.0, 0.0, {}, 0.0
+        loss, kl, count, magnitude = 0.0, 0.0, 0.0, 0.0
+        rewards: dict[str, Tensor] = {}
+        slopes: dict[str, Tensor] = {}
         for side, other in (("query", "target"), ("target", "query")):
             embedding = []
             for row in range(len(pairs) * group):
@@ -148,6 +150,9 @@ class Oracle:
             reward = torch.tensor(embedding) + torch.tensor(formats[side])
             rewards[side] = torch.tensor(embedding).view(-1, group)
             mine = learned[side]
+            spread = reward.view(-1, group).std(1, keepdim=True) + 1e-4
+            length = mine.mask.sum(1).view(-1, group)
+            slopes[side] = length / spread / (2 * len(reward) * self.recipe.normalizer)
             term, divergence = self._grpo(mine, _advantage(reward.view(-1, group)).flatten())
             per_completion = term.sum(1) / self.recipe.normalizer
             loss = loss + per_completion.mean() / 2
@@ -161,7 +166,7 @@ class Oracle:
         missing = 1 - (sum(hits["query"]) + sum(hits["target"])) / (2 * len(pairs) * group)
         return {
             **means, "loss": float(loss.detach()), "kl": kl / count, "missing": missing,
-            "loss_magnitude": magnitude, "rewards": rewards,
+            "loss_magnitude": magnitude, "rewards": rewards, "loss_by_reward": slopes,
         }  # fmt: skip
 
     def _prompt(self, side: Side) -> Sequence:

@@ -52,21 +52,24 @@ def _compare(config, pairs, monkeypatch):
     for number in range(config.steps):
         chosen = [pairs[index] for index in next(batches)]
         wanted = oracle.rl(chosen, written_for(calls[number], oracle, chosen))
+        # positive and negative advantages nearly cancel: relative to the sum of the terms' sizes
+        allowed = RELATIVE * wanted["loss_magnitude"]
         for side, reward in wanted["rewards"].items():
             got = rewards[number][side]
+            # where a group's rewards are all but equal, A = (R - mean) / (std + 1e-4) turns the last bits of R into 1e-3
+            rounding = (got.double() - reward.double()).abs().amax(1, keepdim=True)
+            allowed += float((2 * rounding * wanted["loss_by_reward"][side].double()).sum())
             torch.testing.assert_close(got.double(), reward.double(), atol=RELATIVE, rtol=RELATIVE)
             spread = max(spread, float(reward.std(1).max()))
         for name in ("reward", "format", "rank", "gap", "missing"):
             got = steps[number][name]
             assert got == pytest.approx(wanted[name], rel=RELATIVE, abs=1e-7), f"{number}: {name}"
-        # positive and negative advantages nearly cancel: relative to the sum of the terms' sizes
-        allowed = RELATIVE * wanted["loss_magnitude"]
         assert abs(steps[number]["loss"] - wanted["loss"]) <= allowed, f"step {number}: loss"
         # a sum of squares of what rounding leaves of two log-probabilities, 1e-6 each
         assert steps[number]["kl"] == pytest.approx(wanted["kl"], rel=1e-4, abs=1e-9), number
     assert spread > 1e-3, "the rollouts' rewards never differed"
     assert oracle.other_draws <= max(1, oracle.draws // 10_000), (oracle.other_draws, oracle.draws)
-    return assert_weights_equal(model, oracle, Path(config.model))
+    return assert_weights_equal(model, oracle, Path(config.model), of_updates=2e-2)
 
 
 def test_a_few_steps_equal_the_released_formulas(records, start, tmp_path, monkeypatch):
