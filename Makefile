@@ -35,7 +35,7 @@ test-all: $(STAMP)  ## every test that needs no GPU, however long
 guard: $(STAMP)  ## what must not get worse: counts exactly, time ratios by a quarter; minutes on two cores
 	$(PY) -m bench.guard
 
-gpu:  ## on a GPU machine, with the system python3 and no network: build in place, test, measure, one JSON; PART=tests|sanitize|kernels|engine
+gpu:  ## on a GPU machine, with the system python3 and no network: build in place, test, measure, one JSON; PART=tests|sanitize|kernels|engine|training
 	$(PYTHON) -m bench.gpu $(PART)
 
 tiny-model: $(STAMP)  ## train the bundled model again, three seeds, with its results file (hours on a CPU)

@@ -100,6 +100,10 @@ class Case(ABC):
         True  # the guard counts its operators and launches, not its time alone
     )
 
+    compilable: ClassVar[bool] = (
+        True  # and its graph breaks under torch.compile, and Triton's launches
+    )
+
     name: str
     dtype: torch.dtype
     peers: tuple[str, ...] | None = field(default=None)
@@ -107,6 +111,10 @@ class Case(ABC):
     @property
     def tolerance(self) -> float:
         return TOLERANCE[self.dtype]
+
+    @property
+    def peer_tolerance(self) -> float:
+        return PEER_TOLERANCE
 
     @abstractmethod
     def sizes(self) -> dict[str, int | float | str]:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from bench.case import OURS
 from bench.runner import Row
+from bench.training.table import mfu
 
 GIB = 2**30
 
@@ -76,7 +77,7 @@ def _total_gib(row: Row) -> float | None:
 
 
 def _of_peak(row: Row) -> float | None:
-    return row.get("percent_of_peak")
+    return mfu(row) if "flop" in row["sizes"] else row.get("percent_of_peak")
 
 
 def _milliseconds(row: Row) -> float | None:
@@ -147,9 +148,9 @@ def _claims(
         ),
         "over_generate": ("times faster than generate() alone", _speedup_over("generate"), True),
         "over_flat": ("times faster than a prompt for every row", _speedup("flat"), True),
-        "of_peak": ("% of the GPU's peak (MFU)", _of_peak, True),
         "memory_share": ("peak memory / the released recipe's", _memory, False),
         "error": ("relative gradient error", _gradient_error, False),
+        "mfu": ("% of the GPU's peak (MFU)", _of_peak, True),
     }
     return [
         Claim(device, suite, case, kinds[kind][0], kinds[kind][1], value, kinds[kind][2], variant)
@@ -191,6 +192,9 @@ CLAIMS = [
     *_claims("cpu", "engine_memory", "b8-t512-0.1b-bf16", memory_share=1 / 3),
     *_claims("cpu", "engine_memory", "b8-t512-2b-bf16", memory_share=1 / 3),
     *_claims("cpu", "engine_disc", "mixed-64-0.1b-bf16", over_released=1.3),
+    *_claims("cpu", "train_sft", "pairs-8-0.1b-bf16", over_released=2),
+    *_claims("cpu", "train_sft", "memory-8-0.1b-bf16", memory_share=1 / 2),
+    *_claims("cpu", "train_rl", "rollouts-2x8-0.1b-bf16", over_released=4),
     # the order of a device's aims is that of their importance: `make gpu` measures the first ones first
     *_claims("cuda", "dual_info_nce", "dual-1024-1536-bf16", "umer1-cuda-whole-graph",
              milliseconds=0.045, over_eager=8, floor=50, **_EXACT),
@@ -217,5 +221,8 @@ CLAIMS = [
       for claim in _claims("cuda", "engine_decode", f"2b-b{rows}-bf16", floor=75)],
     *_claims("cuda", _GENERATE, "queries-64-2b-image-256-bf16", over_released=30),
     *_claims("cuda", "engine_decode", "2b-b256-p1000-g8-bf16", over_flat=1.7),
-    *_claims("cuda", "engine_phases", "prompts-32x256-2b-bf16", of_peak=45),
+    *_claims("cuda", "engine_phases", "prompts-32x256-2b-bf16", mfu=45),
+    *_claims("cuda", "train_sft", "pairs-16-2b-bf16", over_released=2.5, mfu=45),
+    *_claims("cuda", "train_sft", "memory-16-2b-bf16", memory_share=1 / 2),
+    *_claims("cuda", "train_rl", "rollouts-4x8-2b-bf16", over_released=8),
 ]  # fmt: skip

@@ -34,6 +34,8 @@ SECONDS = (
 )
 BUILD_SECONDS, TEST_SECONDS, SANITIZE_SECONDS = 240, 150, 45
 TESTS_AT_ONCE = 4
+# two billion weights are made four times over before the first step
+TRAINING = ("--seconds", "20", "--limit", "300")
 NO_TESTS = 5  # pytest's exit status when nothing was selected
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-rs", "-m", "gpu", "-p", "no:cacheprovider"]
 
@@ -128,21 +130,28 @@ def sanitize(suite: Suite) -> list[Step]:
 
 def kernels(suite: Suite) -> list[Step]:
     """The losses and the decode kernels."""
-    names = [name for name in MODULES if not name.startswith("engine_")]
-    return [_benches("kernels", names, suite)]
+    return [_benches("kernels", _suites("engine_", "train_", others=True), suite)]
 
 
 def engine(suite: Suite) -> list[Step]:
     """Decode steps, prompts and whole generations at the 2B shape, with random weights."""
-    names = [name for name in MODULES if name.startswith("engine_")]
-    return [_benches("engine", names, suite)]
+    return [_benches("engine", _suites("engine_"), suite)]
 
 
-def _benches(name: str, suites: list[str], suite: Suite) -> Step:
+def training(suite: Suite) -> list[Step]:
+    """SFT and RL steps at 2B shapes, random weights: the last part, for it takes long to make its models."""
+    return [_benches("training", _suites("train_"), suite, TRAINING)]
+
+
+def _suites(*starts: str, others: bool = False) -> list[str]:
+    return [name for name in MODULES if name.startswith(starts) != others]
+
+
+def _benches(name: str, suites: list[str], suite: Suite, options: tuple[str, ...] = ()) -> Step:
     """These suites of `python -m bench` on this GPU, cases with an aim first."""
     deadline, began = suite.deadline, suite.deadline.left()
     chosen = by_importance(cases("cuda", suites=suites), "cuda")
-    measured = measure(chosen, "cuda", deadline, suite.file.path)
+    measured = measure(chosen, "cuda", deadline, suite.file.path, options)
     suite.file.read_again()
     bad = failures(suite.file.rows, measured)
     reached = f"{len(measured.done)} of {measured.asked} cases"
@@ -177,6 +186,7 @@ PARTS: dict[str, Callable[[Suite], list[Step]]] = {
     "sanitize": sanitize,
     "kernels": kernels,
     "engine": engine,
+    "training": training,
 }
 
 if __name__ == "__main__":

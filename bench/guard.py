@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
         problems = []
         for case in chosen:
             found, notes = _compare(case, recorded, arguments.counts_only)
-            if case.counted:
+            if case.counted and case.compilable:
                 more, same = _compare_launches(
                     recorded.get(_name(case), {}), launches.get(_name(case)), why_not
                 )
@@ -82,12 +82,13 @@ def counts_of(case: Case) -> dict[str, int | str]:
     gemms = case.gemms(problem)
     found = {
         "plan": case.plan(problem),
-        "graph_breaks": graph_breaks(ours, **problem.inputs),
         "syncs": counted.syncs,
         "dispatches": counted.dispatches,
         "allocations": counted.allocations,
         "peak_bytes": counted.peak_bytes,
     }
+    if case.compilable:
+        found["graph_breaks"] = graph_breaks(ours, **problem.inputs)
     if gemms is not None:
         unit = 2 * gemms.left.numel() * len(gemms.right)
         found["aten_products"] = round(counted.product_flop / unit, 3)

@@ -23,6 +23,7 @@ from bench.report_engine import engine_table, query_table
 from bench.report_text import Found, by_place, markdown, not_measured
 from bench.results import MIB, number, read
 from bench.runner import Row
+from bench.training import table
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "docs" / "performance.md", ROOT / "docs" / "numerics.md"]
@@ -126,8 +127,25 @@ def claims_table(found: Found) -> str:
 
 def rows_table(found: Found) -> str:
     """Every variant of every loss: time, floor, memory, error; what it was measured on above each table."""
-    losses = [row for row in found.rows if not row["suite"].startswith("engine_")]
+    losses = [row for row in found.rows if not row["suite"].startswith(("engine_", "train_"))]
     return by_place(losses, found.device, ROW_HEADER, _row_cells)
+
+
+def train_table(found: Found) -> str:
+    """Every variant of the training suites: time, rates, how often ours goes into it, utilisation, memory, error."""
+    own = [row for row in found.rows if row["suite"].startswith("train_")]
+    ours = {(row["suite"], row["case"]): row for row in own if row["variant"] == OURS}
+
+    def cells(row: Row) -> tuple[str, ...]:
+        return table.cells(row, ours.get((row["suite"], row["case"]), {}))
+
+    return by_place(own, found.device, table.HEADER, cells)
+
+
+def recipe_table(found: Found) -> str:
+    """What the whole 2B recipe would take at the measured rates."""
+    lines = table.recipe_lines(found.rows)
+    return markdown(table.RECIPE_HEADER, lines) if lines else not_measured(found.device)
 
 
 def errors_table(found: Found) -> str:
@@ -183,6 +201,8 @@ TABLES: dict[str, Callable[[Found], str]] = {
     "rows": rows_table,
     "engine": engine_table,
     "query": query_table,
+    "train": train_table,
+    "recipe": recipe_table,
     "errors": errors_table,
     "steps": steps_table,
     "plots": plots,

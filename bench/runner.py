@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import torch
 
 from bench import memory
-from bench.case import OURS, PEER_TOLERANCE, Case, Problem, Variant, errors, step
+from bench.case import OURS, Case, Problem, Variant, errors, step
 from bench.counts import count
 from bench.environment import environment
 from bench.peaks import utilization
@@ -134,7 +134,7 @@ def _check(case: Case, variant: Variant, problem: Problem, expected, row: Row) -
         if isinstance(tensor, torch.Tensor)
     )
     row["errors"] = errors(result, expected) if variant.checked else {}
-    allowed = case.tolerance if variant.family == OURS else PEER_TOLERANCE
+    allowed = case.tolerance if variant.family == OURS else case.peer_tolerance
     for name, error in row["errors"].items():
         if not error <= allowed:
             return f"wrong: {name} is {error:.1e} off float64, {allowed:.0e} allowed; not timed"

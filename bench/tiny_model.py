@@ -29,6 +29,7 @@ from umer1.training.settings import RLConfig, SFTConfig
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES, TINY = ROOT / "umer1" / "recipes", ROOT / "umer1" / "assets" / "tiny"
 SAMPLES = 16
+STAGES = {"sft": (sft, SFTConfig), "rl": (rl, RLConfig)}
 
 
 def main() -> None:
@@ -55,29 +56,33 @@ def main() -> None:
 def train(seed: int, data: Path, work: Path) -> dict:
     """Both stages and their evaluations; each is done once."""
     done = {}
-    for stage, module, kind in (("sft", sft, SFTConfig), ("rl", rl, RLConfig)):
-        model, seconds = work / stage / "model", work / stage / "seconds.json"
-        if not seconds.exists():
-            overrides = {
-                "data": str(next((data / "train").glob(f"{stage}.[yj]*"))),
-                "output": str(work / stage),
-            }
-            if stage == "rl":
-                overrides |= {
-                    "model": str(work / "sft" / "model"),
-                    "data_path": str(data / "train"),
-                }
-            config = load_config(RECIPES / f"tiny-{stage}.yaml", kind, {**overrides, "seed": seed})
-            began = time.monotonic()
-            module.run(config)
-            seconds.write_text(json.dumps(time.monotonic() - began))
+    for stage in STAGES:
+        start = {"model": str(work / "sft" / "model")} if stage == "rl" else {}
+        seconds = train_stage(stage, data, work / stage, {**start, "seed": seed})
         scored = work / f"{stage}-scores.json"
         if not scored.exists():
-            found = scores(score(model, data, work / f"{stage}-eval"))
+            found = scores(score(work / stage / "model", data, work / f"{stage}-eval"))
             scored.write_text(json.dumps(found))
         found = json.loads(scored.read_text())
-        done[stage] = {"training_seconds": json.loads(seconds.read_text()), **found}
+        done[stage] = {"training_seconds": seconds, **found}
     return done
+
+
+def train_stage(stage: str, data: Path, output: Path, overrides: dict) -> float:
+    """Run the recipe of a stage into `output`, once; a killed run resumes. Seconds it took."""
+    seconds = output / "seconds.json"
+    if not seconds.exists():
+        module, kind = STAGES[stage]
+        files = {
+            "data": str(next((data / "train").glob(f"{stage}.[yj]*"))),
+            "data_path": str(data / "train"),
+            "output": str(output),
+        }
+        config = load_config(RECIPES / f"tiny-{stage}.yaml", kind, {**files, **overrides})
+        began = time.monotonic()
+        module.run(config)
+        seconds.write_text(json.dumps(time.monotonic() - began))
+    return json.loads(seconds.read_text())
 
 
 def score(model: Path, data: Path, output: Path) -> Report:

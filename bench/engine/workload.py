@@ -138,8 +138,8 @@ class Workload:
         return F.normalize(torch.stack(states), dim=-1)
 
 
-def lognormal_lengths(count: int) -> list[int]:
-    middle = math.log(MEAN_LENGTH) - SIGMA**2 / 2
+def lognormal_lengths(count: int, mean: float = MEAN_LENGTH) -> list[int]:
+    middle = math.log(mean) - SIGMA**2 / 2
     normal = NormalDist(middle, SIGMA)
     lengths = [round(math.exp(normal.inv_cdf((row + 0.5) / count))) for row in range(count)]
     random.Random(0).shuffle(lengths)

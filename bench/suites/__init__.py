@@ -18,6 +18,8 @@ from bench.suites import (
     linear_cross_entropy,
     linear_logprob,
     sampler,
+    train_rl,
+    train_sft,
 )
 
 MODULES = {
@@ -35,6 +37,8 @@ MODULES = {
     "engine_disc": engine_disc,
     "engine_memory": engine_memory,
     "engine_phases": engine_phases,
+    "train_sft": train_sft,
+    "train_rl": train_rl,
 }
 
 

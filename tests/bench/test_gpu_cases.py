@@ -89,7 +89,7 @@ def test_a_process_that_dies_costs_one_case(tmp_path, small, monkeypatch):
 
 
 def test_a_part_says_which_cases_failed(suite, small, monkeypatch):
-    def measure(chosen, device, deadline, path):
+    def measure(chosen, device, deadline, path, options=()):
         suite.file.content["rows"] = [row("a"), row("b", status="failed: no")]
         return gpu_cases.Measured(3, {("info_nce", "a"), ("info_nce", "b")})
 

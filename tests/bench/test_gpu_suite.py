@@ -45,7 +45,7 @@ def row(case, variant=OURS, status="ok", **figures):
 def test_an_unknown_part_names_the_known_ones(capsys):
     assert gpu.main(["everything"]) == 2
     assert (
-        "PART=everything: no such part; there are tests, sanitize, kernels, engine"
+        "PART=everything: no such part; there are tests, sanitize, kernels, engine, training"
         in capsys.readouterr().err
     )
 
@@ -255,6 +255,3 @@ def test_everything_is_in_one_table(suite):
     assert "info_nce b" in text and "failed: out of memory" in text
     assert "skipped memcheck: compute-sanitizer is not installed" in text
     assert "skipped peer liger: liger-kernel is not installed" in text
-
-
-# -- cases

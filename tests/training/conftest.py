@@ -1,6 +1,8 @@
 """A training set of a few records of every shape: text, image, two images, video; and a model for it."""
 
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +10,8 @@ from PIL import Image
 
 from umer1.prompts import DISC_TOKEN, GENERATION_INSTRUCTION
 from umer1.training.settings import RLConfig, SFTConfig
+
+sys.path.insert(0, str(Path(__file__).parent))  # helpers beside the tests
 
 TINY = dict(
     hidden=32, layers=2, heads=4, kv_heads=2, intermediate=64, vision_dim=32, vision_depth=1, vision_heads=2,

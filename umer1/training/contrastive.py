@@ -40,6 +40,7 @@ class Contrast:
         align_weight: of the cross terms gen-disc, which make one space of the two; 0: none.
         mask_duplicates: pairs of equal targets (or equal `pos_id`) are no negatives of each other.
         matryoshka: dimension -> weight of the same loss on the vectors' first numbers, normalised again.
+        discriminative: False leaves NCE(gen_q, gen_p) alone.
         group: the process group; None in one process.
     """
 
@@ -48,13 +49,15 @@ class Contrast:
     mask_duplicates: bool = False
     matryoshka: dict[int, float] = field(default_factory=dict)
     group: object = None
+    discriminative: bool = True
 
     @classmethod
     def of(cls, config: SFTConfig, group=None) -> Contrast:
         """The options a config asks for."""
         return cls(
-            config.scale, config.align_weight, config.mask_duplicates, config.matryoshka, group
-        )
+            config.scale, config.align_weight, config.mask_duplicates, config.matryoshka, group,
+            config.discriminative,
+        )  # fmt: skip
 
     def __call__(
         self, gen: Tensor | None, disc: Tensor, batch: SFTBatch, scale: Tensor | None = None
@@ -84,6 +87,11 @@ class Contrast:
             loss = kernels.info_nce(*disc, **same)
             zero = loss.new_zeros(())
             return loss, zero, loss, zero
+        if not self.discriminative:
+            loss = kernels.info_nce(*gen, **same)
+            zero = loss.new_zeros(())
+            # a gradient of zero for the disc vectors: whoever asks for theirs gets it
+            return loss + 0.0 * sum(side.sum() for side in disc), loss, zero, zero
         return kernels.dual_info_nce(gen, disc, align=self.align_weight, **same)[:4]
 
     @torch.no_grad()

@@ -103,6 +103,7 @@ class SFTConfig(RunConfig):
     # sequences fall on them; False, as released: the mean of each process's mean
     global_token_mean: bool = False
     generative: bool = True  # False: the DUME baseline, disc InfoNCE alone; responses are not read
+    discriminative: bool = True  # False: gen InfoNCE and next-token loss alone, for ablations
     max_length: int = 12288
     # GradCache: most tokens per forward pass; 0: all at once. For contrastive batches beyond memory:
     # the same gradient for one more forward pass of all parts but one
@@ -126,6 +127,11 @@ class SFTConfig(RunConfig):
         if not self.generative and self.align_weight:
             raise ValueError(
                 "align_weight: wants generative: true, there are no gen vectors to align"
+            )
+        if not self.discriminative and (not self.generative or self.align_weight):
+            raise ValueError(
+                "discriminative: false wants generative: true and align_weight: 0, or there is nothing "
+                "to train or to align"
             )
         for size, weight in self.matryoshka.items():
             if not isinstance(size, int) or size < 1 or not isinstance(weight, (int, float)):
