@@ -151,10 +151,11 @@ class Parallel:
             config=settings,
             dist_init_required=False,
         )
-        if (
-            self.kind == "zero3"
-        ):  # the losses read the head beside its module: gather it with the whole
-            deepspeed.zero.register_external_parameter(trainee, trainee.model.head_weight)
+        if self.kind == "zero3":  # what is read beside its own module, before a pass is recorded
+            qwen, register = trainee.model, deepspeed.zero.register_external_parameter
+            register(trainee, qwen.head_weight)  # by the losses
+            register(qwen, qwen.decoder.norm.weight)  # for its dtype and device
+            register(qwen.vision, qwen.vision.patch_embed.weight)
         return engine, optimizer
 
     # -- a step -----------------------------------------------------------------------------------------------------
