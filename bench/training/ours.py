@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from functools import cached_property
+from contextlib import contextmanager
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from bench.training.workload import SCALE, SIDES, TrainingWorkload, update
 from umer1.engine.native import NativeEngine
 from umer1.engine.requests import prompt_seed
 from umer1.model import Sequence
+from umer1.training.alone import Alone
 from umer1.training.collate import IGNORED, EncodedPair, EncodedSide, SFTBatch, collate_sft, shift
 from umer1.training.contrastive import Contrast
 from umer1.training.grad_cache import SFTObjective, add_gradients
@@ -30,29 +31,6 @@ from umer1.training.settings import RLConfig
 from umer1.training.wrapped import Trainee
 
 NORMALIZER = 2048.0
-
-
-class Alone:
-    """What a step wants of `Run` and `Parallel`: one process, no files, the workload's optimizer."""
-
-    world_size, group = 1, None
-
-    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device, processor=None):
-        self.optimizer, self.device, self.processor = optimizer, device, processor
-        self.parallel = self.accelerator = self
-        self.autocast = nullcontext
-
-    def part(self, *, last: bool):
-        return nullcontext()
-
-    def backward(self, loss: Tensor) -> None:
-        loss.backward()
-
-    def largest(self, number: int) -> int:
-        return number
-
-    def update(self, numbers=None, where=None) -> float:
-        return float(update(self.optimizer))
 
 
 class OurSFT:
@@ -73,7 +51,7 @@ class OurSFT:
     def step(self) -> Tensor:
         """Forward, backward, clipping and AdamW: float32 [5], gen, disc, both cross-entropies, norm of the gradient."""
         workload = self.workload
-        run = Alone(workload.optimizer, workload.model.device)
+        run = Alone(partial(update, workload.optimizer), workload.model.device)
         objective = SFTObjective(Contrast(SCALE), workload.id("gen"), workload.id("disc"))
         found = add_gradients(Trainee(workload.model), self.batch, objective, run)
         numbers = [found.gen, found.disc, found.ce_query, found.ce_target]
@@ -123,7 +101,7 @@ class OurRL:
         workload = self.workload
         model, device = workload.model, workload.model.device
         processor = _Processor(workload)
-        state = Alone(workload.optimizer, device, processor)
+        state = Alone(partial(update, workload.optimizer), device, processor)
         with scripted_rollouts(workload) as scores:
             rolled = roll_out(model, processor, [self.prompts], self.config, seed=0)
         merge = model.config.vision.spatial_merge_size

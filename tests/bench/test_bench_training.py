@@ -7,7 +7,7 @@ from bench import claims, gpu, guard, report
 from bench.case import OURS, errors, step
 from bench.peers import released_rl, released_sft
 from bench.steps import Step
-from bench.suites import cases
+from bench.suites import MODULES, cases
 from bench.training import table
 from bench.training.flops import rl_flop, sft_flop
 from bench.training.ours import OurRL, OurSFT
@@ -100,9 +100,9 @@ def test_the_recipe_follows_from_the_rates():
     [line] = table.recipe_lines(rows)
     assert line[:2] == ("SFT", "5,120,000")
     assert [float(line[place]) for place in (2, 3, 4)] == pytest.approx([16, 88.9, 356], rel=0.01)
-    assert float(line[6]) == pytest.approx(2336 * 148 / 989, rel=0.01)
+    assert float(line[6]) == pytest.approx(2336 * 148 / 989.4, rel=0.01)
     assert table.recipe_lines([_row("train_sft", OURS, 1.0, hardware="NVIDIA A100")]) == []
-    assert table.mfu(rows[0]) == pytest.approx(100 * 4e14 / 989e12)
+    assert table.mfu(rows[0]) == pytest.approx(100 * 4e14 / 989.4e12)
     assert table.mfu(_row("train_sft", OURS, 1.0, hardware="AMD EPYC")) is None
     assert table.mfu(_row("train_sft", OURS, 1.0, hardware="NVIDIA H20")) > 200  # not an H200
 
@@ -124,7 +124,7 @@ def test_rows_and_aims_are_in_the_report():
         if verdict.claim.case == "pairs-16-2b-bf16"
     }
     assert found["times faster than the released recipe"] == 4.0
-    assert found["% of the GPU's peak"] == pytest.approx(40.4, abs=0.1)
+    assert found["% of the GPU's peak (MFU)"] == pytest.approx(40.4, abs=0.1)
 
 
 def test_the_guard_counts_steps_without_compiling_them(monkeypatch):
@@ -137,12 +137,14 @@ def test_the_guard_counts_steps_without_compiling_them(monkeypatch):
 def test_training_is_a_part_of_the_gpu_suite_of_its_own(monkeypatch):
     asked = {}
 
-    def measured(name, suite, wanted, options=()):
-        asked[name] = {case.suite for case in cases("cuda") if wanted(case)}
+    def benches(name, suites, suite, options=()):
+        asked[name] = set(suites)
         return Step(name, "ok")
 
-    monkeypatch.setattr(gpu, "_measured", measured)
-    for part in ("kernels", "training"):
+    monkeypatch.setattr(gpu, "_benches", benches)
+    parts = ("kernels", "engine", "training")
+    for part in parts:
         gpu.PARTS[part](None)
     assert asked["training"] == {"train_sft", "train_rl"}
-    assert asked["kernels"] and not asked["kernels"] & asked["training"]
+    assert set().union(*asked.values()) == set(MODULES)
+    assert sum(len(asked[part]) for part in parts) == len(MODULES)
