@@ -27,8 +27,9 @@ def test_rows_share_the_sft_run_they_have_in_common():
 def test_every_row_is_a_config_that_can_be_read(name, tmp_path):
     empty = tmp_path / "empty.yaml"
     empty.write_text("")
-    load_config(empty, SFTConfig, ABLATIONS[name].sft)
-    load_config(empty, RLConfig, ABLATIONS[name].rl or {})
+    for kind, asked in ((SFTConfig, ABLATIONS[name].sft), (RLConfig, ABLATIONS[name].rl or {})):
+        settings = load_config(empty, kind, asked)
+        assert {key: getattr(settings, key) for key in asked} == asked
 
 
 @pytest.fixture

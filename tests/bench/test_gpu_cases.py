@@ -1,46 +1,17 @@
 """The cases of the GPU suite: their order, what is not reached, what takes its process down."""
 
 import json
-import sys
 
 import pytest
+from gpu_results import row
 
-from bench import gpu, gpu_cases, gpu_file
-from bench.case import OURS
+from bench import gpu, gpu_cases
 from bench.claims import CLAIMS
-from bench.gpu_file import GpuFile
 from bench.results import load
 from bench.steps import Deadline
 from bench.suites import cases
 
-PYTHON = sys.executable
-HERE = {"gpu": "a GPU", "driver": "1", "cuda": "13", "python": "3.12", "packages": {}, "sources": "abc", "commit": "1"}  # fmt: skip
-
 OPTIONS = ("--quick", "--peers", "none")
-
-
-@pytest.fixture
-def environment(monkeypatch):
-    """What a result file says it was measured on; tests change it."""
-    here = dict(HERE)
-    monkeypatch.setattr(gpu_file, "environment", lambda: dict(here))
-    return here
-
-
-@pytest.fixture
-def suite(environment, tmp_path):
-    return gpu.Suite(GpuFile(tmp_path / "results" / "gpu.json"), Deadline(60))
-
-
-def row(case, variant=OURS, status="ok", **figures):
-    return {
-        "suite": "info_nce", "case": case, "device": "cuda", "variant": variant, "status": status,
-        "family": variant.split("-")[0],
-        "errors": {"query": 2e-3}, "median_ms": 1.5, "percent_of_floor": 90.0, "peak_bytes": 2**21, **figures,
-    }  # fmt: skip
-
-
-# -- parts
 
 
 def test_cases_with_an_aim_come_first_in_the_order_of_the_aims():

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import random
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from umer1.engine import Prompt
+from umer1.engine import NativeEngine, Prompt, SpecialTokens
 from umer1.model.config import ModelConfig, VisionConfig
 from umer1.model.qwen2_vl import Qwen2VL
 from umer1.model.sequence import Sequence, pack
 
+sys.path.insert(0, str(Path(__file__).parent))  # what tests share is a plain module beside them
 VOCABULARY = 40
 
 
@@ -111,3 +114,8 @@ def common_tokens(naive):
         return sorted(usable, key=counts.get)[-2:]
 
     return find
+
+
+@pytest.fixture
+def engine(model):
+    return NativeEngine(model, SpecialTokens(10_000, 10_000), slots=4)

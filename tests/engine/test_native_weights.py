@@ -5,43 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from native_engine import NEVER, SPECIAL, VisionCalls
 
-from umer1.engine import NativeEngine, Sampling, SpecialTokens
+from umer1.engine import NativeEngine, Sampling
 from umer1.model.key_names import checkpoint_tensors
 from umer1.model.packed_weights import obstacle, pack_weights
 from umer1.model.sequence import pack
-
-NEVER = 10_000
-SPECIAL = SpecialTokens(NEVER, NEVER)
-
-
-@pytest.fixture
-def engine(model):
-    return NativeEngine(model, SPECIAL, slots=4)
-
-
-def run(engine, *requests):
-    while not all(request.over for request in requests):
-        engine.step()
-        engine.stepper.scheduler.check()
-    return [request.results[0].rollout for request in requests]
-
-
-class VisionCalls:
-    """How many media went through the tower."""
-
-    def __init__(self, model):
-        self.media = 0
-        self._handle = model.vision.register_forward_pre_hook(self._count)
-
-    def _count(self, module, arguments):
-        self.media += len(arguments[1])
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        self._handle.remove()
 
 
 def test_new_weights_are_used_and_nothing_old_is(make_engine_model, make_prompts, naive):
