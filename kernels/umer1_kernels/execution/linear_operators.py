@@ -12,7 +12,14 @@ from torch import Tensor
 from umer1_kernels import checks
 from umer1_kernels.execution import linear
 from umer1_kernels.execution.backends import primitives_of
-from umer1_kernels.execution.held import Held
+from umer1_kernels.execution.made_gradients import (
+    gradients_like,
+    gradients_of,
+    hand_out_gradients,
+    loss_like,
+    needed,
+    refuse_second_derivative,
+)
 from umer1_kernels.reference.linear_loss import k3_divergence
 
 
@@ -42,37 +49,15 @@ def linear_cross_entropy_sum(
             needs=linear.Needs(need_hidden, need_weight),
         )
         loss = -(found.logprob * factor).sum()
-        return loss, *_gradients(live, hidden, weight, *gradients)
+        return loss, *gradients_of(live, hidden, weight, *gradients)
 
 
 @linear_cross_entropy_sum.register_fake
 def _(hidden, weight, target, mask, mean, need_hidden, need_weight, backend):
-    return _loss_like(hidden, weight), *_gradients_like(hidden, weight, need_hidden, need_weight)
+    return loss_like(hidden, weight), *gradients_like(hidden, weight, need_hidden, need_weight)
 
 
-def _save_cross_entropy(ctx, inputs, output) -> None:
-    *tensors, ctx.mean, ctx.need_hidden, ctx.need_weight, ctx.backend = inputs
-    ctx.set_materialize_grads(False)  # zeros the size of every output otherwise
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.save_for_backward(*tensors)
-    ctx.held = Held(list(output[1:]))
-
-
-def _cross_entropy_backward(ctx, grad: Tensor | None, *_):
-    _refuse_second_derivative("linear_cross_entropy")
-    if grad is None:
-        return (None,) * 8
-
-    def again():
-        needs = (ctx.need_hidden, ctx.need_weight)
-        return linear_cross_entropy_sum(*ctx.saved_tensors, ctx.mean, *needs, ctx.backend)[1:]
-
-    return *_needed(ctx.held.take(grad, again)), *(None,) * 6
-
-
-linear_cross_entropy_sum.register_autograd(
-    _cross_entropy_backward, setup_context=_save_cross_entropy
-)
+hand_out_gradients(linear_cross_entropy_sum, "linear_cross_entropy", tensors=4, arguments=8)
 
 
 @torch.library.custom_op("umer1_kernels::linear_logprob_values", mutates_args=())
@@ -141,12 +126,12 @@ def linear_logprob_gradients(
         slope = None if entropy_grad is None else live.gather(entropy_grad.to(dtype)) * counts
         needs = linear.Needs(need_hidden, need_weight)
         gradients = linear.gradients(primitives, problem, pools, upstream, slope, needs)
-        return _gradients(live, hidden, weight, *gradients)
+        return gradients_of(live, hidden, weight, *gradients)
 
 
 @linear_logprob_gradients.register_fake
 def _(hidden, weight, *rest):
-    return _gradients_like(hidden, weight, *rest[-3:-1])
+    return gradients_like(hidden, weight, *rest[-3:-1])
 
 
 def _save_logprob(ctx, inputs, output) -> None:
@@ -157,14 +142,14 @@ def _save_logprob(ctx, inputs, output) -> None:
 
 
 def _logprob_backward(ctx, logprob_grad: Tensor | None, entropy_grad: Tensor | None, *_):
-    _refuse_second_derivative("linear_logprob")
+    refuse_second_derivative("linear_logprob")
     if logprob_grad is None:
         logprob_grad = ctx.saved_tensors[4].new_zeros(ctx.saved_tensors[3].shape)
     gradients = linear_logprob_gradients(
         *ctx.saved_tensors, logprob_grad, entropy_grad, ctx.temperature, *ctx.needs_input_grad[:2],
         ctx.backend,
     )  # fmt: skip
-    return *_needed(gradients), *(None,) * 5
+    return *needed(gradients), *(None,) * 5
 
 
 linear_logprob_values.register_autograd(_logprob_backward, setup_context=_save_logprob)
@@ -217,35 +202,16 @@ def grpo_loss_sum(
         count = mask.sum().clamp_min(1).to(dtype)
         means = [(value * counts).sum() / count for value in (kl, clipped, found.entropy)]
         loss = (loss * counts).sum() / normalizer
-        return loss, *means, *_gradients(live, hidden, weight, *gradients)
+        return loss, *means, *gradients_of(live, hidden, weight, *gradients)
 
 
 @grpo_loss_sum.register_fake
 def _(hidden, weight, *rest):
-    losses = tuple(_loss_like(hidden, weight) for _ in range(4))
-    return *losses, *_gradients_like(hidden, weight, *rest[-3:-1])
+    losses = tuple(loss_like(hidden, weight) for _ in range(4))
+    return *losses, *gradients_like(hidden, weight, *rest[-3:-1])
 
 
-def _save_grpo(ctx, inputs, output) -> None:
-    ctx.options = inputs[7:]
-    ctx.set_materialize_grads(False)  # zeros the size of every output otherwise
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.save_for_backward(*inputs[:7])
-    ctx.held = Held(list(output[4:]))
-
-
-def _grpo_backward(ctx, grad: Tensor | None, *_):
-    _refuse_second_derivative("grpo_loss")
-    if grad is None:
-        return (None,) * 15
-
-    def again():
-        return grpo_loss_sum(*ctx.saved_tensors, *ctx.options)[4:]
-
-    return *_needed(ctx.held.take(grad, again)), *(None,) * 13
-
-
-grpo_loss_sum.register_autograd(_grpo_backward, setup_context=_save_grpo)
+hand_out_gradients(grpo_loss_sum, "grpo_loss", tensors=7, arguments=15)
 
 
 def _token_terms(logprob, advantage, old, reference, *, low, high, beta):
@@ -261,38 +227,3 @@ def _token_terms(logprob, advantage, old, reference, *, low, high, beta):
         loss = loss + beta * kl
         slope = slope - beta * torch.expm1(reference - logprob)
     return loss, kl, worse.to(logprob.dtype), slope
-
-
-def _loss_like(hidden: Tensor, weight: Tensor) -> Tensor:
-    return hidden.new_empty((), dtype=checks.compute_dtype(hidden, weight))
-
-
-def _gradients(
-    live: linear.Live,
-    hidden: Tensor,
-    weight: Tensor,
-    hidden_grad: Tensor | None,
-    weight_grad: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    return (
-        hidden.new_empty(0) if hidden_grad is None else live.spread(hidden_grad).to(hidden.dtype),
-        weight.new_empty(0) if weight_grad is None else weight_grad.to(weight.dtype),
-    )
-
-
-def _gradients_like(
-    hidden: Tensor, weight: Tensor, need_hidden: bool, need_weight: bool
-) -> tuple[Tensor, Tensor]:
-    return (
-        hidden.new_empty(hidden.shape if need_hidden else (0,)),
-        weight.new_empty(weight.shape if need_weight else (0,)),
-    )
-
-
-def _needed(gradients) -> list[Tensor | None]:
-    return [gradient if gradient.numel() else None for gradient in gradients]
-
-
-def _refuse_second_derivative(function: str) -> None:
-    if torch.is_grad_enabled():
-        raise RuntimeError(f'{function} has no second derivative here; use backend="reference"')

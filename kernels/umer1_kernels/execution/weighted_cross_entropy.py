@@ -8,8 +8,12 @@ from torch import Tensor
 from umer1_kernels import checks
 from umer1_kernels.execution import linear
 from umer1_kernels.execution.backends import primitives_of
-from umer1_kernels.execution.held import Held
-from umer1_kernels.execution.linear_operators import _gradients, _needed, _refuse_second_derivative
+from umer1_kernels.execution.made_gradients import (
+    gradients_like,
+    gradients_of,
+    hand_out_gradients,
+    loss_like,
+)
 
 
 @torch.library.custom_op("umer1_kernels::weighted_cross_entropy", mutates_args=())
@@ -39,37 +43,14 @@ def weighted_cross_entropy(
         )
         loss = -(found.logprob * factor).sum()
         losses = live.spread(-found.logprob * live.weight(dtype))
-        return loss, losses, *_gradients(live, hidden, weight, *gradients)
+        return loss, losses, *gradients_of(live, hidden, weight, *gradients)
 
 
 @weighted_cross_entropy.register_fake
 def _(hidden, weight, target, mask, row_weight, need_hidden, need_weight, backend):
-    dtype = checks.compute_dtype(hidden, weight)
-    return (
-        hidden.new_empty((), dtype=dtype),
-        hidden.new_empty(hidden.shape[0], dtype=dtype),
-        hidden.new_empty(hidden.shape if need_hidden else (0,)),
-        weight.new_empty(weight.shape if need_weight else (0,)),
-    )
+    loss = loss_like(hidden, weight)
+    losses = loss.new_empty(hidden.shape[0])
+    return loss, losses, *gradients_like(hidden, weight, need_hidden, need_weight)
 
 
-def _save(ctx, inputs, output) -> None:
-    ctx.options = inputs[5:]
-    ctx.set_materialize_grads(False)  # zeros the size of every output otherwise
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.save_for_backward(*inputs[:5])
-    ctx.held = Held(list(output[2:]))
-
-
-def _backward(ctx, grad: Tensor | None, *_):
-    _refuse_second_derivative("linear_cross_entropy")
-    if grad is None:
-        return (None,) * 8
-
-    def again():
-        return weighted_cross_entropy(*ctx.saved_tensors, *ctx.options)[2:]
-
-    return *_needed(ctx.held.take(grad, again)), *(None,) * 6
-
-
-weighted_cross_entropy.register_autograd(_backward, setup_context=_save)
+hand_out_gradients(weighted_cross_entropy, "linear_cross_entropy", tensors=5, arguments=8)
