@@ -3,57 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 
-from bench.case import OURS, Case, Expected, Problem, Variant
+from bench.case import Case, Expected
 from bench.peers import released_rl
 from bench.training.flops import rl_flop
 from bench.training.ours import OurRL
+from bench.training.step_case import TrainStep
 from bench.training.workload import RL_KINDS, TINY_KINDS, TrainingWorkload
 
-RELEASED = "released"
 # of gaps and embedding rewards; of gaps alone in bfloat16, where a rank turns on the last bit of a similarity
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainRL(Case):
-    """A step is rollouts, rewards, forward, backward, clipping and AdamW at rate 0."""
+class TrainRL(TrainStep):
+    """Rollouts of both sides and their rewards come first."""
 
     suite = "train_rl"
-    weighed = compilable = False
-    workload: TrainingWorkload
-    rows: tuple[int, ...]  # per generate() and forward, tried for the release
-
-    @property
-    def tolerance(self):
-        return TOLERANCE[self.dtype]
-
-    @property
-    def peer_tolerance(self):
-        return self.tolerance
-
-    def sizes(self):
-        return self.workload.sizes() | {"flop": rl_flop(self.workload)}
+    tolerances = TOLERANCE
+    make_ours = OurRL
+    released = staticmethod(released_rl.step)
+    flop_of = staticmethod(rl_flop)
+    released_note = "generate() and forwards of {rows} sequences, prompts once per rollout"
 
     def small(self):
         return replace(self, workload=replace(self.workload, size="tiny", kinds=TINY_KINDS))
-
-    def build(self, device):
-        workload = replace(self.workload, device=str(device))
-        return Problem({"workload": workload, "ours": OurRL(workload)})
-
-    def variants(self, device):
-        return [
-            Variant(OURS, OURS, _ours),
-            *[
-                Variant(f"{RELEASED}-b{rows}", "transformers", partial(_released, rows=rows),
-                        f"generate() and forwards of {rows} sequences, prompts once per rollout", sweep=RELEASED)
-                for rows in self.rows
-            ],
-        ]  # fmt: skip
 
     def truth(self, problem):
         """By the released loop, of vectors from a float32 forward over every whole sequence."""
@@ -65,16 +41,6 @@ class TrainRL(Case):
 
     def explain(self, problem):
         return problem.inputs["ours"].describe()
-
-
-def _ours(workload: TrainingWorkload, ours: OurRL):
-    with torch.enable_grad():  # cases without leaves are called without
-        return ours.step()
-
-
-def _released(workload: TrainingWorkload, ours: OurRL, *, rows: int):
-    with torch.enable_grad():
-        return released_rl.step(workload, rows)
 
 
 def cases(device: str, quick: bool) -> list[Case]:

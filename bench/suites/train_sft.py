@@ -3,59 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 
-from bench.case import OURS, Case, Expected, Problem, Variant
+from bench.case import Case, Expected
 from bench.peers import released_sft
 from bench.training.flops import sft_flop
 from bench.training.ours import OurSFT
+from bench.training.step_case import RELEASED, TrainStep
 from bench.training.workload import TINY_KINDS, TrainingWorkload
 
-RELEASED = "released"
 # of the four losses and the gradient's norm; bfloat16 rounds the released contrastive logits, 16 to 64, to 1/8 and 1/4
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.02}
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainSFT(Case):
-    """A step is forward, backward, clipping and AdamW at rate 0, so that all steps are alike."""
-
+class TrainSFT(TrainStep):
     suite = "train_sft"
-    weighed = compilable = False
-    workload: TrainingWorkload
-    rows: tuple[int, ...]  # per forward, tried for the release
-
-    @property
-    def tolerance(self):
-        return TOLERANCE[self.dtype]
-
-    @property
-    def peer_tolerance(self):
-        return self.tolerance
-
-    def sizes(self):
-        return self.workload.sizes() | {"flop": sft_flop(self.workload)}
+    tolerances = TOLERANCE
+    make_ours = OurSFT
+    released = staticmethod(released_sft.step)
+    flop_of = staticmethod(sft_flop)
+    released_note = "padded forwards of {rows} sequences, full logits"
 
     def small(self):
         return replace(
             self, workload=replace(self.workload, size="tiny", kinds=TINY_KINDS, pairs=2)
         )
-
-    def build(self, device):
-        workload = replace(self.workload, device=str(device))
-        return Problem({"workload": workload, "ours": OurSFT(workload)})
-
-    def variants(self, device):
-        return [
-            Variant(OURS, OURS, _ours),
-            *[
-                Variant(f"{RELEASED}-b{rows}", "transformers", partial(_released, rows=rows),
-                        f"padded forwards of {rows} sequences, full logits", sweep=RELEASED)
-                for rows in self.rows
-            ],
-        ]  # fmt: skip
 
     def truth(self, problem):
         """The released formulas in float32, forward alone: without the gradient's norm."""
@@ -86,16 +60,6 @@ class TrainSFTMemory(TrainSFT):
 
     def variants(self, device):
         return [replace(variant, checked=False) for variant in super().variants(device)]
-
-
-def _ours(workload: TrainingWorkload, ours: OurSFT):
-    with torch.enable_grad():  # cases without leaves are called without
-        return ours.step()
-
-
-def _released(workload: TrainingWorkload, ours: OurSFT, *, rows: int):
-    with torch.enable_grad():
-        return released_sft.step(workload, rows)
 
 
 def cases(device: str, quick: bool) -> list[Case]:
