@@ -129,6 +129,9 @@ STABLE_TORCH_LIBRARY(umer1_kernels, m) {
   m.def(
       "packed_attention(Tensor query, Tensor key, Tensor value, Tensor cu_seqlens, bool causal, "
       "float scale) -> Tensor");
+  // bfloat16 rows [T, K], packed weight [panels, pairs, 64, 2], bias [N] -> [T, N], float32 if wide
+  m.def(
+      "packed_linear(Tensor rows, Tensor packed, Tensor? bias, int columns, bool wide) -> Tensor");
   // Whether this binary holds the CUDA kernels.
   m.def("has_cuda_kernels() -> bool");
 }

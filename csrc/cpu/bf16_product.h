@@ -107,13 +107,17 @@ UMER1_BF16_TARGET __attribute__((always_inline)) inline void add_pair(__m512 (&s
   }
 }
 
-// ROWS rows against one panel: out [ROWS, 64] with row stride `out_stride`.
+// ROWS rows against one panel: out [ROWS, 64] with row stride `out_stride`. continued: `out` holds the
+// sums over the dimensions before these, and the sums go on from there.
 template <int ROWS>
 UMER1_BF16_TARGET inline void tile(const Bits* rows, int64_t stride, int64_t dimension,
-                                   const Bits* packed, float* out, int64_t out_stride) {
+                                   const Bits* packed, float* out, int64_t out_stride,
+                                   bool continued) {
   __m512 sums[ROWS][4];
   for (int i = 0; i < ROWS; ++i) {
-    for (int k = 0; k < 4; ++k) sums[i][k] = _mm512_setzero_ps();
+    for (int k = 0; k < 4; ++k) {
+      sums[i][k] = continued ? _mm512_loadu_ps(out + i * out_stride + k * 16) : _mm512_setzero_ps();
+    }
   }
   int32_t values[ROWS];
   for (int64_t pair = 0; pair < dimension / 2; ++pair) {
@@ -130,27 +134,31 @@ UMER1_BF16_TARGET inline void tile(const Bits* rows, int64_t stride, int64_t dim
   }
 }
 
+// Any number of rows against one panel: out [count, 64].
+UMER1_BF16_TARGET inline void multiply_panel(const Bits* rows, int64_t stride, int64_t count,
+                                             int64_t dimension, const Bits* packed, float* out,
+                                             int64_t out_stride, bool continued = false) {
+  for (int64_t i = 0; i < count; i += kTileRows) {
+    const Bits* some = rows + i * stride;
+    float* sums = out + i * out_stride;
+    switch (count - i) {
+      case 1: tile<1>(some, stride, dimension, packed, sums, out_stride, continued); break;
+      case 2: tile<2>(some, stride, dimension, packed, sums, out_stride, continued); break;
+      case 3: tile<3>(some, stride, dimension, packed, sums, out_stride, continued); break;
+      case 4: tile<4>(some, stride, dimension, packed, sums, out_stride, continued); break;
+      case 5: tile<5>(some, stride, dimension, packed, sums, out_stride, continued); break;
+      default: tile<kTileRows>(some, stride, dimension, packed, sums, out_stride, continued);
+    }
+  }
+}
+
 // `count` rows against `panel_count` packed panels: out [count, 64 * panel_count].
 UMER1_BF16_TARGET inline void multiply(const Bits* rows, int64_t stride, int64_t count,
                                        int64_t dimension, const Bits* packed, int64_t panel_count,
                                        float* out, int64_t out_stride) {
   for (int64_t panel = 0; panel < panel_count; ++panel) {
-    const Bits* columns = packed + panel * panel_size(dimension);
-    float* target = out + panel * kPanel;
-    int64_t i = 0;
-    for (; i + kTileRows <= count; i += kTileRows) {
-      tile<kTileRows>(rows + i * stride, stride, dimension, columns, target + i * out_stride,
-                      out_stride);
-    }
-    const Bits* rest = rows + i * stride;
-    float* rest_out = target + i * out_stride;
-    switch (count - i) {
-      case 1: tile<1>(rest, stride, dimension, columns, rest_out, out_stride); break;
-      case 2: tile<2>(rest, stride, dimension, columns, rest_out, out_stride); break;
-      case 3: tile<3>(rest, stride, dimension, columns, rest_out, out_stride); break;
-      case 4: tile<4>(rest, stride, dimension, columns, rest_out, out_stride); break;
-      case 5: tile<5>(rest, stride, dimension, columns, rest_out, out_stride); break;
-    }
+    multiply_panel(rows, stride, count, dimension, packed + panel * panel_size(dimension),
+                   out + panel * kPanel, out_stride);
   }
 }
 #else

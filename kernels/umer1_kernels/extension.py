@@ -32,6 +32,7 @@ OPERATORS = (
     "quick_gelu",
     "rotate_heads_",
     "packed_attention",
+    "packed_linear",
     "has_cuda_kernels",
 )
 HOW_TO_BUILD = (

@@ -13,7 +13,7 @@ from torch import Tensor
 from umer1_kernels.extension import extension_status
 
 COMPILED = extension_status().loaded
-ATTENTION_COMPILED = COMPILED and torch.ops.umer1_kernels.bf16_softmax_available()
+BF16_COMPILED = COMPILED and torch.ops.umer1_kernels.bf16_softmax_available()  # AVX512-BF16
 _DTYPES = (torch.float32, torch.bfloat16)
 
 if COMPILED:
@@ -64,7 +64,7 @@ def packed_attention(
 ) -> Tensor:
     """softmax(query · keys / sqrt(D)) · values of packed sequences, each to itself.
 
-    Compiled for bfloat16 on CPUs with AVX512-BF16 (`ATTENTION_COMPILED`), where a row's bits depend on
+    Compiled for bfloat16 on CPUs with AVX512-BF16 (`BF16_COMPILED`), where a row's bits depend on
     its own sequence alone.
 
     Args:
@@ -75,7 +75,7 @@ def packed_attention(
     Returns:
         [T, Hq, D] in the query's dtype.
     """
-    if ATTENTION_COMPILED and query.dtype == torch.bfloat16 and _compiled(query):
+    if BF16_COMPILED and query.dtype == torch.bfloat16 and _compiled(query):
         scale = query.shape[2] ** -0.5
         return operators.packed_attention(query, key, value, cu_seqlens, causal, scale)
     parts = []

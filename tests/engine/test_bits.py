@@ -7,7 +7,8 @@ import torch
 
 from umer1.engine import NativeEngine, Sampling, SpecialTokens
 from umer1.model.config import ModelConfig, VisionConfig
-from umer1.model.packed_weights import fast_bfloat16, obstacle, pack_weights
+from umer1.model.packed_layouts import fast_bfloat16
+from umer1.model.packed_weights import obstacle, pack_weights
 from umer1.model.qwen2_vl import Qwen2VL
 
 GEN = 7

@@ -14,7 +14,8 @@ from umer1.embedder import BUNDLED
 from umer1.engine import NativeEngine, Prompt, Sampling, SpecialTokens
 from umer1.engine.hf_inputs import model_inputs
 from umer1.model.checkpoint import load_model
-from umer1.model.packed_weights import fast_bfloat16, obstacle, pack_weights
+from umer1.model.packed_layouts import fast_bfloat16
+from umer1.model.packed_weights import obstacle, pack_weights
 from umer1.processor import Processor
 
 TINY = BUNDLED["tiny"]

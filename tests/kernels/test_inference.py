@@ -12,7 +12,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 1e-2, torch.float64: 1e-12}
 WIDTHS = (1, 15, 16, 17, 63, 128, 199, 760)
 needs_attention = pytest.mark.skipif(
-    not inference.ATTENTION_COMPILED, reason="no compiled extension, or no AVX512-BF16"
+    not inference.BF16_COMPILED, reason="no compiled extension, or no AVX512-BF16"
 )
 
 
@@ -192,7 +192,7 @@ def test_operators_are_well_formed():
         (operators.rotate_heads_, (rows.view(3, 2, 4), 1, rotation)),
     ):
         torch.library.opcheck(operator.default, arguments)
-    if inference.ATTENTION_COMPILED:
+    if inference.BF16_COMPILED:
         torch.library.opcheck(
             operators.packed_attention.default, (*_inputs([3, 5], 4, 2, 8), True, 0.3)
         )

@@ -7,9 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from umer1.model import pack, pack_weights
+from umer1.model import packed_layouts as layouts
 from umer1.model import packed_weights as module
 from umer1.model.checkpoint import save_model
-from umer1.model.packed_weights import PackedLinear, fast_bfloat16, inference_dtype
+from umer1.model.packed_layouts import OneDNN, Panels, fast_bfloat16, layout_for
+from umer1.model.packed_weights import PackedLinear, inference_dtype
 
 DTYPES = [
     torch.float32,
@@ -130,15 +132,35 @@ def test_a_model_that_cannot_be_packed_is_left_and_said_so(make_model, make_sequ
     "broken, message",
     [
         (lambda *_: (_ for _ in ()).throw(AttributeError("no such operator")), "no such operator"),
-        (lambda rows, weight, bias: rows, "multiplies packed weights wrongly"),
+        (lambda self, rows, bias, dtype: rows, "multiplies packed weights wrongly"),
     ],
 )
 def test_private_operators_are_tried_first(make_model, monkeypatch, broken, message):
-    monkeypatch.setattr(module, "_product", broken)
+    monkeypatch.setattr(OneDNN, "product", broken)
     model = make_model()
     handle = pack_weights(model)
     assert message in handle.describe() and handle.obstacle
     assert type(model.decoder.layers[0].qkv) is torch.nn.Linear
+
+
+@pytest.mark.parametrize("tiles", [True, False])
+@torch.no_grad()
+def test_both_layouts_of_bfloat16(monkeypatch, tiles):
+    """On a CPU with AMX oneDNN, else panels where the CPU has AVX512-BF16; their logits are the same
+    but for rounding, and panels do not round float32 ones."""
+    if not fast_bfloat16():
+        pytest.skip("this CPU has no bfloat16 products")
+    monkeypatch.setattr(layouts, "has_amx", lambda: tiles)
+    linear = torch.nn.Linear(96, 72).bfloat16()
+    rows = torch.randn(5, 96).bfloat16()
+    exact = F.linear(rows.double(), linear.weight.double(), linear.bias.double())
+    layer = PackedLinear(linear, keep=True)
+    expected = OneDNN if tiles or not layouts.BF16_COMPILED else Panels
+    assert layout_for(torch.bfloat16) is expected and layer.layout == expected.name
+    error = (layer.float32(rows) - exact).abs().max()
+    assert error <= (2e-2 if expected is OneDNN else 1e-5)
+    assert torch.equal(layer.float32(rows).bfloat16(), layer(rows))
+    assert torch.equal(layer.unpacked().weight, linear.weight)
 
 
 def test_large_models_compute_in_bfloat16_where_the_cpu_can(make_config, monkeypatch):

@@ -20,21 +20,22 @@ SLOT_TOKENS = 8192  # memory beyond this much per slot is not taken unless it is
 class KVMemory:
     """`key` and `value`: [layers, pages + 1, key heads, PAGE_LENGTH, head size]; page 0 is scratch.
 
-    All zero at first: whatever a page held before is finite. On the CPU the system hands out
-    zeroed memory page by page as it is first written, so unused pages cost nothing.
+    In memory a page's layers lie together: what n pages hold is one piece, of which the system hands
+    out huge pages without touching the rest. All zero at first: whatever a page held before is
+    finite. On the CPU the system zeroes memory as it is first written, so unused pages cost nothing.
     """
 
     def __init__(self, config: ModelConfig, pages: int, dtype: torch.dtype, device: torch.device):
         shape = (
-            config.num_hidden_layers,
             pages + 1,
+            2 * config.num_hidden_layers,
             config.num_key_value_heads,
             PAGE_LENGTH,
             config.head_dim,
         )
         make = _lazy_zeros if device.type == "cpu" else torch.zeros
-        self.key = make(shape, dtype=dtype, device=device)
-        self.value = make(shape, dtype=dtype, device=device)
+        layers = make(shape, dtype=dtype, device=device).transpose(0, 1)
+        self.key, self.value = layers[0::2], layers[1::2]
 
 
 def page_bytes(config: ModelConfig, dtype: torch.dtype) -> int:

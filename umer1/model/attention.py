@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from umer1.model.row_groups import RowGroups
-from umer1_kernels.inference import ATTENTION_COMPILED, packed_attention
+from umer1_kernels.inference import BF16_COMPILED, packed_attention
 
 # Sequences at least this part of the longest one are padded to it: measured on the CPU, forward
 # and backward, 100 sequences of 40 to 120 tokens.
@@ -97,7 +97,7 @@ class PackedAttention:
 def packed_backend(device: torch.device, dtype: torch.dtype) -> str:
     """What PackedAttention runs on: see its docstring."""
     if device.type == "cpu" and dtype == torch.bfloat16 and not torch.is_grad_enabled():
-        return "umer1" if ATTENTION_COMPILED else "sdpa"
+        return "umer1" if BF16_COMPILED else "sdpa"
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return "sdpa"
     try:

@@ -1,4 +1,4 @@
-"""Linear layers whose weights are laid out once for oneDNN: inference on the CPU.
+"""Linear layers whose weights are laid out once: inference on the CPU.
 
     packed = pack_weights(model)       # the weights exist in packed form alone
     packed.describe()                  # what runs packed, or why nothing does
@@ -8,13 +8,8 @@
         ...                            # a model that is also trained: its parameters stay where they are
 
 `F.linear` looks for the best layout of its weight at every call (bfloat16), or reads the weight once
-per few rows (float32). A layout made once halves the time of a decode step. The two operators are
-what torch's own compiler emits; they are private to it, so they are tried before they are trusted,
-and where they are missing the model is left as it is and the log says why.
-
-One row and many rows: oneDNN multiplies a single row by another kernel, which sums in another
-order, so a single row is multiplied as two: as fast, and a row's result is the same bits in every
-batch.
+per few rows (float32); see packed_layouts.py for the layouts. With either, a row's result is the same
+bits in every batch.
 """
 
 from __future__ import annotations
@@ -27,11 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from umer1.model.config import ModelConfig
+from umer1.model.packed_layouts import fast_bfloat16, layout_for
 from umer1.model.qwen2_vl import Qwen2VL
 
 log = logging.getLogger("umer1")
-# the number of rows a layout is made for; it serves one row and hundreds
-_ROWS = 16
 _DTYPES = (torch.float32, torch.bfloat16)
 # parameters from which reading them is what a decode step waits for
 _LARGE = 50_000_000
@@ -92,7 +86,8 @@ class PackedWeights:
         head = self.model.packed_head
         copy = "" if head is None else f", and a copy of the tied head ({head.nbytes / 1e6:.0f} MB)"
         return (
-            f"oneDNN-packed: {len(layers)} Linear layers ({size / 1e6:.0f} MB, {layers[0].dtype})"
+            f"{layers[0].layout} weights: {len(layers)} Linear layers "
+            f"({size / 1e6:.0f} MB, {layers[0].dtype})"
             f"{copy}; plain weights {'kept' if self.keep else 'freed'}"
         )
 
@@ -116,7 +111,7 @@ class PackedWeights:
 
 
 class PackedLinear(nn.Module):
-    """A Linear layer for inference, [T, in] -> [T, out], whose weight only oneDNN can read."""
+    """A Linear layer for inference, [T, in] -> [T, out], whose weight only its layout can read."""
 
     def __init__(self, linear: nn.Linear, *, keep: bool) -> None:
         super().__init__()
@@ -124,25 +119,35 @@ class PackedLinear(nn.Module):
         self.dtype = linear.weight.dtype
         self.bias = linear.bias
         self._plain = (linear,)  # in a tuple: not a submodule
-        self._weight = _reorder(linear.weight.detach())
+        self._weight = layout_for(self.dtype)(linear.weight.detach())
         if not keep:
             linear.weight.data = linear.weight.new_empty(0)
 
     def forward(self, rows: Tensor) -> Tensor:
+        return self._product(rows, self.dtype)
+
+    def float32(self, rows: Tensor) -> Tensor:
+        """The same in float32, not rounded to the weight's dtype before where the layout can."""
+        return self._product(rows, torch.float32)
+
+    def _product(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
         if rows.requires_grad and torch.is_grad_enabled():
             raise RuntimeError(
                 "packed weights have no gradient: undo() the packing before training"
             )
-        if len(rows) == 1:
-            return _product(rows.expand(2, -1).contiguous(), self._weight, self.bias)[:1]
-        return _product(rows, self._weight, self.bias)
+        return self._weight.product(rows, self.bias, dtype)
 
     def unpacked(self) -> nn.Linear:
         """The layer it was made from, with its weight."""
         (linear,) = self._plain
         if linear.weight.numel() == 0:
-            linear.weight.data = self._weight.to_dense()
+            linear.weight.data = self._weight.plain()
         return linear
+
+    @property
+    def layout(self) -> str:
+        """Name of the weight's layout."""
+        return self._weight.name
 
     @property
     def nbytes(self) -> int:
@@ -153,14 +158,14 @@ class PackedLinear(nn.Module):
         raise RuntimeError("this layer's weight is packed: undo() the packing to read or write it")
 
     def extra_repr(self) -> str:
-        return f"{self.in_features}, {self.out_features}, {self.dtype}, oneDNN-packed"
+        return f"{self.in_features}, {self.out_features}, {self.dtype}, {self.layout}"
 
     def _apply(self, function, recurse: bool = True):
         raise RuntimeError("packed weights cannot be moved or converted: undo() the packing first")
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination[prefix + "weight"] = self._weight.to_dense()
+        destination[prefix + "weight"] = self._weight.plain()
 
 
 class TiedHead(PackedLinear):
@@ -176,18 +181,8 @@ def obstacle(model: Qwen2VL) -> str | None:
     if weight.device.type != "cpu":
         return f"the model is on {weight.device}"
     if weight.dtype not in _DTYPES:
-        return f"oneDNN takes float32 and bfloat16, not {weight.dtype}"
-    if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
-        return "torch has no oneDNN here, or it is switched off"
-    return _trial(weight.dtype)
-
-
-def fast_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 natively and torch's oneDNN knows it."""
-    try:
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    except (AttributeError, RuntimeError):
-        return False
+        return f"there are layouts for float32 and bfloat16, not {weight.dtype}"
+    return layout_for(weight.dtype).obstacle(weight.dtype)
 
 
 def inference_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
@@ -199,28 +194,6 @@ def inference_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
     with torch.device("meta"):
         size = sum(parameter.numel() for parameter in Qwen2VL(config).parameters())
     return torch.bfloat16 if size > _LARGE else torch.float32
-
-
-def _trial(dtype: torch.dtype) -> str | None:
-    """Packs, multiplies and unpacks a small weight: private operators may change."""
-    if dtype == torch.bfloat16 and not fast_bfloat16():
-        return "this CPU has no bfloat16 products"
-    weight, rows = torch.eye(32, dtype=dtype) * 2, torch.eye(32, dtype=dtype)
-    try:
-        packed = _reorder(weight)
-        right = torch.equal(_product(rows, packed, None), weight)
-        right &= torch.equal(packed.to_dense(), weight)
-    except (AttributeError, RuntimeError, TypeError) as error:
-        return f"torch {torch.__version__}: {str(error).splitlines()[0]}"
-    return None if right else f"torch {torch.__version__} multiplies packed weights wrongly"
-
-
-def _reorder(weight: Tensor) -> Tensor:
-    return torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
-
-
-def _product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
 
 
 def _linear_layers(model: Qwen2VL, vision: bool) -> list[tuple[nn.Module, str, nn.Linear]]:

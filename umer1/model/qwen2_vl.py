@@ -76,7 +76,8 @@ class Qwen2VL(nn.Module):
         head = self.head or self.packed_head
         if head is None:
             return F.linear(hidden, self.head_weight).float()
-        return head(hidden).float()
+        packed = getattr(head, "float32", None)  # a Linear layer has only its own dtype
+        return head(hidden).float() if packed is None else packed(hidden)
 
     @property
     def head_weight(self) -> Tensor:

@@ -46,6 +46,13 @@ def _bf16_product(written: int) -> Callable:
     return cost
 
 
+def _packed_product(arguments) -> Cost:
+    """rows [T, K] x packed [panels, pairs, 64, 2]; written in the rows' dtype."""
+    rows, depth = arguments[0].shape
+    columns = arguments[1].count // depth
+    return product(rows, depth, columns, BFLOAT16, BFLOAT16, BFLOAT16, "bfloat16")
+
+
 def _gathered(arguments) -> Cost:
     """hidden [R, H], ids, begin [B]: the rows found, and their vectors; the search is not counted."""
     hidden, begin = arguments[0], arguments[2]
@@ -127,6 +134,7 @@ _OPERATORS: dict[str, Callable[[tuple], Cost]] = {
     "quick_gelu": _passes(1, 1),
     "rotate_heads_": _passes(1, 1),
     # packed_attention and decode_attention have none: how many keys a query has is in tensors' values
+    "packed_linear": _packed_product,
     "append_kv_": _appended,
     "sample_tokens": _passes(1),
     "small_dual_info_nce": _small_contrastive(1),

@@ -115,3 +115,9 @@ def _(fused, rotated, rotation):
 @register_fake("umer1_kernels::packed_attention")
 def _(query: Tensor, key, value, cu_seqlens, causal, scale):
     return query.new_empty(query.shape)
+
+
+@register_fake("umer1_kernels::packed_linear")
+def _(rows: Tensor, packed, bias, columns, wide):
+    dtype = torch.float32 if wide else torch.bfloat16
+    return rows.new_empty(rows.shape[0], columns, dtype=dtype)
