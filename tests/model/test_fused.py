@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from umer1.model.fused import RMSNorm, quick_gelu, swiglu
+from umer1.model.fused import RMSNorm, add_rowwise_, quick_gelu, swiglu
 from umer1.model.rotary import decoder_rotation, rotate_heads, vision_rotation
 
 # Relative to the largest value: one rounding of the result in bfloat16.
@@ -117,3 +117,19 @@ def test_without_gradients_the_numbers_are_the_same(dtype):
     for plain, traced in zip(inference, steps()):
         torch.testing.assert_close(plain, traced, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
         assert not plain.requires_grad
+
+
+def test_rows_are_added_in_blocks_without_gradients():
+    """The same numbers as at once; more than one block, the last one not longer than the others."""
+    rows, seen = torch.randn(1100, 8), []
+
+    def function(block):
+        seen.append(len(block))
+        return block.square()
+
+    wanted = rows + rows.square()
+    assert torch.equal(add_rowwise_(rows.clone(), function), wanted) and seen == [1100]
+    with torch.no_grad():
+        seen.clear()
+        assert torch.equal(add_rowwise_(rows.clone(), function), wanted)
+    assert len(seen) == 3 and sum(seen) == 1100 and max(seen) <= 512 and min(seen) > 300

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from umer1.model.config import ModelConfig
-from umer1.model.fused import RMSNorm, swiglu
+from umer1.model.fused import RMSNorm, add_rowwise_, swiglu
 from umer1.model.rotary import decoder_rotation, rotate_heads
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
@@ -77,7 +77,10 @@ class DecoderLayer(nn.Module):
         if keep is not None:
             hidden, attended = hidden.index_select(0, keep), attended.index_select(0, keep)
         hidden = hidden + self.output(attended.flatten(1))
-        return hidden + self.down(swiglu(self.gate_up(self.post_norm(hidden))))
+        return add_rowwise_(hidden, self._feed_forward)
+
+    def _feed_forward(self, rows: Tensor) -> Tensor:
+        return self.down(swiglu(self.gate_up(self.post_norm(rows))))
 
     def residual_outputs(self) -> tuple[nn.Linear, nn.Linear]:
         """The two products that are added to the residual stream."""

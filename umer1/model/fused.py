@@ -9,11 +9,29 @@ Shapes: T rows, H width, F inner width, D head size.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from umer1_kernels import inference
+
+
+_BLOCK_ROWS = 512
+
+
+def add_rowwise_(hidden: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """hidden + function(hidden), for a function of single rows: [T, H] -> [T, H].
+
+    Without gradients on the CPU block by block, in place, so that the wide activations inside are a
+    block's and not those of all rows.
+    """
+    if torch.is_grad_enabled() or hidden.device.type != "cpu" or len(hidden) <= _BLOCK_ROWS:
+        return hidden + function(hidden)
+    for block in hidden.chunk(-(-len(hidden) // _BLOCK_ROWS)):
+        block += function(block)
+    return hidden
 
 
 class RMSNorm(nn.Module):

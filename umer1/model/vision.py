@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from umer1.model.attention import PackedAttention, compute_dtype
 from umer1.model.config import VisionConfig
-from umer1.model.fused import quick_gelu
+from umer1.model.fused import add_rowwise_, quick_gelu
 from umer1.model.rotary import rotate_heads, vision_rotation
 
 _EPSILON = 1e-6
@@ -75,7 +75,10 @@ class VisionBlock(nn.Module):
         qkv = rotate_heads(qkv, 2 * self.heads, rotation)
         attended = attend(0, *qkv.chunk(3, dim=1))
         hidden = hidden + self.proj(attended.flatten(1))
-        return hidden + self.fc2(quick_gelu(self.fc1(self.norm2(hidden))))
+        return add_rowwise_(hidden, self._feed_forward)
+
+    def _feed_forward(self, rows: Tensor) -> Tensor:
+        return self.fc2(quick_gelu(self.fc1(self.norm2(rows))))
 
     def residual_outputs(self) -> tuple[nn.Linear, nn.Linear]:
         """The two products that are added to the residual stream."""
