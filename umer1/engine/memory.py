@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,9 +21,8 @@ SLOT_TOKENS = 8192  # memory beyond this much per slot is not taken unless it is
 class KVMemory:
     """`key` and `value`: [layers, pages + 1, key heads, PAGE_LENGTH, head size]; page 0 is scratch.
 
-    In memory a page's layers lie together: what n pages hold is one piece, of which the system hands
-    out huge pages without touching the rest. All zero at first: whatever a page held before is
-    finite. On the CPU the system zeroes memory as it is first written, so unused pages cost nothing.
+    In memory a page's layers lie together. All zero at first: whatever a page held before is finite.
+    On the CPU the system zeroes memory as it is first written, so unused pages cost nothing.
     """
 
     def __init__(self, config: ModelConfig, pages: int, dtype: torch.dtype, device: torch.device):
@@ -117,11 +117,13 @@ def gib(size: int) -> str:
 
 
 def _lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """calloc leaves untouched pages with the system; torch.zeros writes them all."""
-    count = int(np.prod(shape)) * dtype.itemsize
-    flat = torch.from_numpy(np.zeros(count + 64, dtype=np.uint8))
-    start = -flat.data_ptr() % 64
-    return flat[start : start + count].view(dtype).view(shape)
+    """Memory that the system hands out in its smallest pages, zeroed, as they are first touched:
+    torch.zeros would write them all, and numpy asks for huge ones."""
+    size = math.prod(shape) * dtype.itemsize
+    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    memory = mmap.mmap(-1, size, flags=private)
+    memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
 
 
 def _lines(path: str) -> list[str]:
