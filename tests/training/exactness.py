@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from dataclasses import fields
 
 import torch
-from oracle import Recipe, Written
+from oracle import Written
+from oracle_formulas import Recipe
 from safetensors.torch import load_file
 
 import umer1_kernels as kernels

@@ -12,12 +12,20 @@ Shapes: B rows, T padded tokens, V vocabulary, N pairs, G rollouts, H hidden siz
 from __future__ import annotations
 
 import copy
-import math
-import re
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from oracle_formulas import (
+    FORMAT,
+    Recipe,
+    advantage,
+    at_last,
+    rank_and_gap,
+    rate,
+    symmetric_info_nce,
+    token_logprobs,
+)
 from torch import Tensor
 
 from umer1.data.records import Pair, Side
@@ -27,29 +35,6 @@ from umer1.model.sequence import Sequence
 from umer1.processor import Processor
 from umer1.prompts import Item, Medium
 from umer1_kernels.reference.sampler import uniforms
-
-FORMAT = re.compile(r"<think>.*?</think>.*?\s*<answer>.*?\s*<gen_emb>", re.DOTALL)
-
-
-@dataclass
-class Recipe:
-    """The numbers of a run, with the released values of what the tests do not shrink."""
-
-    steps: int
-    learning_rate: float
-    schedule: str
-    warmup_ratio: float
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.0
-    clip_grad_norm: float = 1.0
-    freeze_vision: bool = True
-    scale: float = 50.0
-    generations: int = 8
-    temperature: float = 1.0
-    normalizer: float = 2048.0
-    beta: float = 0.04
-    clip: tuple[float, float] = (0.2, 0.28)
-    max_new_tokens: int = 2048
 
 
 @dataclass
@@ -94,7 +79,10 @@ class Oracle:
         """L = NCE(gen_q, gen_p) + NCE(disc_q, disc_p) + CE_q + CE_p over one batch; one update."""
         query = self._encode([pair.query for pair in pairs])
         target = self._encode([pair.target for pair in pairs])
-        gen, disc = (_nce(query[kind], target[kind], self.recipe.scale) for kind in ("gen", "disc"))
+        gen, disc = (
+            symmetric_info_nce(query[kind], target[kind], self.recipe.scale)
+            for kind in ("gen", "disc")
+        )
         total = gen + disc + query["ce"] + target["ce"]
         self._update(total)
         return {
@@ -116,7 +104,7 @@ class Oracle:
         ce = F.cross_entropy(output.logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten())
         hidden = output.hidden_states[-1]
         gen, disc = (
-            _at_last(hidden, inputs["input_ids"] == token_id)
+            at_last(hidden, inputs["input_ids"] == token_id)
             for token_id in (self.processor.gen_id, self.processor.disc_id)
         )
         return {"gen": gen, "disc": disc, "ce": ce}
@@ -141,7 +129,7 @@ class Oracle:
         for side, other in (("query", "target"), ("target", "query")):
             embedding = []
             for row in range(len(pairs) * group):
-                rank, gap = _rank_and_gap(
+                rank, gap = rank_and_gap(
                     row, vectors[side], vectors[other], hits[side], hits[other], group
                 )
                 numbers["rank"].append(rank)
@@ -153,7 +141,7 @@ class Oracle:
             spread = reward.view(-1, group).std(1, keepdim=True) + 1e-4
             length = mine.mask.sum(1).view(-1, group)
             slopes[side] = length / spread / (2 * len(reward) * self.recipe.normalizer)
-            term, divergence = self._grpo(mine, _advantage(reward.view(-1, group)).flatten())
+            term, divergence = self._grpo(mine, advantage(reward.view(-1, group)).flatten())
             per_completion = term.sum(1) / self.recipe.normalizer
             loss = loss + per_completion.mean() / 2
             magnitude += float((term.detach().abs().sum(1) / self.recipe.normalizer).mean()) / 2
@@ -208,10 +196,10 @@ class Oracle:
         sequences = [prompt.extend(new) for prompt, new in zip(rows, tokens)]
         inputs, output = self._forward(self.model, sequences)
         ids = inputs["input_ids"][:, 1:]
-        policy = _token_logprobs(output.logits, ids, self.recipe.temperature)
+        policy = token_logprobs(output.logits, ids, self.recipe.temperature)
         with torch.no_grad():
             logits = self._forward(self.reference, sequences)[1].logits
-            reference = _token_logprobs(logits, ids, self.recipe.temperature)
+            reference = token_logprobs(logits, ids, self.recipe.temperature)
         mask = torch.zeros_like(policy)
         for row, new in enumerate(tokens):
             mask[row, mask.shape[1] - len(new) :] = 1.0
@@ -243,7 +231,7 @@ class Oracle:
         return inputs, model(**inputs, output_hidden_states=True, use_cache=False)
 
     def _update(self, loss: Tensor) -> None:
-        self.optimizer.param_groups[0]["lr"] = _rate(self.recipe, self.step / self.recipe.steps)
+        self.optimizer.param_groups[0]["lr"] = rate(self.recipe, self.step / self.recipe.steps)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.trained, self.recipe.clip_grad_norm)
         self.optimizer.step()
@@ -282,57 +270,6 @@ class _Draw:
                 self.draws += 1
                 self.other += int(drawn[row] != tokens[step])
         return torch.full_like(scores, -torch.inf).scatter_(1, chosen[:, None], 0.0)
-
-
-def _nce(query: Tensor, target: Tensor, scale: float) -> Tensor:
-    logits = scale * query @ target.T
-    labels = torch.arange(len(query))
-    return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
-
-
-def _at_last(hidden: Tensor, found: Tensor) -> Tensor:
-    """L2-normalised state of each row's last position where `found` [B, T] holds."""
-    places = [int(row.nonzero()[-1]) for row in found]
-    return F.normalize(
-        torch.stack([hidden[row, place] for row, place in enumerate(places)]), dim=-1
-    )
-
-
-def _token_logprobs(logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
-    logprobs = (logits[:, :-1].float() / temperature).log_softmax(-1)
-    return logprobs.gather(-1, ids[..., None])[..., 0]
-
-
-def _rank_and_gap(
-    row: int, own: Tensor, other: Tensor, own_hit: list[bool], other_hit: list[bool], group: int
-) -> tuple[float, float]:
-    """|S+ in the top K of S+ and S-| / K, and mean(S+) - mean(S-), of one response; K positives."""
-    if not own_hit[row]:
-        return 0.0, 0.0
-    positive, negative = [], []
-    for column in range(len(other)):
-        if other_hit[column]:
-            similarity = float(own[row].double() @ other[column].double())
-            (positive if column // group == row // group else negative).append(similarity)
-    if not positive or not negative:
-        return 0.0, 0.0
-    # ties go to the negatives
-    ordered = sorted([(-s, 1) for s in positive] + [(-s, 0) for s in negative])
-    rank = sum(is_positive for _, is_positive in ordered[: len(positive)]) / len(positive)
-    return rank, sum(positive) / len(positive) - sum(negative) / len(negative)
-
-
-def _advantage(reward: Tensor) -> Tensor:
-    return (reward - reward.mean(1, keepdim=True)) / (reward.std(1, keepdim=True) + 1e-4)
-
-
-def _rate(recipe: Recipe, fraction: float) -> float:
-    """Linear warm-up over a share of the run (from a hundredth), then cosine or linear to zero, or constant."""
-    if fraction < recipe.warmup_ratio:
-        return recipe.learning_rate * max(fraction / recipe.warmup_ratio, 0.01)
-    rest = (fraction - recipe.warmup_ratio) / (1 - recipe.warmup_ratio)
-    shapes = {"cosine": (1 + math.cos(math.pi * rest)) / 2, "linear": 1 - rest, "constant": 1.0}
-    return recipe.learning_rate * shapes[recipe.schedule]
 
 
 def _media(side: Side) -> tuple[Medium, ...]:

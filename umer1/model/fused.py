@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from umer1_kernels import inference
 
-
 _BLOCK_ROWS = 512
 
 
