@@ -200,3 +200,28 @@ def test_mock_run_passes_all_modalities(mode):
     states = {modality: state for state, modality, _ in results.modality_summary()}
     assert all(states[modality].startswith("✓") for modality in ("text", "image", "video"))
     assert states["audio"] == "skipped"
+
+
+@pytest.mark.slow
+def test_scores_are_those_of_the_shipped_wrapper(shipped):
+    """Of whole tasks, texts and pictures; it cannot read a clip without torchcodec."""
+    import mteb
+    from mteb import mocks
+
+    theirs, own = shipped
+    theirs.mteb_model_meta = own.mteb_model_meta
+    kinds = (
+        mocks.MockRetrievalTask, mocks.MockInstructionRetrieval, mocks.MockRerankingTask,
+        mocks.MockClassificationTask, mocks.MockSTSTask, mocks.MockAny2AnyRetrievalI2TTask,
+        mocks.MockAny2AnyRetrievalT2ITask, mocks.MockImageClassificationTask,
+        mocks.MockImageTextPairClassificationTask, mocks.MockVisualSTSTask,
+        mocks.MockZeroShotClassificationTask, mocks.MockMultiChoiceTask,
+    )  # fmt: skip
+    scores = [
+        {each.task_name: each.get_score() for each in mteb.evaluate(
+            model, [kind() for kind in kinds], cache=None, show_progress_bar=False
+        ).task_results}
+        for model in (own, theirs)
+    ]  # fmt: skip
+    assert len(scores[0]) == len(kinds)
+    assert scores[0] == pytest.approx(scores[1], abs=1e-4)
