@@ -55,7 +55,7 @@ def test_rows_become_items_media_first(pictures):
     frames = as_item({"video": torch.arange(2 * 3 * 4 * 5, dtype=torch.uint8).view(2, 3, 4, 5)})
     assert [frame.shape for frame in frames.media[0].source] == [(4, 5, 3)] * 2
     assert frames.media[0].source[1][2, 3].tolist() == [73, 93, 113]
-    with pytest.raises(ValueError, match="neither bytes nor a path"):
+    with pytest.raises(ValueError, match="row, video: has neither bytes nor a path"):
         as_item({"video": {"bytes": None, "path": None}})
 
 
@@ -88,8 +88,8 @@ def test_videos_of_a_data_set_are_decoded_here(encode, clips):
                         collate_fn=lambda rows: {"video": [row["video"] for row in rows]})  # fmt: skip
     direct = encode([{"video": {"bytes": clip, "path": None}} for clip in clips])
     np.testing.assert_array_equal(encode(loader), direct)
-    with pytest.raises(MediaError, match="video"):
-        encode([{"video": {"bytes": b"no video", "path": None}}])
+    with pytest.raises(MediaError, match="Some, row 1, video: "):
+        encode([{"video": {"bytes": clip, "path": None}} for clip in (clips[0], b"no video")])
 
 
 @pytest.fixture(scope="module")
@@ -153,8 +153,8 @@ def test_results_of_other_settings_or_weights_have_other_names(encoder, disc, tm
     meta = encoder.mteb_model_meta
     assert meta.name == "umer1/tiny" and meta.modalities == ["text", "image", "video"]
     assert (meta.embed_dim, meta.n_parameters) == (128, 1404160)
-    assert meta.experiment_kwargs == {"max_new_tokens": LIMIT}
-    assert disc.mteb_model_meta.experiment_kwargs == {"mode": "disc"}
+    assert meta.experiment_kwargs == {"max_new_tokens": LIMIT, "dtype": "float32"}
+    assert disc.mteb_model_meta.experiment_kwargs == {"mode": "disc", "dtype": "float32"}
     assert disc.mteb_model_meta.revision == meta.revision
     for file in BUNDLED["tiny"].iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())

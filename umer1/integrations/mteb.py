@@ -15,7 +15,6 @@ vectors can be had. Videos are decoded by torchcodec where it is installed, else
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from mteb.abstasks.task_metadata import TaskMetadata
     from torch.utils.data import DataLoader
 
-log = logging.getLogger("umer1")
 FRAMES = 8  # of a video, as in the released evaluation
 # what goes to the engine at once: enough rows that its slots stay full, and pictures in memory
 CHUNK_ROWS, CHUNK_PIXELS = 1024, 200_000_000
@@ -77,13 +75,14 @@ class Umer1Encoder(AbsEncoder):
     ):
         if mode not in ("gen", "disc"):
             raise ValueError(f"mode: got {mode!r}, wants 'gen' or 'disc'")
-        known = MODEL_REGISTRY.get(model_name)
+        known = None if _is_local(model_name) else MODEL_REGISTRY.get(model_name)
         revision = revision or (known.revision if known else None)
         source = _source(model_name, revision)
         self.model = Embedder.load(source, device=device, dtype=dtype)
         self.mode, self.instructions = mode, instructions
         self.settings = {"max_new_tokens": max_new_tokens, "stop": stop, "readout": readout}
-        self.mteb_model_meta = _meta(self, model_name, revision, known)
+        named = {"mode": mode, "instructions": instructions, "dtype": dtype, **self.settings}
+        self.mteb_model_meta = _meta(self.model, named, model_name, revision, known)
 
     def encode(
         self,
@@ -99,8 +98,11 @@ class Umer1Encoder(AbsEncoder):
     ) -> np.ndarray:
         """L2-normalised float32 [rows, D], in the order of `inputs`; `batch_size` changes none."""
         instruction = self._instruction(task_metadata, prompt_type) if self.instructions else ""
-        items = (as_item(row, instruction) for row in _rows(inputs))
-        found, misses, done = [], 0, 0
+        items = (
+            as_item(row, instruction, f"{task_metadata.name}, row {number}")
+            for number, row in enumerate(_rows(inputs))
+        )
+        found = []
         for chunk in _chunks(items):
             encoded = self.model.encode(
                 chunk,
@@ -110,10 +112,6 @@ class Umer1Encoder(AbsEncoder):
                 **self.settings,
             )
             found.append(encoded.gen if self.mode == "gen" else encoded.disc)
-            misses += 0 if encoded.hit is None else int((~encoded.hit).sum())
-            done += len(chunk)
-        if misses:
-            log.warning("%s: %d of %d wrote no <gen_emb>", task_metadata.name, misses, done)
         if not found:
             return np.zeros((0, self.model.dimension), np.float32)
         return np.concatenate(found)
@@ -128,27 +126,31 @@ class Umer1Encoder(AbsEncoder):
         return self.get_task_instruction(task_metadata, prompt_type)
 
 
-def as_item(row: dict[str, Any], instruction: str = "") -> Item:
-    """A row of an mteb data set: images, then the video, then the text. Media may be None."""
+def as_item(row: dict[str, Any], instruction: str = "", where: str = "row") -> Item:
+    """A row of an mteb data set: images, then the video, then the text. Media may be None.
+
+    `where` names the row in messages about its media.
+    """
     media = []
     images = row.get("image")
     for image in images if isinstance(images, list) else [images]:
         if image is not None:
-            media.append(Medium("image", image, "image"))
+            media.append(Medium("image", image, f"{where}, image"))
     if row.get("video") is not None:
-        media.append(Medium("video", _video(row["video"]), "video", num_frames=FRAMES))
+        source = _video(row["video"], f"{where}, video")
+        media.append(Medium("video", source, f"{where}, video", num_frames=FRAMES))
     text = " ".join(part for part in (instruction, row.get("text") or "") if part)
     return Item(text, tuple(media))
 
 
-def _video(video: Any) -> Any:
+def _video(video: Any, where: str) -> Any:
     """A source that the engine decodes when the row's turn comes; frames where they are here."""
     if isinstance(video, dict):
         if video.get("bytes") is not None:
             return video["bytes"]
         if video.get("path"):
             return video["path"]
-        raise ValueError("video: has neither bytes nor a path")
+        raise ValueError(f"{where}: has neither bytes nor a path")
     if hasattr(video, "get_frames_at"):  # a decoder of torchcodec
         from mteb.models.modality_collators import FramesCollator
 
@@ -207,32 +209,41 @@ def _pixels(source: Any) -> int:
     return getattr(source, "width", 0) * getattr(source, "height", 0)
 
 
+def _is_local(model_name: str) -> bool:
+    return model_name in BUNDLED or Path(model_name).is_dir()
+
+
 def _source(model_name: str, revision: str | None) -> str | Path:
-    if model_name in BUNDLED or revision is None or Path(model_name).is_dir():
+    if revision is None or _is_local(model_name):
         return model_name
     return local_directory(model_name, SMALL_FILES + WEIGHTS, revision)
 
 
 def _meta(
-    encoder: Umer1Encoder, model_name: str, revision: str | None, known: ModelMeta | None
+    model: Embedder,
+    settings: dict[str, Any],
+    model_name: str,
+    revision: str | None,
+    known: ModelMeta | None,
 ) -> ModelMeta:
     """What mteb keeps beside a result; of a local model, its revision is the digest of its files."""
-    model = encoder.model
-    settings = {"mode": encoder.mode, "instructions": encoder.instructions, **encoder.settings}
     defaults = inspect.signature(Umer1Encoder).parameters
-    changed = {name: value for name, value in settings.items() if value != defaults[name].default}
+    changed = {
+        name: str(value).removeprefix("torch.") if name == "dtype" else value
+        for name, value in settings.items()
+        if value != defaults[name].default
+    }
     about = {
         "loader": Umer1Encoder,
         "experiment_kwargs": changed or None,
-        "use_instructions": encoder.instructions,
+        "use_instructions": settings["instructions"],
         "output_dtypes": OutputDType.FLOAT32,
         # torchcodec and qwen-vl-utils are not needed
         "extra_requirements_groups": None,
     }
     if known is not None:
         return known.model_copy(update={**about, "revision": revision})
-    local = model_name in BUNDLED or Path(model_name).is_dir()
-    config = model.model.config
+    local, config = _is_local(model_name), model.model.config
     with torch.device("meta"):  # the model's own weights may have been packed away
         parameters = sum(weight.numel() for weight in Qwen2VL(config).parameters())
     return ModelMeta.create_empty(
