@@ -214,8 +214,8 @@ def test_scores_are_those_of_the_shipped_wrapper(shipped):
         mocks.MockRetrievalTask, mocks.MockInstructionRetrieval, mocks.MockRerankingTask,
         mocks.MockClassificationTask, mocks.MockSTSTask, mocks.MockAny2AnyRetrievalI2TTask,
         mocks.MockAny2AnyRetrievalT2ITask, mocks.MockImageClassificationTask,
-        mocks.MockImageTextPairClassificationTask, mocks.MockVisualSTSTask,
-        mocks.MockZeroShotClassificationTask, mocks.MockMultiChoiceTask,
+        mocks.MockImageTextPairClassificationTask, mocks.MockZeroShotClassificationTask,
+        mocks.MockMultiChoiceTask,
     )  # fmt: skip
     scores = [
         {each.task_name: each.get_score() for each in mteb.evaluate(
