@@ -192,6 +192,7 @@ CLAIMS = [
     *_claims("cpu", "engine_memory", "b8-t512-0.1b-bf16", memory_share=1 / 3),
     *_claims("cpu", "engine_memory", "b8-t512-2b-bf16", memory_share=1 / 3),
     *_claims("cpu", "engine_disc", "mixed-64-0.1b-bf16", over_released=1.3),
+    *_claims("cpu", "eval_mini", "gen-40-tiny-fp32", over_released=3),
     *_claims("cpu", "train_sft", "pairs-8-0.1b-bf16", over_released=2),
     *_claims("cpu", "train_sft", "memory-8-0.1b-bf16", memory_share=1 / 2),
     *_claims("cpu", "train_rl", "rollouts-2x8-0.1b-bf16", over_released=4),

@@ -130,12 +130,12 @@ def sanitize(suite: Suite) -> list[Step]:
 
 def kernels(suite: Suite) -> list[Step]:
     """The losses and the decode kernels."""
-    return [_benches("kernels", _suites("engine_", "train_", others=True), suite)]
+    return [_benches("kernels", _suites("engine_", "eval_", "train_", others=True), suite)]
 
 
 def engine(suite: Suite) -> list[Step]:
     """Decode steps, prompts and whole generations at the 2B shape, with random weights."""
-    return [_benches("engine", _suites("engine_"), suite)]
+    return [_benches("engine", _suites("engine_", "eval_"), suite)]
 
 
 def training(suite: Suite) -> list[Step]:

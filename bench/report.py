@@ -127,7 +127,9 @@ def claims_table(found: Found) -> str:
 
 def rows_table(found: Found) -> str:
     """Every variant of every loss: time, floor, memory, error; what it was measured on above each table."""
-    losses = [row for row in found.rows if not row["suite"].startswith(("engine_", "train_"))]
+    losses = [
+        row for row in found.rows if not row["suite"].startswith(("engine_", "eval_", "train_"))
+    ]
     return by_place(losses, found.device, ROW_HEADER, _row_cells)
 
 

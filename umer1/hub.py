@@ -9,8 +9,10 @@ SMALL_FILES = ("*.json", "*.txt", "*.jinja", "*.model")
 WEIGHTS = ("*.safetensors",)
 
 
-def local_directory(path_or_hub_id: str | os.PathLike[str], patterns: tuple[str, ...]) -> Path:
-    """The directory that holds the files of `patterns`.
+def local_directory(
+    path_or_hub_id: str | os.PathLike[str], patterns: tuple[str, ...], revision: str | None = None
+) -> Path:
+    """The directory that holds the files of `patterns`; of a hub id, those of `revision`.
 
     Raises:
         ValueError: neither a directory nor something the hub gives.
@@ -21,7 +23,9 @@ def local_directory(path_or_hub_id: str | os.PathLike[str], patterns: tuple[str,
     from huggingface_hub.errors import HFValidationError
 
     try:
-        return Path(snapshot_download(str(path_or_hub_id), allow_patterns=list(patterns)))
+        return Path(
+            snapshot_download(str(path_or_hub_id), allow_patterns=list(patterns), revision=revision)
+        )
     except HFValidationError:
         raise ValueError(f"{path_or_hub_id}: no such directory, and not a hub id") from None
     except OSError as error:  # the hub's own errors among them

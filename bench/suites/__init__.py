@@ -11,6 +11,7 @@ from bench.suites import (
     engine_generate,
     engine_memory,
     engine_phases,
+    eval_mini,
     gather_hidden,
     group_reward,
     grpo_loss,
@@ -39,6 +40,7 @@ MODULES = {
     "engine_disc": engine_disc,
     "engine_memory": engine_memory,
     "engine_phases": engine_phases,
+    "eval_mini": eval_mini,
     "train_sft": train_sft,
     "train_rl": train_rl,
 }

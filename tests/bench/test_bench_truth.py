@@ -68,14 +68,14 @@ def test_rows_that_do_not_count_must_have_no_gradient():
 
 # the engine beside its peers on a CPU, some of it in large cases alone; one native kernel of a GPU
 DEVICES = {"dual_info_nce": ("cuda",)} | {
-    suite: ("cpu",) for suite in MODULES if suite.startswith("engine_")
+    suite: ("cpu",) for suite in MODULES if suite.startswith(("engine_", "eval_"))
 }
 
 
 def test_every_suite_has_small_and_full_cases_on_its_devices():
     for suite in MODULES:
         for device in DEVICES.get(suite, ("cpu", "cuda")):
-            for quick in (False,) if suite.startswith("engine_") else (True, False):
+            for quick in (False,) if suite.startswith(("engine_", "eval_")) else (True, False):
                 assert cases(device, quick=quick, suites=[suite])
     for device in ("cpu", "cuda"):  # the name alone says which case to run again
         names = [case.name for case in cases(device)]

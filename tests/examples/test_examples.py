@@ -28,3 +28,12 @@ def test_example_runs(name, promised, monkeypatch, capsys):
     printed = _run(name, monkeypatch, capsys)
     for line in promised:
         assert line in printed
+
+
+@pytest.mark.slow
+def test_mteb_example_runs(monkeypatch, capsys):
+    pytest.importorskip("mteb")
+    printed = _run("evaluate_mteb.py", monkeypatch, capsys)
+    assert "all passed: True" in printed
+    for modality in ("text", "image", "video"):
+        assert f"{modality}: ✓" in printed

@@ -113,7 +113,7 @@ def test_directories_that_are_no_checkpoint(saved, tmp_path):
 def test_hub_ids_are_fetched_only_when_no_directory_has_the_name(saved, monkeypatch):
     asked = []
 
-    def snapshot_download(repository, allow_patterns):
+    def snapshot_download(repository, allow_patterns, revision):
         asked.append(repository)
         assert not any(pattern.endswith(("bin", "pt")) for pattern in allow_patterns)
         return str(saved)

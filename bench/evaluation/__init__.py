@@ -1,0 +1,1 @@
+"""Evaluation measured: the miniature benchmark, the bundled model, and the ways to embed all of it."""

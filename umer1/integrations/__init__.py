@@ -1,0 +1,1 @@
+"""Adapters to other projects, one file each; each needs the project it is named after."""
