@@ -62,7 +62,7 @@ def independent_means(result, eval_type, sort):
             first = {
                 table[name].tobytes(): score for name, score in zip(names, scores, strict=True)
             }
-            scores = np.array([first[table[name].tobytes()] for name in names])
+            scores = np.array([score_of[table[name].tobytes()] for name in names])
         ranking = [names[row] for row in np.argsort(-scores, kind=sort)]
         label = info["label_name"]
         labels = [label] if isinstance(label, str) else label
