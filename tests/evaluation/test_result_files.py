@@ -59,7 +59,7 @@ def independent_means(result, eval_type, sort):
             names, scores = list(table), everything[number]
         if sort == "stable":
             # identical vectors have equal scores, which matrix products do not promise
-            first = {
+            score_of = {
                 table[name].tobytes(): score for name, score in zip(names, scores, strict=True)
             }
             scores = np.array([score_of[table[name].tobytes()] for name in names])
