@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from umer1.cli import submission
+from umer1.cli import score, submission
 from umer1.cli.models import DeviceOption, ModelOption
 from umer1.cli.output import JsonOption
 
@@ -13,6 +13,7 @@ app = typer.Typer(
     no_args_is_help=True, help="Evaluate a model on a benchmark, and read the results."
 )
 
+app.command("score")(score.score)
 app.command("submission")(submission.submission)
 
 
