@@ -120,10 +120,10 @@ def _ties(tasks):
 def _pairings(tasks):
     """Both numbers where upstream pairs grades with the wrong labels, whichever was reported."""
     for name, entry in tasks.items():
-        correct = entry.get("scores_correct_pairing") or entry["scores"]
         for column, scores in (entry.get("scores_upstream_pairing") or {}).items():
+            correct = (entry.get("scores_correct_pairing") or entry["scores"])[column]
             metric = entry["main_metric"]
-            right, upstream = (100 * values[metric] for values in (correct[column], scores))
+            right, upstream = (100 * values[metric] for values in (correct, scores))
             both = f"{metric} {right:.2f}; {upstream:.2f} with upstream's pairing of grades"
             yield f"{name}, {column}: {both}"
 
