@@ -1,16 +1,20 @@
-"""umer1 eval mmeb | report"""
+"""umer1 eval mmeb | report | submission | score"""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from umer1.cli import score, submission
 from umer1.cli.models import DeviceOption, ModelOption
 from umer1.cli.output import JsonOption
 
 app = typer.Typer(
     no_args_is_help=True, help="Evaluate a model on a benchmark, and read the results."
 )
+
+app.command("score")(score.score)
+app.command("submission")(submission.submission)
 
 
 @app.command("mmeb")

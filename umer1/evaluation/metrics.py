@@ -14,7 +14,8 @@ in the top k:
 
 A repeated candidate name counts once for hit, precision, recall and F1, and once per position for
 AP and DCG. These are the rules of VLM2Vec's evaluation, on purpose to the last edge case, so that
-scores compare one by one.
+scores compare one by one. `score_query` is written as they are defined; `metrics_batch` computes
+the same for many queries at once.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -23,8 +24,9 @@ from math import log2
 
 import numpy as np
 
-METRICS = ("hit", "ndcg_linear", "ndcg_exponential", "precision", "recall", "f1", "map", "mrr")
-CUTOFFS = (1, 5, 10)
+from umer1.evaluation.metrics_batch import CUTOFFS, METRICS, TOP, LabelTable, score_labels
+
+PAIRINGS = ("correct", "upstream")
 
 Label = Hashable
 Labels = Label | Sequence[Label]
@@ -46,7 +48,8 @@ def score_query(
     exists to explain published numbers. Raises ValueError when grades and labels differ in number,
     or when a graded label is listed twice.
     """
-    distinct, grade_of = _pair(labels, grades, upstream_pairing)
+    distinct, paired = pair_grades(labels, grades, upstream_pairing=upstream_pairing)
+    grade_of = dict(zip(distinct, paired, strict=True))
     gains = {
         "ndcg_linear": grade_of,
         "ndcg_exponential": {name: 2.0**grade - 1.0 for name, grade in grade_of.items()},
@@ -78,21 +81,20 @@ def score_queries(predictions: Sequence[Mapping], *, upstream_pairing: bool = Fa
     """
     if not predictions:
         raise ValueError("predictions: got no queries, nothing can be averaged")
-    rows = []
+    label_at = np.full((len(predictions), TOP), -1, dtype=np.int64)
+    grades = []
     for number, row in enumerate(predictions):
         try:
-            rows.append(
-                score_query(
-                    row["prediction"],
-                    row["label"],
-                    row.get("rel_scores"),
-                    upstream_pairing=upstream_pairing,
-                )
+            distinct, paired = pair_grades(
+                row["label"], row.get("rel_scores"), upstream_pairing=upstream_pairing
             )
         except ValueError as error:
             raise ValueError(f"query {number}: {error}") from None
-    values = {name: np.array([row[name] for row in rows], dtype=np.float64) for name in rows[0]}
-    return QueryScores(values, num_pred=len(predictions), num_data=len(predictions))
+        place = {name: index for index, name in enumerate(distinct)}
+        top = [place.get(name, -1) for name in row["prediction"][:TOP]]
+        label_at[number, : len(top)] = top
+        grades.append(paired)
+    return QueryScores(score_labels(label_at, LabelTable.of(grades)), *[len(predictions)] * 2)
 
 
 def has_unequal_grades(predictions: Sequence[Mapping]) -> bool:
@@ -100,20 +102,23 @@ def has_unequal_grades(predictions: Sequence[Mapping]) -> bool:
     return any(len(set(row.get("rel_scores") or ())) > 1 for row in predictions)
 
 
-def _pair(labels, grades, upstream_pairing):
-    names = (
-        [labels] if isinstance(labels, str) or not isinstance(labels, Sequence) else list(labels)
-    )
-    distinct = list(set(names)) if upstream_pairing else list(dict.fromkeys(names))
+def pair_grades(
+    labels: Labels, grades: Sequence[float] | None, *, upstream_pairing: bool = False
+) -> tuple[list[Label], list[float]]:
+    """Distinct labels and the grade of each: 1 without grades. Raises as score_query does."""
+    names = list(labels) if isinstance(labels, list | tuple) else [labels]
+    distinct = list(dict.fromkeys(names))
     if grades is None:
-        return distinct, dict.fromkeys(distinct, 1.0)
+        return distinct, [1.0] * len(distinct)
     if len(grades) != len(distinct):
         repeated = f" ({len(distinct)} distinct)" if len(distinct) != len(names) else ""
         raise ValueError(
             f"rel_scores: got {len(grades)} grades for {len(names)} labels{repeated}, "
             "need one per label and no label twice"
         )
-    return distinct, dict(zip(distinct, map(float, grades), strict=True))
+    order = list(set(names)) if upstream_pairing else distinct
+    grade_of = dict(zip(order, map(float, grades), strict=True))
+    return distinct, [grade_of[name] for name in distinct]
 
 
 def _score_at(top, k, distinct, gains):
