@@ -85,7 +85,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def meet_status(self, meets, body):
         """429, or (429, {"Retry-After": "1"}), or (400, {}, "message")."""
-        status, headers, told = (*meets, {}, "no")[:3] if isinstance(meets, tuple) else (meets, {}, "no")
+        status, headers, told = (
+            (*meets, {}, "no")[:3] if isinstance(meets, tuple) else (meets, {}, "no")
+        )
         error = {"error": {"message": told, "code": "some_code"}}
         self.send(status, json.dumps(error).encode(), headers)
 

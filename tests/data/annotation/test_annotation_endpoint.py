@@ -89,14 +89,18 @@ def test_waits_grow_between_attempts(server, monkeypatch):
 
 def test_retry_after_holds_everybody(server):
     server.script = [(429, {"Retry-After": "0.6"})]
-    server.delay = 0.05
-    replies, failures = ask(server, questions=6)
-    assert all(isinstance(reply, Reply) for reply in replies)
-    assert failures == {"HTTP 429": 1}
-    told = server.requests[0][0] + server.delay
-    late = [when for when, _ in server.requests if when > told]
-    # one of six was sent away; the pause is kept, and nobody else asks meanwhile
-    assert len(server.requests) == 7 and min(late, default=told + 1) >= told + 0.59
+
+    async def run():
+        async with Endpoint(server.url, Sampling("m"), retries=FAST) as endpoint:
+            first = asyncio.create_task(endpoint.ask(ASKED))
+            while not endpoint.failures:
+                await asyncio.sleep(0.01)
+            # these have met no trouble themselves
+            return await asyncio.gather(first, *(endpoint.ask(ASKED) for _ in range(5)))
+
+    assert all(isinstance(reply, Reply) for reply in asyncio.run(run()))
+    told, *later = [when for when, _ in server.requests]
+    assert len(later) == 6 and min(later) >= told + 0.59
 
 
 def test_a_pause_beyond_patience_ends_the_run(server):
@@ -116,7 +120,8 @@ def test_a_refused_question_is_not_asked_again(server):
 
 
 @pytest.mark.parametrize(
-    ("status", "words"), [(401, "key is not accepted"), (403, "not allowed"), (404, "no such model")]
+    ("status", "words"),
+    [(401, "key is not accepted"), (403, "not allowed"), (404, "no such model")],
 )
 def test_what_no_question_survives(server, status, words):
     server.script = [status]
@@ -168,7 +173,9 @@ def test_fields_that_servers_add_or_leave_out(chat):
 
     assert read("a", reasoning="r").reasoning == "r"
     assert read("a", reasoning_content="r", reasoning=None).reasoning == "r"
-    assert read(None, reasoning_content="r", finish="length") == Reply("", "r", "length", Usage(100, 40))
+    assert read(None, reasoning_content="r", finish="length") == Reply(
+        "", "r", "length", Usage(100, 40)
+    )
     assert read([{"type": "text", "text": "a"}, {"text": 5}]).content == "a"
     details = {"completion_tokens_details": {"reasoning_tokens": 30}}
     usage = {"prompt_tokens": 1, "completion_tokens": 40, **details}
