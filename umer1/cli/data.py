@@ -7,12 +7,14 @@ import typer
 
 from umer1.cli.annotate import annotate
 from umer1.cli.output import JsonOption
+from umer1.cli.rl_subset import rl_subset
 
 app = typer.Typer(
     no_args_is_help=True,
     help="Make the miniature benchmark; check training and benchmark data; make training data.",
 )
 app.command("annotate")(annotate)
+app.command("rl-subset")(rl_subset)
 
 
 @app.command("mini")

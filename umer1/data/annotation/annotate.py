@@ -182,15 +182,17 @@ class _Run:
             self._bar.advance(1, **self._numbers())
 
     def _messages(self, number: int, place: int) -> list[dict[str, Any]]:
-        from umer1.media import MediaError
-
         pair = self.store[number]
         asked = question((pair.query, pair.target)[place], pair.dataset)
         words = self.options.prompts.render(SIDES[place], asked)
         where = f"{self.store.where(number)}, {SIDES[place]}"
-        system = self.options.prompts.system
+        told = words, asked, self.options.prompts.system, self.options.media, where
+        if not asked.media:
+            return messages(*told)
+        from umer1.media import MediaError  # brings torch
+
         try:
-            return messages(words, asked, system, self.options.media, where)
+            return messages(*told)
         except MediaError as error:
             raise NoAnswer("damaged medium", str(error)) from None
 
