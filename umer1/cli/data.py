@@ -1,4 +1,4 @@
-"""umer1 data mini | check | annotate | rl-subset"""
+"""umer1 data mini | check | annotate | rl-subset | pass-rates"""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,6 +7,7 @@ import typer
 
 from umer1.cli.annotate import annotate
 from umer1.cli.output import JsonOption
+from umer1.cli.pass_rates import pass_rates
 from umer1.cli.rl_subset import rl_subset
 
 app = typer.Typer(
@@ -15,6 +16,7 @@ app = typer.Typer(
 )
 app.command("annotate")(annotate)
 app.command("rl-subset")(rl_subset)
+app.command("pass-rates")(pass_rates)
 
 
 @app.command("mini")
