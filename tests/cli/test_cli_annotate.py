@@ -123,6 +123,7 @@ def test_nobody_listens_is_one_line(run, pairs, tmp_path):
         (("--extra-body", "[1]"), "--extra-body: wants a JSON object"),
         (("--extra-body", "{"), "--extra-body: not valid JSON"),
         (("--prompts", "gone.yaml"), "prompts: no such file: gone.yaml"),
+        (("--endpoint", "localhost:8000/v1"), "endpoint: got 'localhost:8000/v1', wants http://"),
         (("--timeout", 0), "timeout: wants seconds above 0"),
         (("--price-in", -1), "price_in: wants a price from 0"),
         (("--image-pixels", 10), "image_pixels: wants a whole number from 784"),
@@ -137,6 +138,7 @@ def test_bad_settings_are_one_line(run, pairs, tmp_path, given, message):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow  # several starts of Python
 def test_killed_at_any_moment_it_goes_on(teacher, pairs, tmp_path):
     """kill -9, three times; no question whose answer had arrived is asked again."""
     teacher.delay = 0.02

@@ -135,6 +135,8 @@ def test_what_makes_pairs_the_same(opened):
     assert not has(qry_text="question 2")
     assert not has(pos_text="answer 2")
     assert not has(qry_image="media/cats/2.jpg")
+    assert not has(qry_image="media/dogs/1.jpg")
+    assert not has(qry_image="images/cats/1.jpg")
     assert not has(qry_image="")
     (pair,) = opened([row(1)])
     pair.query.images = [b"a table's own picture"]
@@ -186,6 +188,15 @@ def test_pairs_that_rl_rows_cannot_hold_or_that_are_double(opened, build):
     assert told["excluded"] == {"several pictures on a side": 1, "the same pair again": 1}
     assert rows[0]["qry_text"].startswith("question") and "disc_emb" not in rows[0]["qry_text"]
     assert {one["qry_image"] for one in rows} == {"x/media/cats/2.jpg", "x/media/cats/3.jpg"}
+
+
+def test_videos_of_one_folder_are_different_pairs(opened, build):
+    rows = [
+        row(1) | {"qry_image": "", "qry_video": [f"m/{n}_1.jpg", "m/last.jpg"]} for n in range(5)
+    ]
+    rows.append(rows[0] | {"qry_video": ["m/0_1.jpg", "m/other.jpg"]})
+    _, told = build(opened([*rows, rows[0]]), 6)
+    assert told["excluded"] == {"the same pair again": 1}
 
 
 @pytest.mark.parametrize(

@@ -119,12 +119,12 @@ class _Pool:
                     reason = SEVERAL
                 elif modality not in wanted:
                     reason = UNWANTED
-                elif digests.whole in known:
+                elif digests.exact in known:
                     reason = DOUBLE
                 if reason:
                     self.excluded[reason] += 1
                 else:
-                    known.add(digests.whole)
+                    known.add(digests.exact)
                     self.modalities[number] = modality
                     self.seen[number] = seen.has(digests)
                     self.targets[number] = target_digest(pair)

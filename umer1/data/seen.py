@@ -1,8 +1,8 @@
 """Whether a pair is in another set, perhaps of another format and in another place.
 
 Pairs are equal when their texts are (without placeholders, prompts and differences of white space)
-and their media have the same names: the last two parts of a picture's path, of the folder of a
-video's frames. Pictures that a table holds itself have no names: then texts alone decide.
+and their media have the same names: the last three parts of the paths of the pictures, of a video's
+first frame. Pictures that a table holds itself have no names: then texts alone decide.
 """
 
 from __future__ import annotations
@@ -18,13 +18,17 @@ from umer1.data.records import Pair, Side
 from umer1.data.store import PairStore
 from umer1.progress import progress_bar
 
+_PARTS = 3  # of a path: dataset, split and file in the released layout
+
 
 @dataclass(frozen=True, slots=True)
 class Digests:
-    """Of texts and media; of the texts alone; whether the media have names."""
+    """Of texts and media's names; of the texts alone; of texts and whole paths; whether the media have
+    names."""
 
     whole: int
     texts: int
+    exact: int
     named: bool
 
 
@@ -54,31 +58,41 @@ class SeenPairs:
 
 def pair_digests(pair: Pair) -> Digests:
     sides = pair.query, pair.target
-    texts = [" ".join(bare_text(side.text).split()) for side in sides]
-    names = [_media_name(side) for side in sides]
+    texts = [_words(side) for side in sides]
+    names, exact = ([_media(side, parts) for side in sides] for parts in (_PARTS, None))
     named = not any(isinstance(image, bytes) for side in sides for image in side.images)
-    return Digests(_digest(*texts, *names), _digest(*texts), named)
+    return Digests(_digest(*texts, *names), _digest(*texts), _digest(*texts, *exact), named)
 
 
 def target_digest(pair: Pair) -> int:
-    """Equal for equal targets."""
-    return _digest(" ".join(bare_text(pair.target.text).split()), _media_name(pair.target))
+    """Equal for equal targets of one set."""
+    return _digest(_words(pair.target), _media(pair.target, None))
 
 
-def _media_name(side: Side) -> str:
+def _words(side: Side) -> str:
+    return " ".join(bare_text(side.text).split())
+
+
+def _media(side: Side, parts: int | None) -> str:
+    """What a side's media are called: the last parts of paths, or with None all of all of them."""
     if side.video:
-        folder = PurePath(side.video[0]).parent if len(side.video) > 1 else side.video[0]
-        return "video:" + _last_parts(folder)
+        return "\1".join(
+            ["video", *map(str, side.video)]
+            if parts is None
+            else ["video", _last(side.video[0], parts)]
+        )
     return "\1".join(
         blake2b(image, digest_size=16).hexdigest()
         if isinstance(image, bytes)
-        else _last_parts(image)
+        else image
+        if parts is None
+        else _last(image, parts)
         for image in side.images
     )
 
 
-def _last_parts(path) -> str:
-    return "/".join(PurePath(path).parts[-2:])
+def _last(path: str, parts: int) -> str:
+    return "/".join(PurePath(path).parts[-parts:])
 
 
 def _digest(*parts: str) -> int:

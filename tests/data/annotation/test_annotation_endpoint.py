@@ -53,7 +53,9 @@ TROUBLES = {
 @pytest.mark.parametrize("trouble", TROUBLES)
 def test_passing_trouble_is_asked_again(server, trouble):
     server.script = [trouble, trouble]
-    reply, failures = ask(server)
+    told = []
+    reply, failures = ask(server, on_trouble=told.append)
+    assert len(told) == 2
     assert reply.finish == "stop"
     assert len(server.requests) == 3
     assert failures == {TROUBLES[trouble]: 2}

@@ -104,9 +104,10 @@ def test_a_stopped_run_asks_nothing_twice(run, server, store, chat, tmp_path):
     first = (tmp_path / "out" / "answers.jsonl").read_bytes()
     assert first.count(b"\n") == 9
     # a kill in the middle of a write
-    (tmp_path / "out" / "answers.jsonl").write_bytes(first + b'{"key": "12')
+    (tmp_path / "out" / "answers.jsonl").write_bytes(first + b'{"key": "12' + b"1" * 100_000)
     statistics = run(pairs)
     assert (statistics["answers"], statistics["asked"], statistics["kept"]) == (20, 11, 10)
+    assert len(rows(tmp_path / "out" / "answers.jsonl")) == 20
     assert max(Counter(server.words()).values()) == 2  # the one that met 401
     assert sum(Counter(server.words()).values()) == 21
     whole = (tmp_path / "out" / "sft.jsonl").read_bytes()

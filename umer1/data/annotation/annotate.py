@@ -58,6 +58,8 @@ class Options:
     api_key: str | None = field(default=None, repr=False)
 
     def __post_init__(self):
+        if not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"endpoint: got {self.url!r}, wants http://… or https://…")
         if type(self.concurrency) is not int or self.concurrency < 1:
             raise ValueError(f"concurrency: wants a whole number above 0, got {self.concurrency!r}")
         if not self.timeout > 0:
@@ -148,6 +150,7 @@ class _Run:
             timeout=options.timeout,
             retries=options.retries,
             api_key=options.api_key,
+            on_trouble=lambda reason: bar.advance(0, **self._numbers(), last=reason[:60]),
         )
         self.unanswered: dict[tuple[int, int], tuple[str, str]] = {}
         self._bar, self._in_vain = bar, 0

@@ -13,6 +13,7 @@ import asyncio
 import json
 import os
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +60,7 @@ class Endpoint:
     """Args:
     timeout: seconds for one whole answer, however it drips in.
     api_key: default: the environment's OPENAI_API_KEY; local servers want none.
+    on_trouble: told about every failed attempt.
     """
 
     def __init__(
@@ -69,12 +71,13 @@ class Endpoint:
         timeout: float = 600.0,
         retries: Retries | None = None,
         api_key: str | None = None,
+        on_trouble: Callable[[str], None] = lambda reason: None,
     ):
         self.url, self.sampling = url, sampling
         self.timeout, self.retries = timeout, retries or Retries()
         self.failures: Counter[str] = Counter()  # kind -> failed attempts, those repeated included
         self._key = api_key or os.environ.get("OPENAI_API_KEY") or "none"
-        self._gate = Gate()
+        self._gate, self._on_trouble = Gate(), on_trouble
 
     async def __aenter__(self) -> Endpoint:
         try:
@@ -103,6 +106,7 @@ class Endpoint:
             except _Passing as trouble:
                 failures += 1
                 self.failures[trouble.kind] += 1
+                self._on_trouble(str(trouble))
                 if failures >= self.retries.attempts:
                     raise NoAnswer(trouble.kind, f"{trouble} ({failures} attempts)") from None
                 await self._pause(trouble, failures)
