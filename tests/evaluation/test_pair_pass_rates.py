@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from umer1.data import open_rl
-from umer1.data.pass_rates import read_pass_rates
+from umer1.data.pass_rates import UNKNOWN, read_pass_rates
 from umer1.evaluation.pair_pass_rates import measure_pass_rates
 
 
@@ -81,6 +81,16 @@ def test_equal_targets_are_as_right(tmp_path):
     (tmp_path / "pool.jsonl").write_text("\n".join(map(json.dumps, rows)))
     told = measure(open_rl(tmp_path / "pool.jsonl", tmp_path), tmp_path / "rates.jsonl")
     assert told["pass_rate"] == 1.0
+
+
+def test_a_source_of_one_pair_has_nothing_to_compare(tmp_path):
+    rows = [
+        {"dataset_name": "ab"[n > 2], "qry_text": f"q {n}", "pos_text": f"t {n}"} for n in range(4)
+    ]
+    (tmp_path / "pool.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    told = measure(open_rl(tmp_path / "pool.jsonl", tmp_path), tmp_path / "rates.jsonl")
+    assert (told["measured"], list(told["sources"])) == (3, ["a"])
+    assert read_pass_rates(tmp_path / "rates.jsonl", 4).tolist() == [0, 0.25, 0.5, UNKNOWN]
 
 
 def test_a_stopped_run_goes_on(store, tmp_path):

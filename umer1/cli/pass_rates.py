@@ -66,5 +66,6 @@ def pass_rates(
     else:
         for name, rate in told["sources"].items():
             typer.echo(f"{rate:.3f}  {name}")
-        typer.echo(f"{told['pass_rate']:.3f}  all")
-    note(f"{told['pairs']} pairs are in {output}")
+        if told["measured"]:
+            typer.echo(f"{told['pass_rate']:.3f}  all")
+    note(f"{told['measured']} of {told['pairs']} pairs are in {output}")

@@ -44,7 +44,8 @@ def measure_pass_rates(
     A stopped run goes on with the same call: finished groups are in `<output>.partial`.
 
     Args:
-        group: pairs compared with each other, as near to it as the source's size allows.
+        group: pairs compared with each other, as near to it as the source's size allows. A source of
+            one pair gets no line: there is nothing to compare.
         model_id: what identifies the weights; a run goes on only with the same.
 
     Raises ValueError: bad settings, `output` exists, or its partial file is of another run.
@@ -77,23 +78,26 @@ def measure_pass_rates(
                     right[numbers] = found
                     partial.add(numbers, found)
                     bar.advance(len(numbers), right=float(right[right >= 0].mean() / samples))
-    rows = ({"pair": n, "right": int(count), "samples": samples} for n, count in enumerate(right))
+    known = np.flatnonzero(right >= 0)
+    rows = ({"pair": int(n), "right": int(right[n]), "samples": samples} for n in known)
     content = "".join(json.dumps(row) + "\n" for row in rows).encode()
     write_whole(output, lambda file: file.write(content))
     partial.path.unlink()
-    rates = right / samples
+    rates, sources = right[known] / samples, store.sources[known]
     by_source = {
-        name: float(rates[store.sources == code].mean())
-        for code, name in enumerate(store.source_names)
+        store.source_names[code]: float(rates[sources == code].mean())
+        for code in np.unique(sources)
     }
-    return {**settings, "pass_rate": float(rates.mean()), "sources": by_source}
+    told = {"measured": len(known), "pass_rate": float(rates.mean()) if len(known) else None}
+    return {**settings, **told, "sources": by_source}
 
 
 def _groups(store: PairStore, group: int, seed: int) -> Iterator[np.ndarray]:
     generator = np.random.default_rng(seed)
     for source in np.unique(store.sources):
         own = generator.permutation(np.flatnonzero(store.sources == source))
-        yield from np.array_split(own, max(1, round(len(own) / group)))
+        if len(own) > 1:
+            yield from np.array_split(own, max(1, round(len(own) / group)))
 
 
 def _right_samples(

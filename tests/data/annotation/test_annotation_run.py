@@ -64,6 +64,7 @@ def test_every_pair_gets_its_own_answers_through_all_trouble(run, server, store,
     assert (statistics["pairs"], statistics["kept"], statistics["asked"]) == (12, 12, 24)
     assert sum(statistics["failed_attempts"].values()) == 27
     assert len(server.requests) == 24 + 27
+    assert "failed    27 attempts, " in "\n".join(lines(statistics))
     written = rows(tmp_path / "out" / "sft.jsonl")
     for number, row in enumerate(written):
         assert row["dataset_name"] == ("cats", "dogs")[number % 2]

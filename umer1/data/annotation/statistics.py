@@ -145,6 +145,8 @@ def lines(content: dict[str, Any]) -> Iterator[str]:
         f"{content['answers']} answers ({content['asked']} now, {content['seconds']:.1f} s)"
         + (f", {content['without_usage']} without usage" if content["without_usage"] else "")
     )
+    if failed := content["failed_attempts"]:
+        yield f"failed    {sum(failed.values())} attempts" + _told(failed)
     if content["cost"] is not None:
         yield f"cost      {content['cost']:.6g}"
     for one in content["examples"]:
