@@ -3,6 +3,7 @@
 import asyncio
 import email.utils
 import random
+import sys
 import time
 
 import pytest
@@ -111,6 +112,22 @@ def test_a_pause_beyond_patience_ends_the_run(server):
     assert isinstance(problem, EndpointError)
     assert "wants a pause of 3600 s" in str(problem)
     assert len(server.requests) == 1
+
+
+def test_being_put_off_is_no_failed_attempt_but_has_an_end(server):
+    server.script = [(429, {"Retry-After": "0.05"})] * 6
+    reply, failures = ask(server, retries=Retries(attempts=2, first_wait=0.01))
+    assert (reply.finish, failures) == ("stop", {"HTTP 429": 6})
+    server.script = [(429, {"Retry-After": "0"})] * 1000
+    problem, _ = ask(server, retries=Retries(attempts=2, first_wait=0.1, longest_hold=0.5))
+    assert isinstance(problem, NoAnswer) and "put off for" in problem.reason
+    assert len(server.requests) <= 7 + 6
+
+
+def test_without_the_client(server, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install umer1\[annotate\]"):
+        ask(server)
 
 
 def test_a_refused_question_is_not_asked_again(server):

@@ -145,6 +145,12 @@ def test_repetition_names_the_unit():
     assert find_repetition("Wait, no. " * 16) == ("wait , no .", 16)
 
 
+def test_repetition_in_very_short_texts():
+    assert find_repetition("so so", copies=2, span=2) == ("so", 2)
+    assert find_repetition("so", copies=2, span=1) is None
+    assert find_repetition("", copies=2, span=1) is None
+
+
 def test_repetition_without_spaces():
     assert find_repetition("猫在垫子上" * 20)[1] == 20
     assert find_repetition("ha" * 2000) is not None
@@ -188,7 +194,7 @@ def test_repetition_equals_trying_every_place():
             assert wanted // len(found[0].split()) == found[1]
 
 
-@pytest.mark.parametrize("bad", [{"box": "drop"}, {"max_reasoning_tokens": 0}, {"repeats": 1.5}])
+@pytest.mark.parametrize("bad", [{"box": "drop"}, {"max_reasoning_tokens": 0}, {"repeats": 1}])
 def test_bad_filters_name_the_setting(bad):
     with pytest.raises(ValueError, match=f"^{next(iter(bad))}: "):
         Filters(**bad)

@@ -272,6 +272,13 @@ def test_an_endpoint_that_fails_for_good_ends_the_run(run, server, store):
     assert len(server.requests) <= 5 + 20 + 4
 
 
+def test_failures_between_answers_do_not_end_it(run, server, store):
+    server.script = ([400] * 12 + ["good"]) * 3
+    statistics = run(store(30), concurrency=1)
+    assert statistics["asked"] == 60 - 36
+    assert statistics["unanswered"] > 0
+
+
 def test_a_bad_record_costs_nothing(run, server, pairs):
     path = pairs(3)
     path.write_text(path.read_text() + '\n{"dataset_name": "d", "qry_text": 5}')

@@ -98,29 +98,35 @@ class Endpoint:
     async def ask(self, messages: list[dict[str, Any]]) -> Reply:
         """The answer. Raises NoAnswer after the last attempt or when asking again is of no use,
         EndpointError when no other question would fare better."""
-        failures = 0
+        failures, held = 0, 0.0
         while True:
             await self._gate.passed()
             try:
                 return await self._once(messages)
-            except _Passing as trouble:
-                failures += 1
-                self.failures[trouble.kind] += 1
-                self._on_trouble(str(trouble))
-                if failures >= self.retries.attempts:
-                    raise NoAnswer(trouble.kind, f"{trouble} ({failures} attempts)") from None
-                await self._pause(trouble, failures)
-
-    async def _pause(self, trouble: _Passing, failures: int) -> None:
-        asked = trouble.retry_after
-        if asked is None:
+            except _Passing as passing:
+                trouble = passing
+            self.failures[trouble.kind] += 1
+            self._on_trouble(str(trouble))
+            if trouble.retry_after is not None:
+                held += self._hold(trouble)
+                if held > self.retries.longest_hold:
+                    raise NoAnswer(trouble.kind, f"{trouble} (put off for {held:.0f} s)")
+                continue
+            failures += 1
+            if failures >= self.retries.attempts:
+                raise NoAnswer(trouble.kind, f"{trouble} ({failures} attempts)")
             await asyncio.sleep(self.retries.backoff(failures))
-            return
-        if asked > self.retries.longest_hold:
+
+    def _hold(self, trouble: _Passing) -> float:
+        """Everybody keeps the pause that the server asked for; its seconds."""
+        # a server that says 0 again and again would be asked without end
+        pause = max(trouble.retry_after, self.retries.first_wait)
+        if pause > self.retries.longest_hold:
             raise EndpointError(
-                f"{self.url}: wants a pause of {asked:.0f} s ({trouble}); start again after it"
+                f"{self.url}: wants a pause of {pause:.0f} s ({trouble}); start again after it"
             )
-        self._gate.hold(asked)
+        self._gate.hold(pause)
+        return pause
 
     async def _once(self, messages: list[dict[str, Any]]) -> Reply:
         openai = self._openai

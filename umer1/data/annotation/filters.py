@@ -44,8 +44,9 @@ class Filters:
             raise ValueError(f"box: got {self.box!r}, wants one of {', '.join(BOXES)}")
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name != "box" and (type(value) is not int or value < 1):
-                raise ValueError(f"{field.name}: wants a whole number above 0, got {value!r}")
+            least = 2 if field.name == "repeats" else 1
+            if field.name != "box" and (type(value) is not int or value < least):
+                raise ValueError(f"{field.name}: wants a whole number from {least}, got {value!r}")
 
 
 @dataclass(frozen=True, slots=True)

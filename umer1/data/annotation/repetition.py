@@ -10,6 +10,7 @@ import re
 import numpy as np
 
 LONGEST_UNIT = 200  # words
+_SEQUENCE = 4  # words
 _ROWS = 32  # periods compared at once: bounds the memory for long texts
 
 # words, single characters of scripts that do not space them, punctuation marks; a word without end
@@ -31,7 +32,9 @@ def find_repetition(text: str, copies: int = 4, span: int = 64) -> tuple[str, in
     if len(words) < span or longest_unit < 1:
         return None
     numbers = {word: number for number, word in enumerate(dict.fromkeys(words))}
-    ids = np.array([numbers[word] for word in words], np.int32)
+    ids = np.array([numbers[word] for word in words], np.int64)
+    if _repeated_sequences(ids) < span - span // copies - _SEQUENCE:
+        return None  # most texts: too few sequences stand twice for any such stretch
     best_span, best = 0, None
     for first in range(1, longest_unit + 1, _ROWS):
         periods = np.arange(first, min(first + _ROWS, longest_unit + 1))
@@ -46,10 +49,20 @@ def find_repetition(text: str, copies: int = 4, span: int = 64) -> tuple[str, in
     return best
 
 
+def _repeated_sequences(ids: np.ndarray) -> int:
+    """How many sequences of `_SEQUENCE` words are not the first of their kind. A stretch of s words
+    with unit p has at least s - (_SEQUENCE - 1) - p of them."""
+    # equal sequences have equal codes, also where these overflow
+    codes = np.zeros(max(len(ids) - _SEQUENCE + 1, 0), np.int64)
+    for place in range(_SEQUENCE):
+        codes = codes * (int(ids.max()) + 1) + ids[place : place + len(codes)]
+    return len(codes) - len(np.unique(codes))
+
+
 def _longest_runs(ids: np.ndarray, periods: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For each period p the length of the longest run with ids[i] == ids[i - p], and the run's end.
 
-    ids: int32 [N]; periods: [P]; both results int64 [P].
+    ids: int64 [N]; periods: [P]; both results int64 [P].
     """
     count = len(ids)
     places = np.arange(count)

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """Attributes: attempts: of one question, the first included. first_wait, longest_wait: seconds
-    of backoff. longest_hold: seconds; a server that asks for a longer pause ends the run."""
+    """Attributes: attempts: of one question, the first included; those that the server put off with a
+    Retry-After do not count. first_wait, longest_wait: seconds of backoff. longest_hold: seconds that
+    a question is put off in all; a server that asks for a longer pause at once ends the run."""
 
     attempts: int = 8
     first_wait: float = 1.0
@@ -35,19 +36,20 @@ class Gate:
     """Closed for all who ask while the server wants a pause."""
 
     def __init__(self):
-        self._open_at = 0.0
+        self._open_at, self._spread = 0.0, 0.0
 
     def hold(self, seconds: float) -> None:
         self._open_at = max(self._open_at, time.monotonic() + seconds)
+        self._spread = min(1.0, seconds / 10)
 
     async def passed(self) -> None:
-        """Returns when it is open. Those who waited go on within a second of each other, not at once."""
+        """Returns when it is open; those who waited go on one after the other, not at once."""
         waited = False
         while (left := self._open_at - time.monotonic()) > 0:
             await asyncio.sleep(left)
             waited = True
         if waited:
-            await asyncio.sleep(random.uniform(0.0, min(1.0, 0.1 + left)))
+            await asyncio.sleep(random.uniform(0.0, self._spread))
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
