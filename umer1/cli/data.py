@@ -1,15 +1,22 @@
-"""umer1 data mini | check"""
+"""umer1 data mini | check | annotate | rl-subset | pass-rates"""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from umer1.cli.annotate import annotate
 from umer1.cli.output import JsonOption
+from umer1.cli.pass_rates import pass_rates
+from umer1.cli.rl_subset import rl_subset
 
 app = typer.Typer(
-    no_args_is_help=True, help="Make the miniature benchmark; check training and benchmark data."
+    no_args_is_help=True,
+    help="Make the miniature benchmark; check training and benchmark data; make training data.",
 )
+app.command("annotate")(annotate)
+app.command("rl-subset")(rl_subset)
+app.command("pass-rates")(pass_rates)
 
 
 @app.command("mini")
@@ -91,6 +98,7 @@ def check(
       umer1 data check "mine,other%20" --registry registry.yaml --limit 10000
       umer1 data check data/mini
     """
+    from umer1.cli.local_folders import folders_by_name
     from umer1.cli.output import stdout_to_stderr
     from umer1.data.sets import kind_of, open_set
 
@@ -98,17 +106,10 @@ def check(
     if kind == "benchmark":
         _check_benchmark(Path(data), data_basedir, json)
         return
-    folders = dict(_pair(text) for text in local_folder or ())
+    folders = folders_by_name(local_folder)
     with stdout_to_stderr(json):
         store = open_set(data, kind, root=data_path, registry=registry, local_folders=folders)
     _check_training(store, {"data": data, "kind": kind}, decode, limit, workers, not quiet, json)
-
-
-def _pair(text):
-    name, equals, folder = text.partition("=")
-    if not (name and equals and folder):
-        raise ValueError(f"--local-folder {text}: wants NAME=FOLDER")
-    return name, folder
 
 
 def _check_training(store, told, decode, limit, workers, progress, as_json):

@@ -23,6 +23,7 @@ OPTIONAL = {
     "scikit-video": "the miniature benchmark",
     "faiss-cpu": "approximate search",
     "fastapi": "serving",
+    "openai": "annotation",
 }
 CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8")
 
