@@ -37,7 +37,9 @@ def fuse(
     if rule == "mean_vector":
         return scores.mean(axis=0)
     if rule == "medoid":
-        return scores[np.argmax((vectors @ vectors.T).sum(axis=1))]
+        near = (vectors @ vectors.T).sum(axis=1)
+        # the first of those that only rounding tells apart, as any two samples
+        return scores[np.argmax(near > near.max() - 1e-5)]
     if rule == "majority":
         votes = np.bincount(scores.argmax(axis=1), minlength=scores.shape[1])
         # cosines differ by at most 2: a vote outweighs any mean score
