@@ -37,7 +37,9 @@ def test_differences_are_paired(tables):
 
 def test_a_share_of_nothing_is_none(tables):
     found = Estimates(tables)
-    assert found.of(lambda mean: (mean["b"] - mean["a"]) / (mean["b"] - mean["a"]), ["small"]) is None
+    assert (
+        found.of(lambda mean: (mean["b"] - mean["a"]) / (mean["b"] - mean["a"]), ["small"]) is None
+    )
     share = found.of(lambda mean: (mean["b"] - mean["a"]) / (mean["b"] - mean["a"]), ["large"])
     assert share == {"value": 1.0, "low": 1.0, "high": 1.0}
 

@@ -29,7 +29,9 @@ def tasks():
 
 
 def test_training_free_takes_the_surer_mode_and_gen_when_equal():
-    seen = {f"{mode}_{name}": np.array([0.5, 0.5, 0.5]) for mode in ("disc", "gen") for name in SIGNALS}
+    seen = {
+        f"{mode}_{name}": np.array([0.5, 0.5, 0.5]) for mode in ("disc", "gen") for name in SIGNALS
+    }
     seen["gen_lead"] = np.array([0.4, 0.5, 0.6])
     assert training_free(seen)["lead"].tolist() == [False, True, True]
 
@@ -58,7 +60,9 @@ def test_queries_without_a_difference_teach_nothing(tasks):
     seen, gain = tasks
     padded_seen, padded_gain = {}, {}
     for name in seen:
-        padded_seen[name] = {key: np.concatenate([v, np.full(30, 9.0)]) for key, v in seen[name].items()}
+        padded_seen[name] = {
+            key: np.concatenate([v, np.full(30, 9.0)]) for key, v in seen[name].items()
+        }
         padded_gain[name] = np.concatenate([gain[name], np.zeros(30)])
     decided, padded = learned(seen, gain), learned(padded_seen, padded_gain)
     for name in seen:
