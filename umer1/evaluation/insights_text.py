@@ -65,8 +65,8 @@ def _modes(content):
     overall = content["modes"]["overall"]
     header = ("", "disc", "gen", "oracle", "gen less disc", "oracle less the better mode")
     return (
-        f"**Gen against disc, and their oracle.** Gen is right where disc is not for "
-        f"{interval(overall['gen_wins'])} % of the queries, disc where gen is not for "
+        f"**Gen against disc, and their oracle.** Gen ranks better than disc for "
+        f"{interval(overall['gen_wins'])} % of the queries, disc better than gen for "
         f"{interval(overall['disc_wins'])} %.\n\n{table(header, rows)}"
     )
 
