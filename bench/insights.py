@@ -55,10 +55,19 @@ def main(argv: list[str] | None = None) -> int:
         **analysis.content,
         "rl_over_seeds": effect_over_seeds(seeds, ("overall", "multi_step")),
     }
-    write(arguments.json, content)
+    write(arguments.json, rounded(content))
     write_page(arguments.page, page_text(content))
     print(f"wrote {arguments.json} and {arguments.page}")
     return 0
+
+
+def rounded(content):
+    """The same with five digits behind the point, far below every interval."""
+    if isinstance(content, float):
+        return round(content, 5)
+    if isinstance(content, dict):
+        return {key: rounded(value) for key, value in content.items()}
+    return [rounded(value) for value in content] if isinstance(content, list) else content
 
 
 def page_text(content: dict) -> str:

@@ -47,6 +47,11 @@ def test_equal_votes_fall_to_the_higher_mean_score():
     assert list(np.argsort(-fused)) == [1, 0, 2]
 
 
+def test_a_vote_outweighs_any_score():
+    scores = np.array([[0.01, 0.02], [0.01, 0.02], [1.0, -1.0]], np.float32)
+    assert fuse("majority", scores, VECTORS, SUMMARIES).argmax() == 1
+
+
 @pytest.mark.parametrize("rule", FUSIONS)
 def test_one_sample_keeps_its_order(rule):
     scores = np.random.default_rng(0).uniform(-1, 1, (1, 7)).astype(np.float32)

@@ -32,6 +32,8 @@ def test_numbers_are_the_reports(run):
     for name, entry in report["tasks"].items():
         for column in ("disc", "gen", "oracle"):
             assert content["tasks"][name][column]["value"] == pytest.approx(entry["main"][column])
+        for k, value in content["tasks"][name]["pass_at_k"].items():
+            assert value["value"] == pytest.approx(entry["pass_at_k"][k])
     for group, entry in report["groups"].items():
         if group in content["modes"]:
             for column in ("disc", "gen", "oracle"):
@@ -85,7 +87,13 @@ def test_command_prints_tables_and_writes_three_files(run):
     directory = run()
     result = CliRunner().invoke(app, ["eval", "insights", str(directory), "--quiet"])
     assert result.exit_code == 0, result.output
-    for words in ("Gen against disc", "Routers between", "pass@4 less pass@1", "Not measured"):
+    for words in (
+        "Gen against disc",
+        "Routers between",
+        "pass@4 less pass@1",
+        "Per task",
+        "Not measured",
+    ):
         assert words in result.output
     assert (directory / "insights.md").read_text().strip() in result.output
     rows = [

@@ -64,10 +64,12 @@ def insights(
         "tasks": {name: _modes(estimates, [name], columns) for name in columns},
     }
     if len(sampled) == len(tasks):
+        samples = min(task.samples.shape[1] for task in tasks)
         content["samples"] = {
-            group: _sampling(estimates, members, _samples(tasks))
-            for group, members in groups.items()
+            group: _sampling(estimates, members, samples) for group, members in groups.items()
         }
+        for name, found in content["tasks"].items():
+            found["pass_at_k"] = _pass_at_k(estimates, [name], samples)
     if edited:
         content["dependence"] = _dependence(edited, groups)
     return Insights(groups, content, columns)
@@ -171,16 +173,12 @@ def _router(estimates, names, router, better, known):
     }
 
 
-def _samples(tasks):
-    return min(task.samples.shape[1] for task in tasks)
-
-
 def _sampling(estimates, names, samples):
     """pass@k, and the fusions of n samples beside one sample, and beside the best of n."""
     ks, last = sizes(samples), f"pass@{samples}"
     return {
         "n": samples,
-        "pass_at_k": {str(k): estimates.mean(f"pass@{k}", names) for k in ks},
+        "pass_at_k": _pass_at_k(estimates, names, samples),
         "pass_gain": estimates.of(lambda mean: mean[last] - mean["pass@1"], names),
         "greedy": estimates.mean("gen", names),
         "one_sample": estimates.mean(ONE, names),
@@ -189,6 +187,10 @@ def _sampling(estimates, names, samples):
             rule: {str(k): _fusion(estimates, names, rule, k) for k in ks[1:]} for rule in FUSIONS
         },
     }
+
+
+def _pass_at_k(estimates, names, samples):
+    return {str(k): estimates.mean(f"pass@{k}", names) for k in sizes(samples)}
 
 
 def _fusion(estimates, names, rule, count):

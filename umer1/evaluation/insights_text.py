@@ -1,4 +1,4 @@
-"""Insights as Markdown: five tables and the sentences between them, in percent and points."""
+"""Insights as Markdown: tables and the sentences between them, in percent and points."""
 
 from collections.abc import Mapping
 
@@ -36,7 +36,7 @@ EDIT_TITLES = {
 def insights_text(content: Mapping) -> str:
     """Markdown of `Insights.content`; parts that were not measured are named at the end."""
     parts = [_modes(content), _routers(content), _rl(content)]
-    parts += [_sampling(content), _dependence(content)]
+    parts += [_sampling(content), _dependence(content), _tasks(content)]
     missing = [
         what
         for what, key in (
@@ -168,6 +168,33 @@ def _dependence(content):
         f"{overall['as_generated']['value']:.4f}; two queries' vectors have "
         f"{interval(overall['another_query'], scale=1, digits=2)}.\n\n{table(header, rows)}"
     )
+
+
+def _tasks(content):
+    """A row per task, without the intervals, which are in the JSON."""
+    routers = [name for name in ("certainty", "learned") if name in _any_task(content)["routers"]]
+    ks = list(_any_task(content).get("pass_at_k", {}))
+    ks = ks if len(ks) < 3 else [ks[0], ks[-1]]
+    rows = [
+        (
+            name,
+            *(_percent(found[column]) for column in ("disc", "gen", "oracle")),
+            *(_percent(found["routers"][router]["mean"]) for router in routers),
+            *(_percent(found["pass_at_k"][k]) for k in ks),
+        )
+        for name, found in content["tasks"].items()
+    ]
+    titles = {"certainty": "entropy router", "learned": "learned router"}
+    header = ["task", "disc", "gen", "oracle", *map(titles.get, routers)]
+    return f"**Per task**\n\n{table([*header, *(f'pass@{k}' for k in ks)], rows)}"
+
+
+def _any_task(content):
+    return next(iter(content["tasks"].values()))
+
+
+def _percent(found):
+    return f"{100 * found['value']:.1f}"
 
 
 def interval(found: Mapping | None, *, scale=100, digits=1, signed=False) -> str:
