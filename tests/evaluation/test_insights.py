@@ -83,6 +83,15 @@ def test_runs_that_do_not_fit_are_refused(run):
         analyse_run(run() / "nowhere")
 
 
+def test_a_run_on_other_data_is_no_run_before(run):
+    directory, earlier = run(), run("earlier")
+    for mode in ("disc", "gen"):
+        path = earlier / f"find_{mode}_{mode}_info.jsonl"
+        path.write_text(path.read_text().replace("p0.png", "p9.png"))
+    with pytest.raises(ValueError, match="before: find was evaluated on other queries"):
+        analyse_run(directory, before=earlier)
+
+
 def test_command_prints_tables_and_writes_three_files(run):
     directory = run()
     result = CliRunner().invoke(app, ["eval", "insights", str(directory), "--quiet"])
