@@ -1,18 +1,16 @@
-"""umer1 eval mmeb | report | insights"""
+"""umer1 eval mmeb | report"""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from umer1.cli.insights import insights
 from umer1.cli.models import DeviceOption, ModelOption
 from umer1.cli.output import JsonOption
 
 app = typer.Typer(
     no_args_is_help=True, help="Evaluate a model on a benchmark, and read the results."
 )
-app.command("insights")(insights)
 
 
 @app.command("mmeb")

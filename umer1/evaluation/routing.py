@@ -91,14 +91,21 @@ def _decide(seen, gain, teachers, task, features):
     own = _features(seen[task], features)
     if len(set(gained > 0)) < 2:
         return np.full(len(own), bool(len(gained) == 0 or gained[0] > 0))
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    model = _classifier()
     # weighed by what is at stake, the decision at 1/2 is that of the higher expected metric
     model.fit(taught, gained > 0, logisticregression__sample_weight=np.abs(gained))
     return model.predict(own)
+
+
+def _classifier():
+    try:
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+    except ModuleNotFoundError as error:
+        wanted = "learned routers need scikit-learn: pip install 'umer1[eval]'"
+        raise ModuleNotFoundError(wanted) from error
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
 
 
 def _features(seen, kind):
