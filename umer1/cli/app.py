@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from umer1.cli import data, doctor, embed, evaluate, profile, search, train
+from umer1.cli import data, doctor, embed, evaluate, insights, profile, search, train
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -18,6 +18,7 @@ app.command("embed")(embed.embed)
 app.command("search")(search.search)
 app.command("profile")(profile.profile)
 app.add_typer(train.app, name="train")
+evaluate.app.command("insights")(insights.insights)
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(data.app, name="data")
 

@@ -1,0 +1,40 @@
+"""A run's tasks read back: the same scores as the run's, ties in order, parts of a task."""
+
+import numpy as np
+import pytest
+
+from umer1.evaluation import evaluate
+from umer1.evaluation.evaluated import load_evaluated, top
+from umer1.evaluation.runs import load_run
+
+
+@pytest.fixture
+def tasks(embedder, benchmark_dir, tmp_path):
+    evaluate(embedder, benchmark_dir, output_dir=tmp_path / "run", progress=False)
+    return {task.name: task for task in load_evaluated(load_run(tmp_path / "run"))}
+
+
+def test_metrics_of_score_lists_are_the_runs(tasks):
+    assert {task.main_metric for task in tasks.values()} == {"hit@1", "ndcg_linear@5"}
+    assert {task.eval_type for task in tasks.values()} == {"local", "global"}
+    for task in tasks.values():
+        for mode in ("disc", "gen"):
+            np.testing.assert_array_equal(task.main(task.scores(mode)), task.right[mode], task.name)
+
+
+def test_several_vectors_per_query_and_a_part_of_the_queries(tasks):
+    task = tasks["digit"]
+    doubled = np.stack([task.queries["gen"], task.queries["disc"]], axis=1)
+    part = task.part([3, 1])
+    for row, scores in zip([3, 1], part.scores("gen", doubled[[3, 1]]), strict=True):
+        names = task.infos[row]["cand_names"]
+        rows = [task.names.index(name) for name in names]
+        np.testing.assert_allclose(scores, doubled[row] @ task.candidates["gen"][rows].T, rtol=1e-6)
+    np.testing.assert_array_equal(part.right["gen"], task.right["gen"][[3, 1]])
+    assert part.texts == [task.texts[3], task.texts[1]]
+
+
+@pytest.mark.parametrize("count", [1, 3, 5, 8])
+def test_top_keeps_the_order_of_equal_scores(count):
+    scores = np.array([0.1, 0.9, 0.5, 0.9, 0.5, 0.5], np.float32)
+    assert top(scores, count).tolist() == [1, 3, 2, 4, 5, 0][:count]
