@@ -1,0 +1,112 @@
+"""Write the report of one or several runs: report.html (one file), report.md and its plots.
+
+from umer1.evaluation.report_pages import write_report
+write_report(["runs/sft", "runs/rl"], "runs/report", data="data/mini")
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from umer1.evaluation.comparison import Comparison, compare, default_pair
+from umer1.evaluation.plot_report import figures
+from umer1.evaluation.plot_style import save
+from umer1.evaluation.report_html import render_html
+from umer1.evaluation.report_markdown import render_markdown
+from umer1.evaluation.report_pictures import Pictures
+from umer1.evaluation.report_queries import collect_queries, load_benchmark
+from umer1.evaluation.runs import load_run
+
+QUERIES = 2000
+PICTURES = 1500
+
+
+def write_report(
+    runs: Sequence[str | Path],
+    output: str | Path,
+    *,
+    labels: Sequence[str] | None = None,
+    pair: tuple[str, str] | None = None,
+    data: str | Path | None = None,
+    queries: int = QUERIES,
+    pictures: int = PICTURES,
+    seed: int = 0,
+) -> tuple[Comparison, dict[str, Path]]:
+    """The comparison, and the written files by name ("html", "markdown", and a plot each).
+
+    Args:
+        runs: directories of finished evaluations.
+        labels: what to call them; the ends of their paths by default.
+        pair: column keys to compare first, such as ("0.disc", "1.gen").
+        data: the benchmark, or the directory that the media's paths are below; what the first run
+            was made from by default.
+        queries, pictures: how many of each the page holds at most.
+        seed: of the bootstrap.
+    """
+    if queries < 0 or pictures < 0:
+        raise ValueError(f"queries, pictures: got {queries}, {pictures}, need 0 or more")
+    if data is not None and not Path(data).exists():
+        raise ValueError(f"data: {data} is not there")
+    comparison = compare([load_run(run) for run in runs], labels, seed=seed)
+    pair = default_pair(comparison) if pair is None else pair
+    known = {column.key for column in comparison.columns if column.pair is not None}
+    if pair is not None and not set(pair) <= known:
+        raise ValueError(f"pair: got {pair}, the columns are {', '.join(sorted(known))}")
+    data = data if data is not None else comparison.runs[0].settings.get("data")
+    stored = Pictures(_media_directory(data), pictures)
+    listed = collect_queries(
+        comparison,
+        pair,
+        stored,
+        per_task=-(-queries // max(1, len(comparison.tasks))),
+        benchmark=load_benchmark(data),
+    )
+    drawn = figures(comparison, pair)
+    notes = _picture_notes(stored)
+    output = Path(output)
+    files = {"html": output / "report.html", "markdown": output / "report.md"}
+    page = render_html(comparison, pair, drawn, listed, stored, notes)
+    plots = {name: (caption, f"{name}.png") for name, (caption, _) in drawn.items()}
+    text = render_markdown(comparison, pair, plots, notes)
+    for name, (_, figure) in drawn.items():
+        files[name] = output / f"{name}.png"
+        save(figure, files[name])
+    _write(files["markdown"], text)
+    _write(files["html"], page)
+    return comparison, files
+
+
+def _media_directory(data):
+    if data is None:
+        return None
+    path = Path(data)
+    if path.is_file():
+        return path.parent
+    # the miniature benchmark keeps what is evaluated in eval/
+    return path / "eval" if (path / "eval").is_dir() else path
+
+
+def _picture_notes(stored):
+    notes = []
+    if stored.left_out:
+        notes.append(
+            f"{stored.left_out} pictures and frames are not in this page: it holds at most "
+            f"{stored.most} of them."
+        )
+    if stored.unreadable:
+        path, reason = next(iter(stored.unreadable.items()))
+        notes.append(
+            f"{len(stored.unreadable)} pictures or videos could not be shown, e.g. {path}: {reason}"
+        )
+    return notes
+
+
+def _write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        # a lone surrogate in somebody's text must not cost the report
+        temporary.write_bytes(text.encode("utf-8", "replace"))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
