@@ -174,6 +174,20 @@ def default_pair(comparison: Comparison) -> tuple[str, str] | None:
     return (columns[0].key, columns[1].key) if len(columns) > 1 else None
 
 
+def find_pair(comparison: Comparison, named: str | None) -> tuple[str, str] | None:
+    """The columns that "first,second" names by label or key; `default_pair` without a name."""
+    if named is None:
+        return default_pair(comparison)
+    columns = [column for column in comparison.columns if column.pair is not None]
+    keys = {column.label: column.key for column in columns}
+    keys |= {column.key: column.key for column in columns}
+    parts = tuple(part.strip() for part in named.split(","))
+    if len(parts) != 2 or not set(parts) <= set(keys):
+        known = ", ".join(column.label for column in columns)
+        raise ValueError(f"compare: got {named!r}, need two of these with a comma: {known}")
+    return keys[parts[0]], keys[parts[1]]
+
+
 def _task_row(name, runs, labels, columns, seed, draws, notes):
     first = next(run.tasks[name] for run in runs if name in run.tasks)
     row = Row(name, name, [name], entry=first.entry)

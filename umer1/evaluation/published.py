@@ -99,9 +99,12 @@ def _own_row(comparison, column, members):
 
 
 def _revision(run):
-    found = {str(run.tasks[name].entry.get("revision")) for name in CORRECTED if name in run.tasks}
-    found -= {"None"}
-    return ", ".join(sorted(found)) or "not recorded"
+    """Which labels the two corrected tasks had, by the repository or path of their data."""
+    found = [run.tasks[name].entry.get("revision") for name in CORRECTED if name in run.tasks]
+    if not found or None in found:
+        return "not recorded"
+    fixed = {"fixed pages" if "-fixed" in revision else "old pages" for revision in found}
+    return " and ".join(sorted(fixed))
 
 
 @cache

@@ -5,61 +5,50 @@ write_report(["runs/sft", "runs/rl"], "runs/report", data="data/mini")
 """
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
-from umer1.evaluation.comparison import Comparison, compare, default_pair
+from umer1.evaluation.comparison import Comparison, default_pair
 from umer1.evaluation.plot_report import figures
 from umer1.evaluation.plot_style import save
 from umer1.evaluation.report_html import render_html
 from umer1.evaluation.report_markdown import render_markdown
 from umer1.evaluation.report_pictures import Pictures
-from umer1.evaluation.report_queries import collect_queries, load_benchmark
-from umer1.evaluation.runs import load_run
+from umer1.evaluation.report_queries import collect_queries
 
 QUERIES = 2000
 PICTURES = 1500
 
 
 def write_report(
-    runs: Sequence[str | Path],
+    comparison: Comparison,
     output: str | Path,
     *,
-    labels: Sequence[str] | None = None,
     pair: tuple[str, str] | None = None,
     data: str | Path | None = None,
     queries: int = QUERIES,
     pictures: int = PICTURES,
-    seed: int = 0,
-) -> tuple[Comparison, dict[str, Path]]:
-    """The comparison, and the written files by name ("html", "markdown", and a plot each).
+) -> dict[str, Path]:
+    """The written files by name: "html", "markdown", and a picture per plot.
 
     Args:
-        runs: directories of finished evaluations.
-        labels: what to call them; the ends of their paths by default.
-        pair: column keys to compare first, such as ("0.disc", "1.gen").
-        data: the benchmark, or the directory that the media's paths are below; what the first run
-            was made from by default.
+        pair: keys of the columns compared first; `default_pair` if not given.
+        data: the benchmark, or the directory that the media's paths are below; where the first run
+            found it if not given.
         queries, pictures: how many of each the page holds at most.
-        seed: of the bootstrap.
     """
     if queries < 0 or pictures < 0:
         raise ValueError(f"queries, pictures: got {queries}, {pictures}, need 0 or more")
     if data is not None and not Path(data).exists():
         raise ValueError(f"data: {data} is not there")
-    comparison = compare([load_run(run) for run in runs], labels, seed=seed)
     pair = default_pair(comparison) if pair is None else pair
-    known = {column.key for column in comparison.columns if column.pair is not None}
-    if pair is not None and not set(pair) <= known:
-        raise ValueError(f"pair: got {pair}, the columns are {', '.join(sorted(known))}")
-    data = data if data is not None else comparison.runs[0].settings.get("data")
+    data = data if data is not None else comparison.runs[0].settings.get("data_basedir")
     stored = Pictures(_media_directory(data), pictures)
     listed = collect_queries(
         comparison,
         pair,
         stored,
         per_task=-(-queries // max(1, len(comparison.tasks))),
-        benchmark=load_benchmark(data),
+        benchmark=data,
     )
     drawn = figures(comparison, pair)
     notes = _picture_notes(stored)
@@ -73,7 +62,7 @@ def write_report(
         save(figure, files[name])
     _write(files["markdown"], text)
     _write(files["html"], page)
-    return comparison, files
+    return files
 
 
 def _media_directory(data):

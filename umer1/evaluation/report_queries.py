@@ -24,22 +24,23 @@ def collect_queries(
     pictures: Pictures,
     *,
     per_task: int,
-    benchmark: dict[str, EvalTask] | None = None,
+    benchmark: str | Path | None = None,
 ) -> dict:
     """{"queries": [...], "candidates": {task: [...]}}, plain values for JSON; a query names
     candidates by their place in its task's list.
 
     per_task: how many queries of a task are listed at most: lost, won, wrong and right ones under
-    `pair` in turn. benchmark: the tasks themselves, for runs that have no index of their items.
+    `pair` in turn. benchmark: read for runs that have no index of their items.
     """
     columns = [column for column in comparison.columns if column.pair is not None]
     queries, candidates = [], {}
+    tasks = _benchmark_tasks(comparison, benchmark)
     for name, row in comparison.tasks.items():
         own = [column for column in columns if column.key in row.values]
         if not own:
             continue
         rows = _choose(comparison, row, pair, own, per_task)
-        source = _Items(comparison, row, (benchmark or {}).get(name), pictures)
+        source = _Items(comparison, row, tasks.get(name), pictures)
         views = {column.key: _View(comparison, row, column, rows) for column in own}
         for number in rows:
             queries.append(_query(name, number, source, views))
@@ -47,13 +48,15 @@ def collect_queries(
     return {"queries": queries, "candidates": candidates}
 
 
-def load_benchmark(source: str | Path | None) -> dict[str, EvalTask]:
-    """The tasks of a benchmark by name, where `source` is one; nothing where it only holds media."""
-    if source is None:
+def _benchmark_tasks(comparison, source) -> dict[str, EvalTask]:
+    """The benchmark's tasks by name, where `source` is one and runs need it."""
+    runs = comparison.runs
+    if source is None or not any(t.queries is None for run in runs for t in run.tasks.values()):
         return {}
     try:
         return {task.name: task for task in load_tasks(source)}
     except ValueError as error:
+        # a directory of media alone is fine too
         if "nor a directory with" in str(error):
             return {}
         raise

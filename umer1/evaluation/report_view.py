@@ -1,6 +1,6 @@
 """What a report says, in words and cells, before it is HTML or Markdown."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from umer1.evaluation.comparison import Comparison, Estimate, Row
 from umer1.evaluation.report import group_title
@@ -103,6 +103,30 @@ def settings_rows(comparison: Comparison) -> list[tuple[str, list[str]]]:
     return [
         (name, [_plain(run.settings.get(name)) for run in comparison.runs]) for name in names
     ] + [("directory", [str(run.directory) for run in comparison.runs])]
+
+
+def to_dict(comparison: Comparison, pair: tuple[str, str] | None) -> dict:
+    """The numbers as plain values: estimates in fractions of 1, the difference second - first."""
+    content = {"runs": {}, "compared": None}
+    for label, run in zip(comparison.labels, comparison.runs, strict=True):
+        content["runs"][label] = {"directory": str(run.directory), "settings": run.settings}
+    if pair:
+        content["compared"] = [comparison.column(key).label for key in pair]
+    for kind, rows in (("groups", comparison.groups), ("tasks", comparison.tasks)):
+        content[kind] = {name: _row_dict(comparison, row, pair) for name, row in rows.items()}
+    return {**content, "notes": all_notes(comparison)}
+
+
+def _row_dict(comparison, row, pair):
+    estimates = {
+        column.label: comparison.estimate(row, column.key) for column in comparison.columns
+    }
+    out = {"main": {name: one and asdict(one) for name, one in estimates.items()}}
+    if pair:
+        difference = comparison.difference(row, *pair)
+        out["difference"] = difference and asdict(difference)
+        out["outcomes"] = comparison.outcomes(row, *pair)
+    return out
 
 
 def pair_table(comparison: Comparison) -> dict[str, dict]:
