@@ -36,8 +36,8 @@ def report(
     ] = None,
     queries: Annotated[
         int, typer.Option(help="Most queries listed one by one, over all tasks.")
-    ] = 2000,
-    pictures: Annotated[int, typer.Option(help="Most pictures and frames in the page.")] = 1500,
+    ] = 1500,
+    pictures: Annotated[int, typer.Option(help="Most pictures in the page.")] = 2000,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
     plot: Annotated[
         Path | None, typer.Option(help="Also save the plot of a single run: .png, .svg or .pdf.")
@@ -61,8 +61,8 @@ def report(
     from umer1.cli.output import note, print_json
     from umer1.evaluation.comparison import compare as compare_runs
     from umer1.evaluation.comparison import find_pair
-    from umer1.evaluation.report_pages import write_report
-    from umer1.evaluation.report_view import to_dict
+    from umer1.evaluation.pages import write_report
+    from umer1.evaluation.pages.view import to_dict
     from umer1.evaluation.runs import load_run
 
     if plot is not None and len(runs) > 1:

@@ -12,15 +12,14 @@ from pathlib import Path
 
 from umer1.evaluation.bootstrap import DRAWS
 from umer1.evaluation.comparison import Comparison
-from umer1.evaluation.plot_style import COLORS, themed_svg
-from umer1.evaluation.published import (
+from umer1.evaluation.pages.pictures import Pictures
+from umer1.evaluation.pages.published import (
     own_rows,
     published_columns,
     published_table,
     published_tasks,
 )
-from umer1.evaluation.report_pictures import Pictures
-from umer1.evaluation.report_view import (
+from umer1.evaluation.pages.view import (
     INTERVALS,
     all_notes,
     describe,
@@ -30,6 +29,7 @@ from umer1.evaluation.report_view import (
     score_cell,
     settings_rows,
 )
+from umer1.evaluation.plot_style import COLORS, themed_svg
 
 TEMPLATES = Path(__file__).with_name("templates")
 
@@ -42,13 +42,13 @@ def render_html(
     pictures: Pictures,
     notes: list[str],
 ) -> str:
-    """The page. figures: of plot_report. queries: of report_queries. notes: further ones."""
+    """The page. figures: of `plots`. queries: of `queries`. notes: further ones."""
     # a dependency of torch and transformers
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
     script = _read("report.js") + _read("report_query.js")
-    # functions are hoisted, so the two files may come in any order; what runs, runs last
+    # one script: functions are hoisted, so the first file's last lines may call the second's
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined

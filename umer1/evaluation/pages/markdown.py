@@ -2,8 +2,8 @@
 
 from umer1.evaluation.bootstrap import DRAWS
 from umer1.evaluation.comparison import Comparison
-from umer1.evaluation.published import own_rows, published_columns, published_table
-from umer1.evaluation.report_view import (
+from umer1.evaluation.pages.published import own_rows, published_columns, published_table
+from umer1.evaluation.pages.view import (
     INTERVALS,
     all_notes,
     difference_cell,

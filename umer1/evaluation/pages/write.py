@@ -1,22 +1,22 @@
 """Write the report of one or several runs: report.html (one file), report.md and its plots.
 
-from umer1.evaluation.report_pages import write_report
-write_report(["runs/sft", "runs/rl"], "runs/report", data="data/mini")
+both = compare([load_run("runs/sft"), load_run("runs/rl")])
+write_report(both, "runs/report", data="data/mini")
 """
 
 import os
 from pathlib import Path
 
 from umer1.evaluation.comparison import Comparison, default_pair
-from umer1.evaluation.plot_report import figures
+from umer1.evaluation.pages.html import render_html
+from umer1.evaluation.pages.markdown import render_markdown
+from umer1.evaluation.pages.pictures import Pictures
+from umer1.evaluation.pages.plots import figures
+from umer1.evaluation.pages.queries import collect_queries
 from umer1.evaluation.plot_style import save
-from umer1.evaluation.report_html import render_html
-from umer1.evaluation.report_markdown import render_markdown
-from umer1.evaluation.report_pictures import Pictures
-from umer1.evaluation.report_queries import collect_queries
 
-QUERIES = 2000
-PICTURES = 1500
+QUERIES = 1500
+PICTURES = 2000
 
 
 def write_report(
@@ -79,8 +79,8 @@ def _picture_notes(stored):
     notes = []
     if stored.left_out:
         notes.append(
-            f"{stored.left_out} pictures and frames are not in this page: it holds at most "
-            f"{stored.most} of them."
+            f"{stored.left_out} pictures are not in this page: it holds at most {stored.most}, "
+            "shared evenly by the tasks."
         )
     if stored.unreadable:
         path, reason = next(iter(stored.unreadable.items()))

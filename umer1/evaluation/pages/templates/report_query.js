@@ -8,9 +8,9 @@ function rankText(column, label) {
 }
 
 function firstPicture(query) {
-  for (const medium of query.media) if (medium.ids.length) return pictures[medium.ids[0]];
+  for (const medium of query.media) if (medium.id) return pictures[medium.id];
   for (const place of query.right) {
-    for (const medium of data.candidates[query.task][place].media) if (medium.ids.length) return pictures[medium.ids[0]];
+    for (const medium of data.candidates[query.task][place].media) if (medium.id) return pictures[medium.id];
   }
   return null;
 }
@@ -143,19 +143,17 @@ function candidateList(query, places, similarities, rights) {
 }
 
 function media(items) {
-  const box = element("div");
+  const box = element("div", "media");
   for (const medium of items) {
-    const part = element("div", `media ${medium.kind}`);
-    medium.ids.forEach((id, number) => {
-      const picture = element("img");
-      picture.src = pictures[id];
-      picture.alt = medium.kind === "video" ? `frame ${number + 1}` : "picture";
-      picture.loading = "lazy";
-      part.append(picture);
-    });
-    if (!medium.ids.length) part.append(element("span", "fine", `(${medium.kind} not in this page)`));
-    if (medium.of > medium.ids.length && medium.ids.length) part.append(element("span", "fine", `${medium.ids.length} of ${medium.of} frames`));
-    box.append(part);
+    if (!medium.id) {
+      box.append(element("span", "fine", `(${medium.kind === "video" ? "video" : "picture"} not in this page)`));
+      continue;
+    }
+    const picture = element("img");
+    picture.src = pictures[medium.id];
+    picture.alt = medium.kind === "video" ? `sheet of frames, ${medium.frames} in the video` : "picture";
+    picture.loading = "lazy";
+    box.append(picture);
   }
   return box;
 }

@@ -10,7 +10,7 @@ import numpy as np
 
 from umer1.evaluation.comparison import Column, Comparison, Row
 from umer1.evaluation.datasets import EvalTask, load_tasks
-from umer1.evaluation.report_pictures import Pictures
+from umer1.evaluation.pages.pictures import Pictures
 from umer1.evaluation.runs import TaskRun
 
 TOP = 3
@@ -35,7 +35,9 @@ def collect_queries(
     columns = [column for column in comparison.columns if column.pair is not None]
     queries, candidates = [], {}
     tasks = _benchmark_tasks(comparison, benchmark)
-    for name, row in comparison.tasks.items():
+    for place, (name, row) in enumerate(comparison.tasks.items()):
+        # what earlier tasks did not need is there for later ones
+        pictures.share(len(comparison.tasks) - place)
         own = [column for column in columns if column.key in row.values]
         if not own:
             continue
