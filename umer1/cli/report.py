@@ -59,9 +59,9 @@ def report(
       umer1 eval report runs/eval --json | jq .groups.overall.main
     """
     from umer1.cli.output import note, print_json
-    from umer1.evaluation.comparison import compare as compare_runs
-    from umer1.evaluation.comparison import find_pair
     from umer1.evaluation.pages import write_report
+    from umer1.evaluation.pages.comparison import compare as compare_runs
+    from umer1.evaluation.pages.comparison import find_pair
     from umer1.evaluation.pages.view import to_dict
     from umer1.evaluation.runs import load_run
 

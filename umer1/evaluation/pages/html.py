@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from umer1.evaluation.bootstrap import DRAWS
-from umer1.evaluation.comparison import Comparison
+from umer1.evaluation.pages.comparison import Comparison
 from umer1.evaluation.pages.pictures import Pictures
 from umer1.evaluation.pages.published import (
     own_rows,

@@ -1,7 +1,7 @@
 """The report as Markdown: headline, tables, plots, published results, notes, settings."""
 
 from umer1.evaluation.bootstrap import DRAWS
-from umer1.evaluation.comparison import Comparison
+from umer1.evaluation.pages.comparison import Comparison
 from umer1.evaluation.pages.published import own_rows, published_columns, published_table
 from umer1.evaluation.pages.view import (
     INTERVALS,

@@ -7,7 +7,7 @@ nothing to draw.
 import numpy as np
 
 from umer1.evaluation.bootstrap import interval, resampled_means
-from umer1.evaluation.comparison import Comparison
+from umer1.evaluation.pages.comparison import Comparison
 from umer1.evaluation.plot_style import (
     MARKERS,
     clean,

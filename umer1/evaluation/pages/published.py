@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from umer1.evaluation.comparison import Comparison
+from umer1.evaluation.pages.comparison import Comparison
 
 MODALITIES = {
     "Image": ("I-CLS", "I-QA", "I-RET", "I-GD"),

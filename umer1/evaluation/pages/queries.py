@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from umer1.evaluation.comparison import Column, Comparison, Row
 from umer1.evaluation.datasets import EvalTask, load_tasks
+from umer1.evaluation.pages.comparison import Column, Comparison, Row
 from umer1.evaluation.pages.pictures import Pictures
 from umer1.evaluation.runs import TaskRun
 

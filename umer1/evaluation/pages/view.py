@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 
-from umer1.evaluation.comparison import Comparison, Estimate, Row
+from umer1.evaluation.pages.comparison import Comparison, Estimate, Row
 from umer1.evaluation.report import group_title
 
 INTERVALS = (

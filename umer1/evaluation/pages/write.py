@@ -1,13 +1,15 @@
 """Write the report of one or several runs: report.html (one file), report.md and its plots.
 
-both = compare([load_run("runs/sft"), load_run("runs/rl")])
-write_report(both, "runs/report", data="data/mini")
+    both = compare([load_run("runs/sft"), load_run("runs/rl")])
+    write_report(both, "runs/report", data="data/mini")
+
+Pages of the same runs are the same bytes.
 """
 
 import os
 from pathlib import Path
 
-from umer1.evaluation.comparison import Comparison, default_pair
+from umer1.evaluation.pages.comparison import Comparison, default_pair
 from umer1.evaluation.pages.html import render_html
 from umer1.evaluation.pages.markdown import render_markdown
 from umer1.evaluation.pages.pictures import Pictures

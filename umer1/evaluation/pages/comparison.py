@@ -1,6 +1,6 @@
 """Runs side by side: every column of every run per task and per group, with intervals.
 
-    from umer1.evaluation.comparison import compare
+    from umer1.evaluation.pages.comparison import compare
     both = compare([load_run("runs/sft"), load_run("runs/rl")])
     both.difference(both.groups["overall"], "0.gen", "1.gen")
 
