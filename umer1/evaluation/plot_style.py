@@ -85,7 +85,7 @@ def themed_svg(figure, name: str) -> str:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, count=1, flags=re.DOTALL)
     text = re.sub(r' width="[\d.]+pt" height="[\d.]+pt"', "", text, count=1)
     # groups are called axes_1, patch_2, ... in every figure; a page may use an id once
-    text = re.sub(r'<g id="([A-Za-z]+_\d+|legend_\d+)">', "<g>", text)
+    text = re.sub(r'<g id="[A-Za-z0-9.]+_\d+">', "<g>", text)
     text = text.replace("'DejaVu Sans', ", "").replace('"DejaVu Sans", ', "")
     for role, (light, _) in COLORS.items():
         text = text.replace(light, f"var(--{role})")

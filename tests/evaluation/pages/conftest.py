@@ -1,6 +1,7 @@
 """Run directories written file by file, so that every ranking, text and picture in them is chosen."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -79,17 +80,43 @@ def write_task(
     return entry | ({"pass_at_k": pass_at_k} if pass_at_k else {})
 
 
-@pytest.fixture
-def make_run(tmp_path):
-    """make_run("sft", digit={"ranks": {...}, ...}, ...) -> the run's directory."""
+@pytest.fixture(scope="session")
+def write_run():
+    """write_run(root, "sft", digit={"ranks": {...}, ...}, ...) -> the run's directory root/sft."""
 
-    def make(label: str, settings=None, **tasks) -> Path:
-        directory = tmp_path / label
+    def write(root: Path, label: str, settings=None, **tasks) -> Path:
+        directory = root / label
         entries = {name: write_task(directory, name, **fields) for name, fields in tasks.items()}
         Report({"model": f"{label}@0", **(settings or {})}, entries).save(directory / "report.json")
         return directory
 
-    return make
+    return write
+
+
+@pytest.fixture(scope="session")
+def write_media():
+    """write_media(root): a.png, eight frames below clip/, and a file that is no picture."""
+
+    def write(root: Path) -> Path:
+        (root / "clip").mkdir(parents=True)
+        Image.new("RGB", (300, 200), (200, 30, 30)).save(root / "a.png")
+        for number in range(8):
+            frame = Image.new("RGB", (160, 120), (0, 30 * number, 90))
+            frame.save(root / "clip" / f"{number}.jpg")
+        (root / "broken.png").write_text(json.dumps("not a picture"))
+        return root
+
+    return write
+
+
+@pytest.fixture
+def make_run(write_run, tmp_path):
+    return partial(write_run, tmp_path)
+
+
+@pytest.fixture
+def media_dir(write_media, tmp_path):
+    return write_media(tmp_path / "media")
 
 
 @pytest.fixture
@@ -108,15 +135,3 @@ def two_runs(make_run):
         page={"ranks": {"disc": [2, 3, 1], "gen": [1, 3, 1]}, **page},
     )
     return sft, rl
-
-
-@pytest.fixture
-def media_dir(tmp_path):
-    """a.png, eight frames below clip/, and a file that is no picture."""
-    root = tmp_path / "media"
-    (root / "clip").mkdir(parents=True)
-    Image.new("RGB", (300, 200), (200, 30, 30)).save(root / "a.png")
-    for number in range(8):
-        Image.new("RGB", (160, 120), (0, 30 * number, 90)).save(root / "clip" / f"{number}.jpg")
-    (root / "broken.png").write_text(json.dumps("not a picture"))
-    return root

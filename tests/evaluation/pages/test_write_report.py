@@ -39,7 +39,7 @@ class Parsed(HTMLParser):
 
 @pytest.fixture
 def hostile_run(make_run):
-    task = f"t {HOSTILE}".replace("/", "|")
+    task = f"$\\frac{{1}}{{0}}$ {HOSTILE}".replace("/", "|")
     names = [f"{HOSTILE} {number}" for number in range(4)]
     ranks = {"disc": [1, 2, 3, 1], "gen": [2, 1, 1, 1]}
     fields = {"ranks": ranks, "names": names, "texts": [HOSTILE] * 4, "reasoning": HOSTILE}

@@ -20,6 +20,7 @@ from umer1.evaluation.report import group_title
 
 WIDTH = 7.0
 BINS = 8
+LABEL = 36
 
 
 def figures(comparison: Comparison, pair: tuple[str, str] | None) -> dict[str, tuple]:
@@ -72,9 +73,9 @@ def scores_figure(comparison: Comparison):
             # a run's second mode is hollow
             markerfacecolor=shade if column.name != "disc" or not several else color("surface"),
             markersize=4,
-            label=column.label,
+            label=_short(column.label),
         )
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), [_short(name) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlim(-2, 102)
     axes.set_xlabel("main metric, %")
@@ -93,7 +94,7 @@ def pass_at_k_figure(comparison: Comparison):
         for group in ("overall",) if several else _curve_groups(groups):
             entries = groups[group]["pass_at_k"]
             if entries:
-                label = comparison.labels[number] if several else group_title(group)
+                label = _short(comparison.labels[number]) if several else group_title(group)
                 curves.append((label, entries))
     if not curves:
         return None
@@ -135,7 +136,7 @@ def agreement_figure(comparison: Comparison, first: str, second: str):
         return None
     figure = new_figure(WIDTH, 1.1 + 0.24 * len(shares))
     axes = figure.subplots()
-    labels = [comparison.column(key).label for key in (first, second)]
+    labels = [_short(comparison.column(key).label) for key in (first, second)]
     titles = ("both right", f"only {labels[0]}", f"only {labels[1]}", "neither")
     left = np.zeros(len(shares))
     for number, (title, role) in enumerate(
@@ -146,7 +147,7 @@ def agreement_figure(comparison: Comparison, first: str, second: str):
             range(len(shares)), widths, left=left, height=0.72, color=color(role), label=title
         )
         left += widths
-    axes.set_yticks(range(len(shares)), list(shares))
+    axes.set_yticks(range(len(shares)), [_short(name) for name in shares])
     axes.set_ylim(len(shares) - 0.4, -0.6)
     axes.set_xlim(0, 100)
     axes.set_xlabel("queries, %")
@@ -172,7 +173,7 @@ def length_figure(comparison: Comparison):
         units |= {unit for unit, _, _ in tasks.values()}
         lengths = np.concatenate([length for _, length, _ in tasks.values()])
         gains = 100 * np.concatenate([gain for _, _, gain in tasks.values()])
-        shade, label = run_color(number), comparison.labels[number]
+        shade, label = run_color(number), _short(comparison.labels[number])
         for rows in _bins(lengths):
             mean = gains[rows].mean()
             means = resampled_means(gains[None, rows], f"length {label} {rows[0]}")[0]
@@ -235,6 +236,11 @@ def _split_modalities(axes, comparison, names):
     for place in range(1, len(names)):
         if kinds[place] != kinds[place - 1]:
             axes.axhline(place - 0.5, color=color("muted"), linewidth=0.6)
+
+
+def _short(name):
+    """Long names would leave no room for what they name."""
+    return name if len(name) <= LABEL else f"{name[: LABEL - 1]}…"
 
 
 def _legend_above(axes, columns):

@@ -154,12 +154,18 @@ def _choose(comparison, row, pair, own, count):
         hits = row.hits[own[0].key]
         kinds = np.where(hits > 0, "both_right", "both_wrong")
     groups = [np.flatnonzero(kinds == kind) for kind in ("loss", "win", "both_wrong", "both_right")]
-    # evenly over the task, so that a listed class is not its first rows alone
-    groups = [
-        rows[np.linspace(0, len(rows) - 1, min(count, len(rows)), dtype=int)] for rows in groups
+    turns = [group for turn in zip_longest(*map(range, map(len, groups))) for group in _taken(turn)]
+    shares = np.bincount(turns[:count], minlength=len(groups))
+    # evenly over the task, so that a class is not listed by its first rows alone
+    chosen = [
+        rows[np.linspace(0, len(rows) - 1, share, dtype=int)]
+        for rows, share in zip(groups, shares, strict=True)
     ]
-    turns = [one for turn in zip_longest(*groups) for one in turn if one is not None]
-    return sorted(int(one) for one in turns[:count])
+    return sorted(int(row) for rows in chosen for row in rows)
+
+
+def _taken(turn):
+    return [group for group, row in enumerate(turn) if row is not None]
 
 
 def _similarity(task: TaskRun, pair):
