@@ -59,6 +59,8 @@ class Row:
     name: str
     title: str
     tasks: list[str]
+    # of a group: the benchmark's tasks that no run has
+    absent: list[str] = field(default_factory=list)
     means: dict[str, float] = field(default_factory=dict)
     draws: dict[str, np.ndarray] = field(default_factory=dict)
     values: dict[str, np.ndarray] = field(default_factory=dict)
@@ -90,7 +92,7 @@ class Comparison:
             return None
         mean = float(np.mean([task.means[key] for task in present]))
         draws = [task.draws.get(key) for task in present]
-        return _estimate(mean, draws, members, present)
+        return _estimate(mean, draws, row, present)
 
     def difference(self, row: Row, first: str, second: str) -> Estimate | None:
         """second - first, paired by query; over the tasks that have both columns."""
@@ -105,7 +107,7 @@ class Comparison:
             else None
             for task in present
         ]
-        return _estimate(mean, draws, members, present)
+        return _estimate(mean, draws, row, present)
 
     def outcomes(self, row: Row, first: str, second: str) -> dict[str, int] | None:
         """How many queries `second` wins and loses against `first`, and ties right and wrong (by
@@ -152,7 +154,7 @@ def compare(
     for name in dict.fromkeys(name for run in runs for name in run.tasks):
         tasks[name] = _task_row(name, runs, names, columns, seed, draws, notes)
     groups = {
-        name: Row(name, group_title(name), content["tasks"])
+        name: Row(name, group_title(name), content["tasks"], content.get("absent", []))
         for name, content in aggregate({name: row.entry for name, row in tasks.items()}).items()
     }
     return Comparison(list(runs), names, columns, tasks, groups, notes)
@@ -237,12 +239,12 @@ def _add_values(row, task: TaskRun, columns, label, notes):
         row.hits[oracle_key] = oracle(row.hits[same["disc"]], row.hits[same["gen"]])
 
 
-def _estimate(mean, draws, members, present):
+def _estimate(mean, draws, row, present):
     low = high = None
     if all(one is not None for one in draws):
         low, high = interval(np.mean(draws, axis=0))
     kept = {task.name for task in present}
-    missing = tuple(task.name for task in members if task.name not in kept)
+    missing = tuple(name for name in [*row.tasks, *row.absent] if name not in kept)
     return Estimate(mean, low, high, len(present), missing)
 
 

@@ -45,7 +45,7 @@ def describe(row: Row) -> str:
     """What a task is, in a few words; empty for groups."""
     entry = row.entry
     if not entry:
-        return f"{len(row.tasks)} tasks"
+        return _tasks(row)
     kind = entry.get("kind")
     parts = [entry["modality"], entry.get("group"), group_title(kind) if kind else None]
     parts += [entry["main_metric"], f"{entry['queries']} queries"]
@@ -173,7 +173,9 @@ def _partial(estimate):
 
 
 def _tasks(row):
-    return f"{len(row.tasks)} tasks" if len(row.tasks) > 1 else "1 task"
+    size = len(row.tasks) + len(row.absent)
+    covered = f"{len(row.tasks)} of {size}" if row.absent else str(size)
+    return f"{covered} {'task' if size == 1 else 'tasks'}"
 
 
 def _plain(value):
