@@ -47,8 +47,11 @@ def new_figure(width: float, height: float):
     return Figure(figsize=(width, height), layout="constrained", facecolor=color("surface"))
 
 
-def clean(axes, grid: str = "y") -> None:
-    """Spines, ticks and grid lines as all plots have them."""
+def clean(axes, grid: str = "y", legend=None) -> None:
+    """Spines, ticks, grid lines and texts as all plots have them.
+
+    legend: the figure's, where it is not the axes' own.
+    """
     axes.set_facecolor(color("surface"))
     axes.spines[["top", "right"]].set_visible(False)
     for spine in axes.spines.values():
@@ -62,7 +65,7 @@ def clean(axes, grid: str = "y") -> None:
     # names come from data sets: a dollar sign in one is not mathematics
     for text in [*axes.get_xticklabels(), *axes.get_yticklabels(), *axes.texts]:
         text.set_parse_math(False)
-    legend = axes.get_legend()
+    legend = legend or axes.get_legend()
     for text in legend.get_texts() if legend else ():
         text.set_color(color("ink"))
         text.set_fontsize(8)

@@ -20,11 +20,12 @@ from umer1.evaluation.report import group_title
 
 WIDTH = 7.0
 BINS = 8
-LABEL = 36
+LABEL = 30
 
 
 def figures(comparison: Comparison, pair: tuple[str, str] | None) -> dict[str, tuple]:
     """name -> (caption, figure) of every figure there is something for."""
+    names = " and which under ".join(comparison.column(key).label for key in pair or ())
     drawn = {
         "scores": (
             "Main metric per task with 95 % bootstrap intervals over its queries.",
@@ -36,7 +37,7 @@ def figures(comparison: Comparison, pair: tuple[str, str] | None) -> dict[str, t
             pass_at_k_figure(comparison),
         ),
         "agreement": (
-            "Which queries are right at rank 1 under which of the two.",
+            f"Which queries are right at rank 1 under {names}.",
             agreement_figure(comparison, *pair) if pair else None,
         ),
         "length": (
@@ -51,7 +52,7 @@ def figures(comparison: Comparison, pair: tuple[str, str] | None) -> dict[str, t
 def scores_figure(comparison: Comparison):
     """A dot and its interval per task and column."""
     names = _by_modality(comparison)
-    figure = new_figure(WIDTH, 1.1 + (0.15 + 0.05 * len(comparison.columns)) * len(names))
+    figure = new_figure(WIDTH, 1.1 + (0.14 + 0.035 * len(comparison.columns)) * len(names))
     axes = figure.subplots()
     several = len(comparison.runs) > 1
     for place in range(1, len(names), 2):
@@ -79,9 +80,9 @@ def scores_figure(comparison: Comparison):
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlim(-2, 102)
     axes.set_xlabel("main metric, %")
-    _legend_above(axes, len(comparison.columns))
+    legend = _legend_above(figure, axes)
     _split_modalities(axes, comparison, names)
-    clean(axes, "x")
+    clean(axes, "x", legend)
     return figure
 
 
@@ -151,9 +152,9 @@ def agreement_figure(comparison: Comparison, first: str, second: str):
     axes.set_ylim(len(shares) - 0.4, -0.6)
     axes.set_xlim(0, 100)
     axes.set_xlabel("queries, %")
-    _legend_above(axes, 4)
+    legend = _legend_above(figure, axes)
     _split_modalities(axes, comparison, list(shares))
-    clean(axes, "x")
+    clean(axes, "x", legend)
     return figure
 
 
@@ -239,11 +240,20 @@ def _split_modalities(axes, comparison, names):
 
 
 def _short(name):
-    """Long names would leave no room for what they name."""
-    return name if len(name) <= LABEL else f"{name[: LABEL - 1]}…"
+    """A long name would leave no room for what it names; heads and tails tell names apart."""
+    half = LABEL // 2
+    return name if len(name) <= LABEL else f"{name[:half]}…{name[-half + 1 :]}"
 
 
-def _legend_above(axes, columns):
-    axes.legend(
-        loc="lower left", bbox_to_anchor=(0, 1.0), ncols=min(columns, 4), frameon=False, borderpad=0
+def _legend_above(figure, axes):
+    """In as many columns as its longest entry leaves room for."""
+    handles, labels = axes.get_legend_handles_labels()
+    inches = 0.55 + 0.075 * max(map(len, labels))
+    return figure.legend(
+        handles,
+        labels,
+        loc="outside upper left",
+        ncols=max(1, min(len(labels), int(WIDTH / inches))),
+        frameon=False,
+        borderpad=0,
     )
