@@ -86,6 +86,8 @@ def themed_svg(figure, name: str) -> str:
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, count=1, flags=re.DOTALL)
+    # matplotlib repeats each label in a comment
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(r' width="[\d.]+pt" height="[\d.]+pt"', "", text, count=1)
     # groups are called axes_1, patch_2, ... in every figure; a page may use an id once
     text = re.sub(r'<g id="[A-Za-z0-9.]+_\d+">', "<g>", text)
