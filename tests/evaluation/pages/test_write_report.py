@@ -183,6 +183,8 @@ def test_missing_pictures_are_noted(make_run, media_dir, tmp_path):
     run = compare([load_run(make_run("run", digit={"ranks": ranks, "media": media}))])
     files = write_report(run, tmp_path / "out", data=media_dir)
     assert "1 pictures or videos could not be shown, e.g. broken.png" in files["html"].read_text()
+    files = write_report(run, tmp_path / "out")
+    assert "could not be shown (--data names the directory" in files["html"].read_text()
     with pytest.raises(ValueError, match="data: .*nowhere is not there"):
         write_report(run, tmp_path / "out", data=tmp_path / "nowhere")
     with pytest.raises(ValueError, match="queries, pictures: got -1, 2000"):

@@ -86,8 +86,10 @@ def _picture_notes(stored):
         )
     if stored.unreadable:
         path, reason = next(iter(stored.unreadable.items()))
+        hint = "" if stored.data else " (--data names the directory that paths are below)"
         notes.append(
-            f"{len(stored.unreadable)} pictures or videos could not be shown, e.g. {path}: {reason}"
+            f"{len(stored.unreadable)} pictures or videos could not be shown{hint}, e.g. {path}: "
+            f"{reason}"
         )
     return notes
 
