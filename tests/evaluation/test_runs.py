@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from umer1.evaluation import evaluate
+from umer1.evaluation import evaluate, pass_at_k
 from umer1.evaluation.runs import load_run
 
 
@@ -49,6 +49,13 @@ def test_vectors_texts_samples_and_rankings(run_dir, embedder):
     rows = [task.candidate_names.index(name) for name in task.infos()[1]["cand_names"]]
     best = task.candidate_names[rows[int(np.argmax(candidates[rows] @ queries[1]))]]
     assert task.predictions("gen", "gen")[1]["prediction"][0] == best
+
+
+def test_samples_reproduce_the_reported_pass_at_k(run_dir):
+    for task in load_run(run_dir).tasks.values():
+        right = task.samples_right()
+        assert right.shape == (task.entry["queries"], 3)
+        assert {str(k): v for k, v in pass_at_k(right).items()} == task.entry["pass_at_k"]
 
 
 def test_arrays_are_preferred_and_older_runs_have_neither_them_nor_an_index(run_dir):

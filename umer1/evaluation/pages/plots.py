@@ -8,6 +8,7 @@ import numpy as np
 
 from umer1.evaluation.bootstrap import interval, resampled_means
 from umer1.evaluation.pages.comparison import Comparison
+from umer1.evaluation.pass_at_k import estimate
 from umer1.evaluation.plot_style import (
     MARKERS,
     clean,
@@ -17,6 +18,7 @@ from umer1.evaluation.plot_style import (
     run_color,
 )
 from umer1.evaluation.report import group_title
+from umer1.evaluation.runs import Run
 
 WIDTH = 7.0
 BINS = 8
@@ -33,7 +35,7 @@ def figures(comparison: Comparison, pair: tuple[str, str] | None) -> dict[str, t
         ),
         "pass_at_k": (
             "pass@k: mean over tasks of the chance that one of k sampled generations of the query "
-            "ranks a right candidate first.",
+            "ranks a right candidate first; bands are 95 % bootstrap intervals over queries.",
             pass_at_k_figure(comparison),
         ),
         "agreement": (
@@ -96,18 +98,21 @@ def pass_at_k_figure(comparison: Comparison):
             entries = groups[group]["pass_at_k"]
             if entries:
                 label = _short(comparison.labels[number]) if several else group_title(group)
-                curves.append((label, entries))
+                curves.append((label, entries, pass_at_k_band(run, groups[group]["tasks"])))
     if not curves:
         return None
     figure = new_figure(WIDTH, 3.6)
     axes = figure.subplots()
     most = 1
-    for number, (label, entries) in enumerate(curves):
+    for number, (label, entries, band) in enumerate(curves):
         ks = sorted(map(int, entries))
         most = max(most, ks[-1])
         means = [100 * entries[str(k)]["mean"] for k in ks]
         shade = run_color(number)
         axes.plot(ks, means, color=shade, linewidth=1.6, label=label)
+        if band:
+            edges = zip(*band.values(), strict=True)
+            axes.fill_between(list(band), *edges, color=shade, alpha=0.13, linewidth=0)
         # markers at powers of two: a dot at each of 128 would be a smear
         dots = [(k, mean) for k, mean in zip(ks, means, strict=True) if k & (k - 1) == 0]
         axes.plot(*zip(*dots, strict=True), "o", color=shade, markersize=4)
@@ -120,6 +125,26 @@ def pass_at_k_figure(comparison: Comparison):
     axes.legend(loc="lower right", frameon=False)
     clean(axes)
     return figure
+
+
+def pass_at_k_band(run: Run, names: list[str]) -> dict[int, tuple[float, float]]:
+    """k -> interval in percent of the mean over tasks, at powers of two; empty without the samples
+    and candidates of all tasks.
+    """
+    draws = []
+    for name in names:
+        try:
+            right = run.tasks[name].samples_right(run.settings.get("ties", "stable"))
+        except ValueError:
+            return {}
+        if right is None:
+            return {}
+        most, found = right.shape[1], right.sum(axis=1)
+        ks = [2**power for power in range(most.bit_length())]
+        # by how many of a query's samples are right
+        table = np.array([[estimate(most, count, k) for count in range(most + 1)] for k in ks])
+        draws.append(100 * resampled_means(table[:, found], f"pass@k {name}"))
+    return dict(zip(ks, map(interval, np.mean(draws, axis=0)), strict=True))
 
 
 def agreement_figure(comparison: Comparison, first: str, second: str):
