@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from umer1.evaluation import evaluate
+from umer1.evaluation import evaluate, pass_at_k
 from umer1.evaluation.runs import load_run
 
 
@@ -42,7 +42,8 @@ def test_vectors_texts_samples_and_rankings(run_dir, embedder):
     queries, candidates = task.vectors("qry", "gen"), task.vectors("tgt", "gen")
     assert queries.shape == (4, 24) and queries.dtype == np.float32
     assert task.samples().shape == (4, 3, 24) and task.samples()[0, 0] != pytest.approx(queries[0])
-    assert [row["reasoning"] for row in task.texts("qry")] == ["r"] * 4
+    lines = (run_dir / "digit_gen_qry_text.jsonl").read_text().splitlines()
+    assert task.texts("qry") == [json.loads(line) for line in lines] and len(lines) == 4
     assert task.texts("qry", "disc") is None and len(task.sample_texts()[0]["summary"]) == 3
     assert task.infos()[1]["label_name"] == "one"
     rows = [task.candidate_names.index(name) for name in task.infos()[1]["cand_names"]]
@@ -50,18 +51,28 @@ def test_vectors_texts_samples_and_rankings(run_dir, embedder):
     assert task.predictions("gen", "gen")[1]["prediction"][0] == best
 
 
-def test_arrays_and_index_are_preferred_where_they_are(run_dir):
-    files = {
-        name: load_run(run_dir).tasks["digit"].vectors("tgt", name) for name in ("gen", "disc")
-    }
+def test_samples_reproduce_the_reported_pass_at_k(run_dir):
+    for task in load_run(run_dir).tasks.values():
+        right = task.samples_right()
+        assert right.shape == (task.entry["queries"], 3)
+        assert {str(k): v for k, v in pass_at_k(right).items()} == task.entry["pass_at_k"]
+
+
+def test_arrays_are_preferred_and_older_runs_have_neither_them_nor_an_index(run_dir):
+    task = load_run(run_dir).tasks["digit"]
+    files = {mode: task.vectors("tgt", mode) for mode in ("gen", "disc")}
+    for path in [*run_dir.glob("digit_*_index.jsonl"), *run_dir.glob("digit_*_tgt.npy")]:
+        path.unlink()
     np.save(run_dir / "digit_gen_tgt.npy", files["gen"] * 2)
-    rows = [{"row": n, "name": f"n{n}", "text": "t", "image": [], "video": []} for n in range(4)]
-    (run_dir / "digit_tgt_index.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     task = load_run(run_dir).tasks["digit"]
     assert (task.vectors("tgt", "gen") == files["gen"] * 2).all()
     assert (task.vectors("tgt", "disc") == files["disc"]).all()
-    assert task.candidates == rows and task.queries is None
-    assert task.candidate_names == ["n0", "n1", "n2", "n3"]
+    assert task.candidates is None and task.queries is None
+    assert sorted(task.candidate_names) == ["one", "three", "two", "zero"]
+    rows = [{"row": n, "name": f"n{n}", "text": "t", "image": [], "video": []} for n in range(4)]
+    (run_dir / "digit_tgt_index.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    task = load_run(run_dir).tasks["digit"]
+    assert task.candidates == rows and task.candidate_names == ["n0", "n1", "n2", "n3"]
 
 
 def test_errors_say_what_is_wrong(run_dir, tmp_path):

@@ -8,10 +8,12 @@ import typer
 from umer1.cli import score, submission
 from umer1.cli.models import DeviceOption, ModelOption
 from umer1.cli.output import JsonOption
+from umer1.cli.report import report
 
 app = typer.Typer(
     no_args_is_help=True, help="Evaluate a model on a benchmark, and read the results."
 )
+app.command("report")(report)
 
 app.command("score")(score.score)
 app.command("submission")(submission.submission)
@@ -110,38 +112,6 @@ def mmeb(
     else:
         report.print()
         _say_where(output, plot)
-
-
-@app.command("report")
-def report(
-    run: Annotated[
-        Path, typer.Argument(help="Output directory of an evaluation, or its report.json.")
-    ],
-    plot: Annotated[Path | None, typer.Option(help="Save a plot: .png, .svg or .pdf.")] = None,
-    json: JsonOption = False,
-) -> None:
-    """Show the table of an evaluation that was run before.
-
-    \b
-    Examples:
-      umer1 eval report runs/eval
-      umer1 eval report runs/eval --plot plot.svg
-      umer1 eval report runs/eval --json | jq .groups.overall.main
-    """
-    from umer1.cli.output import print_json
-    from umer1.evaluation import Report
-
-    path = run / "report.json" if run.is_dir() else run
-    if not path.is_file():
-        raise ValueError(f"{path}: no such report")
-    loaded = Report.load(path)
-    if plot is not None:
-        loaded.plot(plot)
-    if json:
-        print_json(loaded.to_dict())
-    else:
-        loaded.print()
-        _say_where(None, plot)
 
 
 def _say_where(output, plot):

@@ -2,35 +2,30 @@
 
 from pathlib import Path
 
+from umer1.evaluation.plot_style import MODES, clean, color, new_figure, save
 from umer1.evaluation.report import Report, group_title
 from umer1.evaluation.table import report_columns, shown_k
 
-COLORS = {"disc": "#9aa7b5", "gen": "#2f6db5", "oracle": "#e0a030"}
-OTHER_COLORS = ("#5aa06a", "#a35fa8")
-CURVES = {"overall": "#222222", "multi_step": "#2f6db5", "one_look": "#9aa7b5"}
+CURVES = {"overall": "ink", "multi_step": "blue", "one_look": "slate"}
+OTHERS = ("green", "purple", "teal", "red")
 
 
 def save_plot(report: Report, path: Path) -> None:
     """Draw `report` to `path` (format by suffix: .png, .svg, .pdf)."""
-    # a figure of its own: no pyplot state, no display, nothing left open in the caller's process
-    from matplotlib.figure import Figure
-
     curve = bool(shown_k(report))
     width = max(6.0, 1.0 + 0.62 * len(report.tasks))
-    figure = Figure(figsize=(width + 4.2 * curve, 4.4), layout="constrained")
+    figure = new_figure(width + 4.2 * curve, 4.4)
     grid = figure.add_gridspec(1, 1 + curve, width_ratios=[width, 4.2][: 1 + curve])
     _bars(figure.add_subplot(grid[0, 0]), report)
     if curve:
         _curve(figure.add_subplot(grid[0, 1]), report)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    save(figure, path)
 
 
 def _bars(axes, report):
     columns = report_columns(report)
-    colors = dict(COLORS) | dict(
-        zip([c for c in columns if c not in COLORS], OTHER_COLORS * len(columns), strict=False)
-    )
+    others = [column for column in columns if column not in MODES]
+    roles = MODES | dict(zip(others, OTHERS * len(others), strict=False))
     # by kind, then modality, so that the tasks which need reasoning stand together
     names = sorted(
         report.tasks, key=lambda name: (report.tasks[name].get("kind") or "") == "multi_step"
@@ -39,31 +34,37 @@ def _bars(axes, report):
     for number, column in enumerate(columns):
         heights = [100 * report.tasks[name]["main"].get(column, float("nan")) for name in names]
         places = [place + (number - (len(columns) - 1) / 2) * bar for place in range(len(names))]
-        axes.bar(places, heights, width=bar, color=colors[column], label=column)
+        axes.bar(places, heights, width=bar, color=color(roles[column]), label=column)
     axes.set_xticks(
         range(len(names)), [name.replace("_", " ") for name in names], rotation=40, ha="right"
     )
     split = sum(report.tasks[name].get("kind") != "multi_step" for name in names)
     if 0 < split < len(names):
-        axes.axvline(split - 0.5, color="#bbbbbb", linewidth=1, linestyle="--")
+        axes.axvline(split - 0.5, color=color("muted"), linewidth=1, linestyle="--")
         for place, kind in (
             (split / 2 - 0.5, "one_look"),
             ((split + len(names)) / 2 - 0.5, "multi_step"),
         ):
             axes.text(
-                place, 103, group_title(kind), ha="center", va="bottom", fontsize=9, color="#666666"
+                place,
+                103,
+                group_title(kind),
+                ha="center",
+                va="bottom",
+                fontsize=8,
+                color=color("muted"),
             )
     axes.set_xlim(-0.6, len(names) - 0.4)
     axes.set_ylim(0, 112)
     axes.set_yticks(range(0, 101, 20))
     axes.set_ylabel("main metric, %")
     axes.legend(loc="upper left", ncols=len(columns), frameon=False, bbox_to_anchor=(0, 1.12))
-    _clean(axes)
+    clean(axes)
 
 
 def _curve(axes, report):
     groups = report.groups
-    for group, color in CURVES.items():
+    for group, role in CURVES.items():
         entries = groups.get(group, {}).get("pass_at_k") or {}
         if not entries:
             continue
@@ -72,7 +73,7 @@ def _curve(axes, report):
         axes.plot(
             ks,
             means,
-            color=color,
+            color=color(role),
             linewidth=2,
             marker="o",
             markersize=3.5,
@@ -85,10 +86,4 @@ def _curve(axes, report):
     axes.set_xlabel("k sampled generations of the query")
     axes.set_ylabel("pass@k (hit@1), %")
     axes.legend(loc="lower right", frameon=False)
-    _clean(axes)
-
-
-def _clean(axes):
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
-    axes.set_axisbelow(True)
+    clean(axes)

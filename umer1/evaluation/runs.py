@@ -19,10 +19,12 @@ from pathlib import Path
 import numpy as np
 
 from umer1.evaluation import files
+from umer1.evaluation.datasets import EvalQuery, EvalTask
 from umer1.evaluation.files import ResultFiles
 from umer1.evaluation.metrics import CUTOFFS, METRICS, score_query
 from umer1.evaluation.modes import parse_modes
 from umer1.evaluation.report import Report
+from umer1.evaluation.scoring import top_is_right
 
 SIDES = ("qry", "tgt")
 KNOWN_METRICS = tuple(f"{metric}@{k}" for metric in METRICS for k in CUTOFFS)
@@ -127,6 +129,22 @@ class TaskRun:
         """What was written for the samples: lists of k under finish, reasoning, summary."""
         path = self.files.sample_texts()
         return files.load_jsonl(path) if path.is_file() else None
+
+    def samples_right(self, ties: str = "stable") -> np.ndarray | None:
+        """bool [N, k]: whether a sample of a query ranks a right candidate first, candidates being
+        the greedy ones. None without samples.
+        """
+        sampled = self.samples()
+        if sampled is None:
+            return None
+        queries = [
+            EvalQuery({}, info["cand_names"], info["label_name"], info.get("rel_scores"))
+            for info in self.infos()
+        ]
+        candidates = dict.fromkeys(self.candidate_names, {})
+        modality, kind = self.entry["modality"], self.entry["eval_type"]
+        task = EvalTask(self.name, modality, kind, queries, candidates)
+        return top_is_right(task, sampled, self.vectors("tgt", "gen"), ties=ties)
 
     def infos(self) -> list[dict]:
         """Rows of `_info.jsonl`: cand_names, label_name, perhaps rel_scores."""
