@@ -20,7 +20,7 @@ ROWS, SECONDS = 512, 5.0
 
 
 class Parts:
-    """Numbered files `prefix000000suffix`, … of one directory.
+    """Numbered files `prefix000000suffix`, … of one directory. `waiting`: rows in none of them yet.
 
     Args:
         write: (path, rows): writes one part through `replacing`.
@@ -36,7 +36,7 @@ class Parts:
         prefix: str = "",
     ):
         self.directory, self.suffix, self.prefix, self._write = directory, suffix, prefix, write
-        self._rows: list = []
+        self.waiting: list = []
         self._since = time.monotonic()
 
     @property
@@ -47,20 +47,20 @@ class Parts:
     def due(self) -> bool:
         """Rows wait, and have done so for long or are many."""
         waited = time.monotonic() - self._since >= SECONDS
-        return bool(self._rows) and (waited or len(self._rows) >= ROWS)
+        return bool(self.waiting) and (waited or len(self.waiting) >= ROWS)
 
     def add(self, rows: list) -> None:
         """Rows that have finished; they are on disk after the next part."""
-        self._rows += rows
+        self.waiting += rows
         if self.due:
             self.commit()
 
     def commit(self) -> None:
         """Write what has finished as the next part."""
-        if self._rows:
+        if self.waiting:
             name = f"{self.prefix}{len(self.paths):06d}{self.suffix}"
-            self._write(self.directory / name, self._rows)
-            self._rows = []
+            self._write(self.directory / name, self.waiting)
+            self.waiting = []
         self._since = time.monotonic()
 
 
@@ -85,10 +85,14 @@ def remove_strays(directory: Path) -> None:
 
 
 class replacing:
-    """A file under a temporary name beside `path` that takes its place when the block ends well."""
+    """A file under a temporary name beside `path` that takes its place when the block ends well.
 
-    def __init__(self, path: Path):
-        self.path = path
+    sync: it is on the disk when the block ends, and survives a crash of the machine; False is for
+    what can be made again.
+    """
+
+    def __init__(self, path: Path, *, sync: bool = True):
+        self.path, self.sync = path, sync
         self.temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
     def __enter__(self):
@@ -98,13 +102,14 @@ class replacing:
 
     def __exit__(self, kind, *error) -> None:
         try:
-            if kind is None:
+            if kind is None and self.sync:
                 self.file.flush()
                 os.fsync(self.file.fileno())
             self.file.close()
             if kind is None:
                 os.replace(self.temporary, self.path)
-                _sync_directory(self.path.parent)
+                if self.sync:
+                    _sync_directory(self.path.parent)
         finally:
             self.temporary.unlink(missing_ok=True)
 

@@ -159,7 +159,6 @@ class Encoding:
             return
         wanted = [mode for mode in side.modes if not side.written(mode)]
         if wanted:
-            self.journal.commit()
             side.write(*self.journal.read(side.key, wanted, len(side.items)))
         self.journal.drop(side.key)
         del self._open[side.key]

@@ -100,22 +100,16 @@ def load_array(path: Path) -> np.ndarray:
     return np.load(path, allow_pickle=False)
 
 
-def save_json(path: Path, content) -> None:
-    _write(
-        path,
-        lambda file: file.write(
-            (json.dumps(content, indent=4, ensure_ascii=False) + "\n").encode()
-        ),
-    )
+def save_json(path: Path, content, *, sync: bool = True) -> None:
+    """sync: see `replacing`; scores can be made again from vectors."""
+    text = json.dumps(content, indent=4, ensure_ascii=False) + "\n"
+    _write(path, lambda file: file.write(text.encode()), sync)
 
 
-def save_jsonl(path: Path, rows: Iterable[dict]) -> None:
-    _write(
-        path,
-        lambda file: file.writelines(
-            (json.dumps(row, ensure_ascii=False) + "\n").encode() for row in rows
-        ),
-    )
+def save_jsonl(path: Path, rows: Iterable[dict], *, sync: bool = True) -> None:
+    """sync: as in save_json."""
+    lines = ((json.dumps(row, ensure_ascii=False) + "\n").encode() for row in rows)
+    _write(path, lambda file: file.writelines(lines), sync)
 
 
 def load_jsonl(path: Path) -> list[dict]:
@@ -171,6 +165,6 @@ def _describe(value):
     )
 
 
-def _write(path: Path, write: Callable) -> None:
-    with replacing(path) as file:
+def _write(path: Path, write: Callable, sync: bool = True) -> None:
+    with replacing(path, sync=sync) as file:
         write(file)

@@ -52,9 +52,8 @@ class ItemJournal:
     ) -> None:
         """An item has finished; it is on disk within seconds, if other items come."""
         if (key, mode) not in self._parts:
-            folder = self.directory / key
-            folder.mkdir(exist_ok=True)
-            self._parts[key, mode] = Parts(folder, ".npz", _write, prefix=f"{self.rank}-{mode}-")
+            prefix = f"{self.rank}-{mode}-"
+            self._parts[key, mode] = Parts(self.directory / key, ".npz", _write, prefix=prefix)
         self._parts[key, mode].add([(place, vectors, text)])
         for parts in self._parts.values():
             if parts.due:
@@ -68,21 +67,20 @@ class ItemJournal:
     def read(
         self, key: str, modes: Sequence[str], rows: int
     ) -> tuple[dict[str, np.ndarray], list[dict] | None]:
-        """(mode -> float32 [rows, D] or [rows, k, D], texts or None) of a side that is whole."""
+        """(mode -> float32 [rows, D] or [rows, k, D], texts or None) of a side that is whole: what
+        is on disk, and what this process has not written yet."""
         arrays: dict[str, np.ndarray] = {}
         texts: list[dict | None] = [None] * rows
-        for path in self._paths(key):
-            with np.load(path, allow_pickle=False) as part:
-                places = part["places"]
-                for mode in set(modes) & set(part.files):
-                    values = part[mode]
-                    if mode not in arrays:
-                        arrays[mode] = np.full((rows, *values.shape[1:]), np.nan, np.float32)
-                    arrays[mode][places] = values
-                if "texts" in part.files and "gen" in modes:
-                    written = json.loads(part["texts"].tobytes())
-                    for place, text in zip(places, written, strict=True):
-                        texts[place] = text
+        for part in self._all_parts(key):
+            places = part["places"]
+            for mode in set(modes) & set(part):
+                if mode not in arrays:
+                    arrays[mode] = np.full((rows, *part[mode].shape[1:]), np.nan, np.float32)
+                arrays[mode][places] = part[mode]
+            if "texts" in part and "gen" in modes:
+                written = json.loads(part["texts"].tobytes())
+                for place, text in zip(places, written, strict=True):
+                    texts[place] = text
         ordered = {mode: arrays[mode] for mode in modes}
         return ordered, texts if "gen" in modes else None
 
@@ -108,15 +106,27 @@ class ItemJournal:
     def _folders(self) -> list[Path]:
         return [path for path in self.directory.iterdir() if path.is_dir()]
 
+    def _all_parts(self, key: str) -> Iterator[dict[str, np.ndarray]]:
+        for path in self._paths(key):
+            with np.load(path, allow_pickle=False) as part:
+                yield {name: part[name] for name in part.files}
+        for (owner, _), parts in self._parts.items():
+            if owner == key and parts.waiting:
+                yield _columns(parts.waiting)
+
     def _paths(self, key: str) -> list[Path]:
         return sorted((self.directory / key).glob("[0-9]*.npz"))
 
 
 def _write(path: Path, rows: list) -> None:
+    with replacing(path) as file:
+        np.savez(file, **_columns(rows))
+
+
+def _columns(rows: list) -> dict[str, np.ndarray]:
     places, vectors, texts = zip(*rows, strict=True)
     arrays = {name: np.stack([each[name] for each in vectors]) for name in vectors[0]}
     if texts[0] is not None:
         content = json.dumps(texts, ensure_ascii=False).encode()
         arrays["texts"] = np.frombuffer(content, np.uint8)
-    with replacing(path) as file:
-        np.savez(file, places=np.array(places, np.int64), **arrays)
+    return {"places": np.array(places, np.int64), **arrays}

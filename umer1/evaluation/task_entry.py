@@ -66,11 +66,12 @@ def make_entry(
         rows, columns = vectors[queries.name, pair[0]], vectors[candidates.name, pair[1]]
         device = scoring_device(len(rows), len(columns))
         scored[pair] = score_task(task, rows, columns, ties=ties, pairing=pairing, device=device)
-        files.save_jsonl(
-            result.scored(*pair, "info.jsonl"), (query.info() for query in task.queries)
+        info, prediction, score = (
+            result.scored(*pair, what) for what in ("info.jsonl", "pred.jsonl", "score.json")
         )
-        files.save_jsonl(result.scored(*pair, "pred.jsonl"), scored[pair].predictions)
-        files.save_json(result.scored(*pair, "score.json"), scored[pair].scores.mean())
+        files.save_jsonl(info, (query.info() for query in task.queries), sync=False)
+        files.save_jsonl(prediction, scored[pair].predictions, sync=False)
+        files.save_json(score, scored[pair].scores.mean(), sync=False)
     entry = {
         "modality": task.modality,
         "group": getattr(task, "group", None),
