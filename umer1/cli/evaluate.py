@@ -27,7 +27,9 @@ def mmeb(
     ] = Path("runs/eval"),
     modes: Annotated[
         str,
-        typer.Option(help="disc, gen, gen-disc, disc-gen (queries first), separated by commas."),
+        typer.Option(
+            help="disc, gen, gen-disc, disc-gen (queries first), both-disc, …, separated by commas."
+        ),
     ] = "disc,gen",
     samples: Annotated[
         int, typer.Option("--samples", "-n", help="Sampled queries for pass@k, up to k = n.")
@@ -51,14 +53,21 @@ def mmeb(
     ties: Annotated[
         str, typer.Option(help="Equal scores: stable, or upstream (numpy's default).")
     ] = "stable",
+    pairing: Annotated[
+        str,
+        typer.Option(help="Grades and labels: correct, or upstream as its evaluation pairs them."),
+    ] = "correct",
     prompts: Annotated[
         str, typer.Option(help="Instructions where they differ: ume-r1 or vlm2vec.")
     ] = "ume-r1",
     max_new_tokens: Annotated[int, typer.Option(help="Longest reasoning and summary.")] = 512,
     seed: Annotated[int, typer.Option(help="Seed of sampling.")] = 0,
     batch_size: Annotated[
-        int, typer.Option(help="Items computed together; changes no result.")
-    ] = 32,
+        int | None,
+        typer.Option(
+            help="Rows computed together: what memory holds, by default. Changes no result."
+        ),
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="Also save a plot: .png, .svg or .pdf.")] = None,
     device: DeviceOption = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
@@ -67,38 +76,47 @@ def mmeb(
     """Evaluate on a benchmark in MMEB-V2's layout: disc, gen, their oracle, pass@k.
 
     Missing pictures and frames are counted before the model is loaded. Result
-    files carry upstream's names; a run that was killed goes on where it stopped
-    when started again with the same output directory.
+    files carry upstream's names. A run that was killed goes on where it stopped,
+    item by item, when the same command is given again; torchrun shares the items
+    among GPUs.
 
     \b
     Examples:
       umer1 eval mmeb data/mini --samples 16 --plot runs/eval/plot.png
       umer1 eval mmeb data/mini --tasks digit_sum,page_total --modes gen
       umer1 eval mmeb image.yaml --data-basedir MMEB-V2 -m zhibinlan/UME-R1-2B
+      torchrun --nproc-per-node 8 -m umer1.cli eval mmeb MMEB-V2 -m zhibinlan/UME-R1-2B
     """
+    from functools import partial
+
     from umer1.cli.models import load_embedder, model_identity
     from umer1.cli.output import print_json, stdout_to_stderr
-    from umer1.evaluation import evaluate, load_tasks, require_media
+    from umer1.evaluation import evaluate
+    from umer1.evaluation.ranks import Ranks, local_device
 
-    names = tasks.split(",") if tasks else None
-    loaded = load_tasks(benchmark, data_basedir=data_basedir, names=names, prompts=prompts)
-    require_media(loaded)
+    first = Ranks().first
     with stdout_to_stderr():
         report = evaluate(
-            load_embedder(model, device),
-            loaded,
+            partial(load_embedder, model, local_device(device)),
+            benchmark,
+            data_basedir=data_basedir,
+            names=tasks.split(",") if tasks else None,
+            prompts=prompts,
             output_dir=output,
             modes=modes,
             samples=samples,
             temperature=temperature,
             readout=readout,
             ties=ties,
+            pairing=pairing,
             max_new_tokens=max_new_tokens,
             seed=seed,
             batch_size=batch_size,
             model_id=model_identity(model),
             progress=not quiet,
         )
+    if not first:
+        return
     if plot is not None:
         report.plot(plot)
     if json:

@@ -97,10 +97,10 @@ class ItemJournal:
         has items of tasks that this run was not about."""
         try:
             self.commit()
+            if self._lock is not None and not self._folders():
+                shutil.rmtree(self.directory)
         finally:
             if self._lock is not None:
-                if not self._folders():
-                    shutil.rmtree(self.directory)
                 self._lock.close()
 
     def _folders(self) -> list[Path]:
