@@ -22,6 +22,8 @@ from umer1.evaluation.sides import SAMPLES, Side, medium
 
 log = logging.getLogger("umer1")
 MODE_OF = {kinds: mode for mode, kinds in KINDS.items()}
+# how long a network file system may hide what another machine has written
+ARRIVAL_SECONDS = 120.0
 TEXTS = ("finish", "reasoning", "summary", "tokens")
 
 
@@ -83,7 +85,7 @@ class Encoding:
             self._stream(mode, sampled, mine)
         self.journal.commit()
         self.ranks.meet(meanwhile=self._watch)
-        self._look()
+        self._collect()
 
     def _phases(self) -> Iterator[tuple[str, bool, list[tuple[Side, int]]]]:
         """(mode, sampled, items of this process): what goes through the embedder in one call."""
@@ -171,6 +173,19 @@ class Encoding:
             for side in list(self._open.values()):
                 self._read_journal(side, self.progress.advance)
                 self._close_if_whole(side)
+
+    def _collect(self) -> None:
+        """All processes are done: their last parts are there, or soon will be."""
+        self._look()
+        until = time.monotonic() + (ARRIVAL_SECONDS if self.ranks.count > 1 else 0.0)
+        while self.ranks.first and self._open and time.monotonic() < until:
+            self._watch()
+        if self.ranks.first and self._open:
+            side = next(iter(self._open.values()))
+            raise ValueError(
+                f"{side.key}: {len(self._needs[side.key])} of {len(side.items)} items never arrived "
+                f"in {self.journal.directory}: do all processes see this directory?"
+            )
 
     def _watch(self) -> None:
         time.sleep(0.2)
