@@ -72,17 +72,23 @@ def _python(path, text):
     """
     try:
         tree = ast.parse(text)
-        known = {}
-        for statement in tree.body:
-            if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-                known[statement.targets[0].id] = _value(statement.value, known)
-    except SyntaxError as error:
-        raise ValueError(f"hub map {path}:{error.lineno}: not Python ({error.msg})") from None
-    except ValueError as error:
-        raise ValueError(f"hub map {path}: {error}") from None
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(f"hub map {path}: not Python ({error})") from None
+    known, refused = {}, {}
+    for statement in tree.body:
+        if not isinstance(statement, ast.Assign) or not isinstance(statement.targets[0], ast.Name):
+            continue
+        name = statement.targets[0].id
+        try:
+            known[name] = _value(statement.value, known)
+        except ValueError as error:
+            # only the map itself has to be understood
+            refused[name] = error
     for name in PYTHON_NAMES:
         if name in known:
             return known[name]
+        if name in refused:
+            raise ValueError(f"hub map {path}: {name}: {refused[name]}")
     raise ValueError(f"hub map {path}: no {' or '.join(PYTHON_NAMES)}")
 
 

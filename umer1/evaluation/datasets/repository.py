@@ -6,6 +6,7 @@ A repository's own README (its `configs`) is asked first; then the usual layouts
 """
 
 import re
+from functools import lru_cache
 from pathlib import Path
 
 from umer1.evaluation.datasets.tables import SUFFIXES, natural_key
@@ -80,7 +81,8 @@ def _of_one_format(files):
 
 def _as_described(place, config, split):
     """Files by the `configs` in the head of the repository's README.md."""
-    configs = _configs(place / "README.md")
+    readme = place / "README.md"
+    configs = _configs(readme, readme.stat().st_mtime_ns) if readme.is_file() else []
     names = [entry.get("config_name") for entry in configs]
     if config is None and "default" in names:
         config = "default"
@@ -93,11 +95,11 @@ def _as_described(place, config, split):
     return []
 
 
-def _configs(readme):
+@lru_cache(maxsize=64)
+def _configs(readme, _changed):
+    """A data set of many configs is asked for once for each of them."""
     import yaml
 
-    if not readme.is_file():
-        return []
     head = readme.read_text(encoding="utf-8", errors="replace").split("\n---", 1)[0]
     try:
         content = yaml.safe_load(head.removeprefix("---"))

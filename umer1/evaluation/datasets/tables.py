@@ -159,10 +159,10 @@ def _values(column) -> list:
 
 
 def _shared_strings(lists) -> Iterator[list | None]:
-    encoded = lists.flatten().dictionary_encode()
-    words = np.empty(len(encoded.dictionary) + 1, dtype=object)
-    words[:-1], words[-1] = encoded.dictionary.to_pylist(), None
-    values = words[encoded.indices.fill_null(len(words) - 1).to_numpy(zero_copy_only=False)]
+    encoded = lists.flatten().dictionary_encode(null_encoding="encode")
+    words = np.empty(len(encoded.dictionary), dtype=object)
+    words[:] = encoded.dictionary.to_pylist()
+    values = words[encoded.indices.to_numpy(zero_copy_only=False)]
     start = 0
     for size in lists.value_lengths().to_pylist():
         yield None if size is None else values[start : start + size].tolist()
