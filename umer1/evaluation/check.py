@@ -16,6 +16,7 @@ from umer1.evaluation.datasets.config import TaskConfig
 from umer1.evaluation.datasets.loading import load_task, open_entries
 from umer1.evaluation.datasets.media import missing_media
 from umer1.evaluation.datasets.tasks import EvalTask
+from umer1.evaluation.datasets.visdoc import PAGE_FILES
 from umer1.progress import progress_bar
 
 
@@ -157,6 +158,13 @@ def _check_media(found, task, config):
         found.notes.append(
             f"for {ready} of its videos there is a video file: umer1 eval prepare takes their frames"
         )
+    if found.parser in PAGE_FILES:
+        files = config.table("corpus").files
+        if all(path.suffix in (".parquet", ".arrow") for path in files):
+            found.notes.append(
+                "its corpus table holds pictures of pages: umer1 eval prepare writes those that "
+                "are missing"
+            )
 
 
 def _shown(value):
