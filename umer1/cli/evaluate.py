@@ -1,16 +1,19 @@
-"""umer1 eval mmeb | report"""
+"""umer1 eval mmeb | check | prepare | report"""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from umer1.cli import benchmark as benchmark_commands
 from umer1.cli.models import DeviceOption, ModelOption
 from umer1.cli.output import JsonOption
 
 app = typer.Typer(
     no_args_is_help=True, help="Evaluate a model on a benchmark, and read the results."
 )
+app.command("check")(benchmark_commands.check)
+app.command("prepare")(benchmark_commands.prepare)
 
 
 @app.command("mmeb")
