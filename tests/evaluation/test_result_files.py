@@ -59,10 +59,10 @@ def independent_means(result, eval_type, sort):
             names, scores = list(table), everything[number]
         if sort == "stable":
             # identical vectors have equal scores, which matrix products do not promise
-            first = {
+            score_of = {
                 table[name].tobytes(): score for name, score in zip(names, scores, strict=True)
             }
-            scores = np.array([first[table[name].tobytes()] for name in names])
+            scores = np.array([score_of[table[name].tobytes()] for name in names])
         ranking = [names[row] for row in np.argsort(-scores, kind=sort)]
         label = info["label_name"]
         labels = [label] if isinstance(label, str) else label

@@ -1,4 +1,4 @@
-"""umer1 eval mmeb | check | prepare | report"""
+"""umer1 eval mmeb | check | prepare | report | submission"""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from umer1.cli import benchmark as benchmark_commands
+from umer1.cli import submission
 from umer1.cli.models import DeviceOption, ModelOption
 from umer1.cli.output import JsonOption
 
@@ -14,6 +15,7 @@ app = typer.Typer(
 )
 app.command("check")(benchmark_commands.check)
 app.command("prepare")(benchmark_commands.prepare)
+app.command("submission")(submission.submission)
 
 
 @app.command("mmeb")
