@@ -7,6 +7,14 @@ import typer
 
 from umer1.cli import benchmark as benchmark_commands
 from umer1.cli import submission
+from umer1.cli.benchmark import (
+    BasedirOption,
+    BenchmarkArgument,
+    HubMapOption,
+    PageDataOption,
+    PromptsOption,
+    TasksOption,
+)
 from umer1.cli.models import DeviceOption, ModelOption
 from umer1.cli.output import JsonOption
 
@@ -20,12 +28,7 @@ app.command("submission")(submission.submission)
 
 @app.command("mmeb")
 def mmeb(
-    benchmark: Annotated[
-        Path,
-        typer.Argument(
-            help="A directory with image.yaml, video.yaml, visdoc.yaml, or one such file."
-        ),
-    ],
+    benchmark: BenchmarkArgument,
     model: ModelOption = "tiny",
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Directory of the result files.")
@@ -42,13 +45,13 @@ def mmeb(
     temperature: Annotated[
         float, typer.Option(help="Of the sampled queries; the rest is greedy.")
     ] = 1.0,
-    tasks: Annotated[
-        str | None, typer.Option(help="Only these tasks, separated by commas.")
-    ] = None,
-    data_basedir: Annotated[
-        Path | None,
-        typer.Option(help="What paths in the YAML are below; its own directory by default."),
-    ] = None,
+    tasks: TasksOption = None,
+    data_basedir: BasedirOption = None,
+    hub_map: HubMapOption = None,
+    page_data: PageDataOption = "fixed",
+    check: Annotated[
+        bool, typer.Option("--check", help="Only say what is missing, as umer1 eval check does.")
+    ] = False,
     readout: Annotated[
         str,
         typer.Option(
@@ -62,9 +65,7 @@ def mmeb(
         str,
         typer.Option(help="Grades and labels: correct, or upstream as its evaluation pairs them."),
     ] = "correct",
-    prompts: Annotated[
-        str, typer.Option(help="Instructions where they differ: ume-r1 or vlm2vec.")
-    ] = "ume-r1",
+    prompts: PromptsOption = "ume-r1",
     max_new_tokens: Annotated[int, typer.Option(help="Longest reasoning and summary.")] = 512,
     seed: Annotated[int, typer.Option(help="Seed of sampling.")] = 0,
     batch_size: Annotated[
@@ -90,8 +91,14 @@ def mmeb(
       umer1 eval mmeb data/mini --samples 16 --plot runs/eval/plot.png
       umer1 eval mmeb data/mini --tasks digit_sum,page_total --modes gen
       umer1 eval mmeb image.yaml --data-basedir MMEB-V2 -m zhibinlan/UME-R1-2B
+      umer1 eval mmeb mmeb-v2 --data-basedir MMEB-V2 --hub-map tables --check
       torchrun --nproc-per-node 8 -m umer1.cli eval mmeb MMEB-V2 -m zhibinlan/UME-R1-2B
     """
+    if check:
+        benchmark_commands.check(
+            benchmark, tasks, data_basedir, hub_map, page_data, quiet=quiet, json=json
+        )
+        return
     from functools import partial
 
     from umer1.cli.models import load_embedder, model_identity
@@ -107,6 +114,8 @@ def mmeb(
             data_basedir=data_basedir,
             names=tasks.split(",") if tasks else None,
             prompts=prompts,
+            hub_map=hub_map,
+            page_data=page_data,
             output_dir=output,
             modes=modes,
             samples=samples,

@@ -51,6 +51,8 @@ def evaluate(
     ties: str = "stable",
     pairing: str = "correct",
     prompts: str = "ume-r1",
+    hub_map: str | Path | None = None,
+    page_data: str = "fixed",
     model_id: str | None = None,
     progress: bool = True,
 ) -> Report:
@@ -58,7 +60,8 @@ def evaluate(
 
     Args:
         embedder: an Embedder, or a function that makes it, called when there is something to embed.
-        benchmark: a YAML file, a directory with image/video/visdoc.yaml, or tasks.
+        benchmark: what `load_tasks` takes (a YAML file, a directory with image/video/visdoc.yaml,
+            "mmeb-v2"), or tasks.
         data_basedir: what paths in the YAML are below; its own directory by default. Paths in the
             index files are relative to it.
         names: only these tasks.
@@ -73,7 +76,7 @@ def evaluate(
         ties: "stable" (candidate order), or "upstream" for numpy's default argsort.
         pairing: "correct", or "upstream" for labels and grades as the released evaluation pairs
             them; where that differs the report has both.
-        prompts: "ume-r1" or "vlm2vec", where their instructions differ.
+        prompts, hub_map, page_data: of `load_tasks`.
         model_id: what identifies the weights; stored with the vectors.
 
     Raises:
@@ -84,8 +87,15 @@ def evaluate(
     pairs = parse_modes(modes)
     _check(modes, pairs, samples, temperature, ties, pairing, readout, batch_size)
     if isinstance(benchmark, str | Path):
+        tasks = load_tasks(
+            benchmark,
+            data_basedir=data_basedir,
+            names=names,
+            prompts=prompts,
+            hub_map=hub_map,
+            page_data=page_data,
+        )
         data_basedir = data_basedir or yaml_files(Path(benchmark))[0].parent
-        tasks = load_tasks(benchmark, data_basedir=data_basedir, names=names, prompts=prompts)
     else:
         tasks = list(benchmark)
     options = EncodeOptions(readout, max_new_tokens, samples, temperature, seed)

@@ -74,13 +74,13 @@ def make_entry(
         files.save_json(score, scored[pair].scores.mean(), sync=False)
     entry = {
         "modality": task.modality,
-        "group": getattr(task, "group", None),
+        "group": task.group,
         "kind": task.kind,
         "eval_type": task.eval_type,
         "main_metric": task.main_metric,
         "queries": len(task.queries),
         "candidates": len(task.candidates),
-        "revision": getattr(task, "revision", None),
+        "revision": task.revision,
         "data": task_digest(task),
         "main": {mode_name(pair): _main(task, scored[pair]) for pair in pairs},
         "scores": {mode_name(pair): scored[pair].scores.mean() for pair in pairs},
@@ -98,7 +98,7 @@ def make_entry(
             entry["scores_correct_pairing"] = {
                 mode_name(pair): scored[pair].correct.mean() for pair in pairs
             }
-    notes = [*getattr(task, "notes", []), *(note for one in scored.values() for note in one.notes)]
+    notes = [*task.notes, *(note for one in scored.values() for note in one.notes)]
     if notes:
         entry["notes"] = list(dict.fromkeys(notes))
     return entry
