@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 from umer1.evaluation import files
@@ -10,11 +10,12 @@ from umer1.evaluation.datasets import EvalTask
 
 
 def check_claim(
-    output: Path, tasks: Iterable[EvalTask], settings: dict, sampling: list | None
+    output: Path, digests: Mapping[str, str], settings: dict, sampling: list | None
 ) -> None:
     """Raise ValueError if `output` holds results of other settings, data or weights.
 
-    sampling: [samples, temperature], or None; it may be added to a run that had none.
+    digests: task name -> task_digest. sampling: [samples, temperature], or None; it may be added to
+    a run that had none.
     """
     known = read_claim(output)
     for key, value in {**settings, "sampling": sampling}.items():
@@ -24,22 +25,21 @@ def check_claim(
                 f"{output} holds results with {key}={known[key]!r}, now {value!r}: "
                 "use another directory"
             )
-    for task in tasks:
-        digest = task_digest(task)
-        if known["tasks"].get(task.name, digest) != digest:
+    for name, digest in digests.items():
+        if known["tasks"].get(name, digest) != digest:
             raise ValueError(
-                f"{output} holds results of {task.name} for other data: use another directory"
+                f"{output} holds results of {name} for other data: use another directory"
             )
 
 
 def write_claim(
-    output: Path, tasks: Iterable[EvalTask], settings: dict, sampling: list | None
+    output: Path, digests: Mapping[str, str], settings: dict, sampling: list | None
 ) -> None:
     """Record what the vectors to come depend on, beside what is recorded already."""
     known = read_claim(output)
-    digests = {**known.pop("tasks"), **{task.name: task_digest(task) for task in tasks}}
+    tasks = {**known.pop("tasks"), **digests}
     sampling = sampling or known.get("sampling")
-    _write(output, {**known, **settings, "sampling": sampling, "tasks": digests})
+    _write(output, {**known, **settings, "sampling": sampling, "tasks": tasks})
 
 
 def claim_numerics(output: Path, embedder, *, write: bool) -> None:
@@ -73,10 +73,16 @@ def task_digest(task: EvalTask) -> str:
 
     Media count by file name, not by content or place, so that a copied benchmark keeps its digest.
     """
-    rows = [[_portable(query.item), query.info()] for query in task.queries]
+    rows = [[_portable(query.item), _graded(query)] for query in task.queries]
     rows += [[name, _portable(item)] for name, item in task.candidates.items()]
     text = json.dumps([task.eval_type, rows], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _graded(query):
+    """What is ranked and what is right, without what else upstream notes (paths among it)."""
+    parts = ("cand_names", "label_name", "rel_scores")
+    return {name: value for name, value in query.info().items() if name in parts}
 
 
 def _portable(item):

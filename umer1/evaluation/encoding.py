@@ -7,6 +7,7 @@ whose last item has finished is written to its files.
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -74,8 +75,10 @@ class Encoding:
             missing = tuple(mode for mode in side.modes if not side.written(mode))
             needs = dict.fromkeys(range(len(side.items)), missing) if missing else {}
             self._needs[side.key] = needs
-            for place in range(len(side.items) if not missing else 0):
-                self._count(self.progress.skip, side, place)
+            if not missing:
+                kinds = Counter(item_kind(side, place) for place in range(len(side.items)))
+                for kind, items in kinds.items():
+                    self.progress.skip(side.task.name, kind, items * side.count)
             self._read_journal(side, self.progress.skip)
         # before the first process writes and drops anything: the others have read it
         self.ranks.meet()

@@ -15,7 +15,13 @@ from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
 
-from umer1.evaluation.claim import check_claim, claim_numerics, read_claim, write_claim
+from umer1.evaluation.claim import (
+    check_claim,
+    claim_numerics,
+    read_claim,
+    task_digest,
+    write_claim,
+)
 from umer1.evaluation.datasets import EvalTask, load_tasks, require_media
 from umer1.evaluation.datasets.loading import yaml_files
 from umer1.evaluation.encoding import EncodeOptions, Encoding, item_kind
@@ -103,11 +109,12 @@ def evaluate(
     basedir = Path(data_basedir) if data_basedir else None
     sides = [side for task in tasks for side in _sides(task, output, basedir, pairs, samples)]
     with Ranks() as ranks:
-        begin = partial(_begin, output, tasks, options, model_id)
+        digests = {task.name: task_digest(task) for task in tasks} if ranks.first else {}
+        begin = partial(_begin, output, tasks, digests, options, model_id)
         journal = ranks.in_first(begin) or ItemJournal(output / JOURNAL, ranks.rank)
         shown = RunProgress(_totals(sides), show=progress and ranks.first)
         with journal, shown:
-            entries = Entries(sides, pairs, ties, pairing, shown.say)
+            entries = Entries(sides, digests, pairs, ties, pairing, shown.say)
             load = cache(partial(_load, embedder, output, ranks))
             Encoding(
                 load,
@@ -161,7 +168,7 @@ def _sides(task, output, basedir, pairs, samples):
         yield Side(task, SAMPLES, ("gen",), result, basedir, samples)
 
 
-def _begin(output, tasks, options, model_id):
+def _begin(output, tasks, digests, options, model_id):
     """Everything that can be wrong before any model runs; then the directory is this run's."""
     require_media(tasks)
     depends = {
@@ -171,10 +178,10 @@ def _begin(output, tasks, options, model_id):
         "seed": options.seed,
     }
     sampling = [options.samples, options.temperature] if options.samples > 1 else None
-    check_claim(output, tasks, depends, sampling)
+    check_claim(output, digests, depends, sampling)
     journal = ItemJournal(output / JOURNAL)
     remove_strays(output)
-    write_claim(output, tasks, depends, sampling)
+    write_claim(output, digests, depends, sampling)
     return journal
 
 

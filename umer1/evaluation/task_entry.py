@@ -1,9 +1,8 @@
 """The entry of a task in the report, made from its result files."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from umer1.evaluation import files
-from umer1.evaluation.claim import task_digest
 from umer1.evaluation.datasets import EvalTask
 from umer1.evaluation.encoding import count_missing
 from umer1.evaluation.files import ResultFiles
@@ -19,18 +18,20 @@ SAME = [("disc", "disc"), ("gen", "gen")]
 class Entries:
     """Entries of tasks as their sides are written. `of`: task name -> entry.
 
-    say: is told each task's scores.
+    digests: task name -> digest of its data. say: is told each task's scores.
     """
 
     def __init__(
         self,
         sides: Iterable[Side],
+        digests: Mapping[str, str],
         pairs: list[tuple[str, str]],
         ties: str,
         pairing: str,
         say: Callable[[str], None],
     ):
         self.of: dict[str, dict] = {}
+        self._digests = digests
         self._pairs, self._ties, self._pairing, self._say = pairs, ties, pairing, say
         self._sides: dict[str, dict[str, Side]] = {}
         self._ready: dict[str, set[str]] = {}
@@ -45,7 +46,8 @@ class Entries:
         ready.add(side.name)
         if name not in self.of and {QUERIES, CANDIDATES} <= ready:
             queries, candidates = sides[QUERIES], sides[CANDIDATES]
-            self.of[name] = make_entry(queries, candidates, self._pairs, self._ties, self._pairing)
+            entry = make_entry(queries, candidates, self._pairs, self._ties, self._pairing)
+            self.of[name] = {**entry, "data": self._digests[name]}
             self._say(f"{name}: {describe(self.of[name])}")
         if name in self.of and SAMPLES in ready and "pass_at_k" not in self.of[name]:
             add_pass_at_k(self.of[name], sides[SAMPLES], sides[CANDIDATES], self._ties)
@@ -81,7 +83,6 @@ def make_entry(
         "queries": len(task.queries),
         "candidates": len(task.candidates),
         "revision": task.revision,
-        "data": task_digest(task),
         "main": {mode_name(pair): _main(task, scored[pair]) for pair in pairs},
         "scores": {mode_name(pair): scored[pair].scores.mean() for pair in pairs},
         "tied_labels": {mode_name(pair): scored[pair].tied for pair in pairs},
