@@ -57,6 +57,35 @@ def test_an_incomplete_mean_is_never_silent(report):
     assert "80.0*" in text(report.table())
 
 
+def test_a_benchmark_run_is_averaged_over_the_benchmarks_groups():
+    tasks = {name: entry("image", None, {"gen": 0.5}) for name in ("OVEN", "CIRR")}
+    tasks["ViDoRe_esg_reports_v2"] = entry("visdoc", None, {"gen": 0.9})
+    report = Report({}, tasks)
+    mean = report.groups["image/RET"]["main"]["gen"]
+    assert (mean["mean"], mean["tasks"], len(mean["missing"])) == (0.5, 2, 10)
+    assert report.groups["overall"]["tasks"] == ["CIRR", "OVEN"]
+    assert "visdoc" not in report.groups
+    assert "2/78 tasks" in text(report.table())
+    with pytest.raises(ValueError, match="overall, gen: no value for"):
+        report.mean("overall", "gen")
+    shown = [note for note in report.notes if note.startswith("image retrieval, gen: mean over 2")]
+    assert shown[0].endswith("and 4 more")
+    assert "in no mean, because MMEB-V2 does not count them: ViDoRe_esg_reports_v2" in report.notes
+
+
+def test_both_numbers_are_shown_whichever_pairing_was_reported():
+    ours, theirs = {"hit@1": 0.6}, {"hit@1": 0.4}
+    told = "a, gen: hit@1 60.00; 40.00 with upstream's pairing of grades"
+    for reported in (ours, theirs):
+        one = entry("image", None, {"gen": reported["hit@1"]})
+        one |= {"scores": {"gen": reported}, "scores_upstream_pairing": {"gen": theirs}}
+        if reported is theirs:
+            one["scores_correct_pairing"] = {"gen": ours}
+        assert told in Report({}, {"a": one}).notes
+    one["notes"] = ["two pictures are new"]
+    assert "a: two pictures are new" in Report({}, {"a": one}).notes
+
+
 def test_pass_at_k_says_how_it_was_estimated(report):
     assert any("unbiased estimate from n sampled queries" in note for note in report.notes)
 

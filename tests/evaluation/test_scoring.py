@@ -156,9 +156,7 @@ def test_a_right_candidate_that_ties_is_counted_also_below_the_kept_ranks(monkey
     scored = score_vectors(infos, names, collapsed[:3], collapsed, "global")
     assert scored.tied == 2
     apart = np.eye(50, dtype=np.float32)
-    assert (
-        score_vectors(infos, names, apart[:3], apart, "global").tied == 1
-    )
+    assert score_vectors(infos, names, apart[:3], apart, "global").tied == 1
 
 
 def test_what_was_not_done_as_asked_is_said(monkeypatch):

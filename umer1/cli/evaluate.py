@@ -1,4 +1,4 @@
-"""umer1 eval mmeb | check | prepare | report | submission"""
+"""umer1 eval mmeb | check | prepare | report | score | submission"""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from umer1.cli import benchmark as benchmark_commands
-from umer1.cli import submission
+from umer1.cli import score, submission
 from umer1.cli.benchmark import (
     BasedirOption,
     BenchmarkArgument,
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 app.command("check")(benchmark_commands.check)
 app.command("prepare")(benchmark_commands.prepare)
+app.command("score")(score.score)
 app.command("submission")(submission.submission)
 
 

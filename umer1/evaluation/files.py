@@ -86,10 +86,16 @@ def load_queries(path: Path) -> np.ndarray:
 def load_candidates(path: Path) -> tuple[list[str], np.ndarray]:
     """Names and float32 [C, D] of a `_tgt` file, in its order."""
     rows = load_restricted(path)
-    shapes = {np.shape(row) for row in rows.values()} if isinstance(rows, dict) else set()
-    if len(shapes) != 1 or len(next(iter(shapes))) != 1:
+    lengths = {_length(row) for row in rows.values()} if isinstance(rows, dict) else set()
+    if len(lengths) != 1 or None in lengths:
         raise ValueError(f"{path}: need a dict of equally long vectors, got {_describe(rows)}")
     return list(rows), np.stack(list(rows.values())).astype(np.float32, copy=False)
+
+
+def _length(row):
+    """The length of a vector of numbers, None of anything else."""
+    numbers = isinstance(row, np.ndarray) and row.dtype.kind == "f" and row.ndim == 1
+    return len(row) if numbers else None
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
@@ -129,6 +135,10 @@ def load_restricted(path: Path):
         IndexError,
         KeyError,
         TypeError,
+        ValueError,
+        OverflowError,
+        MemoryError,
+        RecursionError,
     ) as error:
         raise ValueError(f"{path}: not a file of embeddings ({error})") from None
 

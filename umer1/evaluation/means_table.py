@@ -70,4 +70,8 @@ def _cell(entry):
 def _short(described):
     """File names instead of paths, where that leaves them apart."""
     names = [name.rsplit("/", 1)[-1].removesuffix(".json") for name in described]
-    return dict(zip(names, described.values(), strict=True)) if len(set(names)) == len(names) else described
+    return (
+        dict(zip(names, described.values(), strict=True))
+        if len(set(names)) == len(names)
+        else described
+    )

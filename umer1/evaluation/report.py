@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from umer1.evaluation.aggregate import GROUP_TITLES, aggregate, incomplete
+from umer1.evaluation.aggregate import GROUP_TITLES, aggregate, incomplete, listing, uncounted
 from umer1.evaluation.files import save_json
 
 VERSION = 1
@@ -43,7 +43,9 @@ class Report:
         notes = list(incomplete(self.groups))
         if any(entry.get("pass_at_k") for entry in self.tasks.values()):
             notes.append(f"{PASS_AT_K_NOTE} (n={self.settings.get('samples')})")
-        for about in (_missing_gen_emb, _ties, _pairings):
+        if names := uncounted(self.tasks):
+            notes.append(f"in no mean, because MMEB-V2 does not count them: {listing(names)}")
+        for about in (_missing_gen_emb, _ties, _pairings, _task_notes):
             notes += about(self.tasks)
         return notes
 
@@ -116,12 +118,19 @@ def _ties(tasks):
 
 
 def _pairings(tasks):
+    """Both numbers where upstream pairs grades with the wrong labels, whichever was reported."""
     for name, entry in tasks.items():
         for column, scores in (entry.get("scores_upstream_pairing") or {}).items():
+            correct = (entry.get("scores_correct_pairing") or entry["scores"])[column]
             metric = entry["main_metric"]
-            right, upstream = (100 * values[metric] for values in (entry["scores"][column], scores))
+            right, upstream = (100 * values[metric] for values in (correct, scores))
             both = f"{metric} {right:.2f}; {upstream:.2f} with upstream's pairing of grades"
             yield f"{name}, {column}: {both}"
+
+
+def _task_notes(tasks):
+    for name, entry in tasks.items():
+        yield from (f"{name}: {note}" for note in entry.get("notes") or ())
 
 
 def group_title(group: str) -> str:

@@ -37,7 +37,9 @@ def build_table(report: Report) -> Table:
     for group, content in report.groups.items():
         values = [content["main"].get(column) for column in columns]
         values += [content["pass_at_k"].get(str(k)) for k in shown]
-        size = f"{len(content['tasks'])} tasks"
+        absent = len(content["absent"])
+        whole = f"/{len(content['tasks']) + absent}" if absent else ""
+        size = f"{len(content['tasks'])}{whole} tasks"
         table.add_row(group_title(group), "", size, *map(_mean_cell, values))
     return table
 
