@@ -30,15 +30,16 @@ def measure(queries: int, candidates: int, dimension: int, device: str | None) -
     random = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         vectors = _write(Path(folder) / "candidates.npy", random, candidates, dimension)
-        asked = random.standard_normal((queries, dimension), dtype=np.float32)
-        asked /= np.linalg.norm(asked, axis=1, keepdims=True)
+        labels = random.integers(0, candidates, queries)
+        # near enough to their labels to find most of them
+        noise = random.standard_normal((queries, dimension), dtype=np.float32)
+        asked = vectors[labels] + 3 * noise / np.linalg.norm(noise, axis=1, keepdims=True)
         names = [f"c{row}" for row in range(candidates)]
-        labels = random.integers(0, candidates, queries).tolist()
-        infos = [{"cand_names": [], "label_name": names[row]} for row in labels]
+        infos = [{"cand_names": [], "label_name": names[row]} for row in labels.tolist()]
         with _Peak() as peak:
-            start = time.perf_counter()
+            start, used = time.perf_counter(), time.process_time()
             scored = score_vectors(infos, names, asked, vectors, "global", device=device)
-            seconds = time.perf_counter() - start
+            seconds, used = time.perf_counter() - start, time.process_time() - used
         _check(scored, asked, vectors)
     return {
         "queries": queries,
@@ -46,6 +47,7 @@ def measure(queries: int, candidates: int, dimension: int, device: str | None) -
         "dimension": dimension,
         "device": device or "cpu",
         "seconds": round(seconds, 2),
+        "cpu_seconds": round(used, 2),
         "gflops": round(2e-9 * queries * candidates * dimension / seconds, 1),
         "peak_bytes": peak.bytes,
         "bytes_of_all_scores": 4 * queries * candidates,

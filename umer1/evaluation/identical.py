@@ -45,10 +45,14 @@ def find_copies(vectors: np.ndarray, name: str) -> Copies:
         hashes = _hashes(vectors, name, seed)
         # stable: rows of one hash stay in their order, so the first of a run is the earliest
         order = np.argsort(hashes, kind="stable")
+        hashes = hashes[order]
         repeats = np.zeros(len(order), dtype=bool)
-        repeats[1:] = hashes[order[1:]] == hashes[order[:-1]]
-        starts = np.flatnonzero(~repeats)[np.cumsum(~repeats) - 1]
-        rows, first = order[repeats], order[starts[repeats]]
+        np.equal(hashes[1:], hashes[:-1], out=repeats[1:])
+        places = np.flatnonzero(repeats)
+        # the start of the run a repeat stands in: the last place before it that repeats nothing
+        starts = np.flatnonzero(~repeats) if len(places) else places
+        runs = starts[np.searchsorted(starts, places) - 1]
+        rows, first = order[places], order[runs]
         if _all_equal(vectors, rows, first):
             by_row = np.argsort(rows)
             return Copies(rows[by_row], first[by_row])
