@@ -81,7 +81,9 @@ class BenchmarkCheck:
             lines += [f"{task.name}: {problem}" for problem in task.problems]
             lines += [f"{task.name}: note: {note}" for note in task.notes]
         bad = sum(bool(task.problems) for task in self.tasks)
-        found = f"{bad} with problems, {self.missing} media missing" if bad else "nothing is missing"
+        found = (
+            f"{bad} with problems, {self.missing} media missing" if bad else "nothing is missing"
+        )
         return [*lines, f"{len(self.tasks)} tasks, {found}"]
 
 

@@ -88,16 +88,15 @@ def test_all_that_is_missing_is_counted_at_once(place):
     found = check(place)
     assert not found.ok
     told = problems(found)
-    assert told["CIRR"] == [
-        f"1 of 4 media are missing, e.g. {place}/data/image-tasks/CIRR/0.jpg"
-    ]
+    assert told["CIRR"] == [f"1 of 4 media are missing, e.g. {place}/data/image-tasks/CIRR/0.jpg"]
     assert told["Breakfast"] == [
         f"1 of 15 media are missing, e.g. {frames}/video_cls/Breakfast/clip_1"
     ]
     assert told["QVHighlight"][0].startswith("1 of 32 media are missing")
     assert told["MVBench"][0].startswith("no local table of VLM2Vec/MVBench (action_count, train)")
-    assert "no local table of vidore/docvqa_test_subsampled_beir (corpus, test); looked in" in (
-        told["ViDoRe_docvqa"][0]
+    assert (
+        "no local table of vidore/docvqa_test_subsampled_beir (corpus, test); looked in"
+        in (told["ViDoRe_docvqa"][0])
     )
     assert found.missing == 3
     assert found.to_dict()["tasks"][0]["missing"] == 1

@@ -98,7 +98,7 @@ def load_mvbench(config: TaskConfig) -> EvalTask:
     """
     task = EvalTask(config.name, "video", config.eval_type)
     strangers = 0
-    for row, _, get in _rows(config, _mvbench_rows(config)):
+    for _, _, get in _rows(config, _mvbench_rows(config)):
         options, answer, subset = get("candidates"), get("answer"), get("subset")
         shown, lettered = _with_letters(get("question"), options)
         # of equal options the last is right, and none if the answer is not among them

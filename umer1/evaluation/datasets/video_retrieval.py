@@ -75,9 +75,7 @@ def caption_loader(columns: Columns) -> Callable[[TaskConfig], EvalTask]:
         task = EvalTask(config.name, "video", config.eval_type)
         for number, row in enumerate(config.rows()):
             where = f"{config.name}, row {number}"
-            name, caption = (
-                column(row, key, where) for key in (columns.name, columns.caption)
-            )
+            name, caption = (column(row, key, where) for key in (columns.name, columns.caption))
             name = PurePath(name).stem if columns.from_path else str(name)
             if columns.first:
                 caption = _first(caption, f"{where}, {columns.caption}")
