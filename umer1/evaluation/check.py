@@ -130,6 +130,7 @@ def check_entry(config: TaskConfig) -> TaskCheck:
     found.queries, found.candidates = len(task.queries), len(task.candidates)
     found.revision, found.notes = task.revision, list(task.notes)
     _check_counts(found, task, config)
+    _check_items(found, task)
     _check_media(found, task, config)
     return found
 
@@ -147,6 +148,16 @@ def _check_counts(found, task: EvalTask, config):
     ):
         if expected is not None and number != expected:
             found.problems.append(f"{number} {what}, the published benchmark has {expected}")
+
+
+def _check_items(found, task):
+    items = [*(query.item for query in task.queries), *task.candidates.values()]
+    if empty := sum(not any(_says_something(part) for part in item.values()) for item in items):
+        found.problems.append(f"{empty} items have neither text nor media, and cannot be embedded")
+
+
+def _says_something(part):
+    return bool(part.strip() if isinstance(part, str) else part)
 
 
 def _check_media(found, task, config):

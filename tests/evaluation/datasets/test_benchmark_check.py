@@ -1,5 +1,6 @@
 """`umer1 eval check`: what is missing is counted per task, nothing stops it, nothing is overlooked."""
 
+import json
 import shutil
 
 import pytest
@@ -130,3 +131,18 @@ def test_where_the_missing_media_can_come_from(place):
     assert found["ViDoRe_docvqa"].notes == [
         "its corpus table holds pictures of pages: umer1 eval prepare writes those that are missing"
     ]
+
+
+def test_items_that_cannot_be_embedded(place):
+    task = check(place, names=["Breakfast"], hub_map=_with_an_empty_answer(place)).tasks[0]
+    assert task.problems == [
+        "11 candidates, the published benchmark has 10",
+        "1 items have neither text nor media, and cannot be embedded",
+    ]
+
+
+def _with_an_empty_answer(place):
+    rows = [{"video_id": f"clip_{at}", "pos_text": "tea" if at else " "} for at in range(4)]
+    (place / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (place / "map.json").write_text(json.dumps({"Breakfast": str(place / "rows.jsonl")}))
+    return place / "map.json"
