@@ -126,6 +126,9 @@ def check_entry(config: TaskConfig) -> TaskCheck:
     except (ValueError, TypeError) as error:
         found.problems.append(str(error).removeprefix(f"{config.name}: "))
         return found
+    except OSError as error:
+        found.problems.append(f"cannot read {error.filename}: {error.strerror}")
+        return found
     found.modality, found.group, found.scope = task.modality, task.group, task.eval_type
     found.queries, found.candidates = len(task.queries), len(task.candidates)
     found.revision, found.notes = task.revision, list(task.notes)
