@@ -58,7 +58,9 @@ def test_layouts_of_the_three_projects():
         "num_frames": 8,
         "eval_type": "local",
     }
-    assert ours["visdoc.yaml"]["ViDoRe_esg_reports_v2"]["image_root"] == "visdoc-tasks/esg_reports_v2"
+    assert (
+        ours["visdoc.yaml"]["ViDoRe_esg_reports_v2"]["image_root"] == "visdoc-tasks/esg_reports_v2"
+    )
     assert umer1["image.yaml"]["CIRR"]["image_root"] == "image-tasks/MMEB/"
     assert umer1["video.yaml"]["MSVD"]["frame_root"] == "video-tasks/frames/video_ret/MSVD/frames/"
     moments = umer1["video.yaml"]["Charades-STA"]
@@ -78,7 +80,9 @@ def test_the_bundled_entries_are_those_of_a_yaml_file(tmp_path, layout):
         (tmp_path / name).write_text(yaml.safe_dump(content, sort_keys=False))
     bundled = open_entries(f"mmeb-v2:{layout}", data_basedir=tmp_path)
     written = open_entries(tmp_path)
-    assert [(one.name, one.fields) for one in bundled] == [(one.name, one.fields) for one in written]
+    assert [(one.name, one.fields) for one in bundled] == [
+        (one.name, one.fields) for one in written
+    ]
 
 
 def test_bad_names_of_the_bundled_benchmark(tmp_path):

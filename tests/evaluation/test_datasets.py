@@ -238,6 +238,16 @@ def test_unknown_parser_lists_the_known_ones(benchmark_dir):
 BAD_ROWS = [
     ("image-tasks/digit.jsonl", lambda rows: rows[2].update(tgt_text=[]), "digit, row 2: tgt_text"),
     (
+        "image-tasks/digit.jsonl",
+        lambda rows: rows[1].update(tgt_text="one"),
+        "digit, row 1: tgt_text: got 'one', need a list of strings",
+    ),
+    (
+        "video-tasks/data/action.jsonl",
+        lambda rows: rows[2].update(neg_text=["up", None]),
+        "action, row 2: neg_text: got .*need a list of strings",
+    ),
+    (
         "image-tasks/captioned.jsonl",
         lambda rows: rows[0]["tgt_text"].pop(),
         "captioned, row 0: got 2 tgt_im",
@@ -256,7 +266,7 @@ BAD_ROWS = [
 @pytest.mark.parametrize(("file", "change", "message"), BAD_ROWS)
 def test_a_bad_row_is_one_error_that_names_it(benchmark_dir, file, change, message):
     edit_rows(benchmark_dir / file, change)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         load_tasks(benchmark_dir)
 
 

@@ -33,9 +33,7 @@ PageDataOption = Annotated[
 ]
 PromptsOption = Annotated[
     str,
-    typer.Option(
-        help="Instructions where they differ: ume-r1, vlm2vec or qwen3-vl-embedding."
-    ),
+    typer.Option(help="Instructions where they differ: ume-r1, vlm2vec or qwen3-vl-embedding."),
 ]
 
 

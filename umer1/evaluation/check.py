@@ -81,7 +81,9 @@ class BenchmarkCheck:
             lines += [f"{task.name}: {problem}" for problem in task.problems]
             lines += [f"{task.name}: note: {note}" for note in task.notes]
         bad = sum(bool(task.problems) for task in self.tasks)
-        found = f"{bad} with problems, {self.missing} media missing" if bad else "nothing is missing"
+        found = (
+            f"{bad} with problems, {self.missing} media missing" if bad else "nothing is missing"
+        )
         return [*lines, f"{len(self.tasks)} tasks, {found}"]
 
 
@@ -124,10 +126,14 @@ def check_entry(config: TaskConfig) -> TaskCheck:
     except (ValueError, TypeError) as error:
         found.problems.append(str(error).removeprefix(f"{config.name}: "))
         return found
+    except OSError as error:
+        found.problems.append(f"cannot read {error.filename}: {error.strerror}")
+        return found
     found.modality, found.group, found.scope = task.modality, task.group, task.eval_type
     found.queries, found.candidates = len(task.queries), len(task.candidates)
     found.revision, found.notes = task.revision, list(task.notes)
     _check_counts(found, task, config)
+    _check_items(found, task)
     _check_media(found, task, config)
     return found
 
@@ -145,6 +151,16 @@ def _check_counts(found, task: EvalTask, config):
     ):
         if expected is not None and number != expected:
             found.problems.append(f"{number} {what}, the published benchmark has {expected}")
+
+
+def _check_items(found, task):
+    items = [*(query.item for query in task.queries), *task.candidates.values()]
+    if empty := sum(not any(_says_something(part) for part in item.values()) for item in items):
+        found.problems.append(f"{empty} items have neither text nor media, and cannot be embedded")
+
+
+def _says_something(part):
+    return bool(part.strip() if isinstance(part, str) else part)
 
 
 def _check_media(found, task, config):

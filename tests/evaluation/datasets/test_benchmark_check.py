@@ -1,5 +1,6 @@
 """`umer1 eval check`: what is missing is counted per task, nothing stops it, nothing is overlooked."""
 
+import json
 import shutil
 
 import pytest
@@ -88,16 +89,15 @@ def test_all_that_is_missing_is_counted_at_once(place):
     found = check(place)
     assert not found.ok
     told = problems(found)
-    assert told["CIRR"] == [
-        f"1 of 4 media are missing, e.g. {place}/data/image-tasks/CIRR/0.jpg"
-    ]
+    assert told["CIRR"] == [f"1 of 4 media are missing, e.g. {place}/data/image-tasks/CIRR/0.jpg"]
     assert told["Breakfast"] == [
         f"1 of 15 media are missing, e.g. {frames}/video_cls/Breakfast/clip_1"
     ]
     assert told["QVHighlight"][0].startswith("1 of 32 media are missing")
     assert told["MVBench"][0].startswith("no local table of VLM2Vec/MVBench (action_count, train)")
-    assert "no local table of vidore/docvqa_test_subsampled_beir (corpus, test); looked in" in (
-        told["ViDoRe_docvqa"][0]
+    assert (
+        "no local table of vidore/docvqa_test_subsampled_beir (corpus, test); looked in"
+        in (told["ViDoRe_docvqa"][0])
     )
     assert found.missing == 3
     assert found.to_dict()["tasks"][0]["missing"] == 1
@@ -131,3 +131,18 @@ def test_where_the_missing_media_can_come_from(place):
     assert found["ViDoRe_docvqa"].notes == [
         "its corpus table holds pictures of pages: umer1 eval prepare writes those that are missing"
     ]
+
+
+def test_items_that_cannot_be_embedded(place):
+    task = check(place, names=["Breakfast"], hub_map=_with_an_empty_answer(place)).tasks[0]
+    assert task.problems == [
+        "11 candidates, the published benchmark has 10",
+        "1 items have neither text nor media, and cannot be embedded",
+    ]
+
+
+def _with_an_empty_answer(place):
+    rows = [{"video_id": f"clip_{at}", "pos_text": "tea" if at else " "} for at in range(4)]
+    (place / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (place / "map.json").write_text(json.dumps({"Breakfast": str(place / "rows.jsonl")}))
+    return place / "map.json"

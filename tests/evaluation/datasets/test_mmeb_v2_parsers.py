@@ -4,6 +4,8 @@ Expected strings are those that the loaders of VLM2Vec and Qwen3-VL-Embedding ma
 without placeholders.
 """
 
+import json
+
 import pytest
 
 from umer1.evaluation import load_tasks
@@ -189,13 +191,46 @@ def test_visrag_keeps_its_instructions_and_shortens_file_names(load):
         assert task.queries[0].item["text"].startswith("Find a document image that matches")
         page = "a page with quite a long name of over fifty letters 0.jpg"
         file = task.candidates[page]["image"].rsplit("/", 1)[1]
-        # md5 of the whole name begins with 9bd9bc58
-        assert file == "a page with quite a long name of over fifty letter_9bd9bc58.jpg"
+        # 50 letters, and how the MD5 of the whole name begins
+        assert file == "a page with quite a long name of over fifty letter_b88eb0af.jpg"
 
 
 def test_one_language_of_a_multilingual_set(load):
     assert len(load("ViDoRe_esg_reports_v2").queries) == 1
     assert len(load("ViDoRe_esg_reports_v2_multilingual").queries) == 2
+
+
+BAD_ANSWERS = [
+    ("Video-MME", {"answer": "AB"}, "row 0: answer is none of the 4 options"),
+    ("EgoSchema", {"answer": "B"}, "row 0: answer: got 'B', need the option's number"),
+    ("NExTQA", {"answer": 5}, "row 0: answer is none of the 5 options"),
+    ("ActivityNetQA", {"answer": "maybe"}, "row 0: answer: got 'maybe', need yes or no"),
+]
+
+
+@pytest.mark.parametrize(("name", "fields", "message"), BAD_ANSWERS)
+def test_answers_that_are_no_option_are_errors(load, mmeb_v2, tmp_path, name, fields, message):
+    from umer1.evaluation.benchmark import entries
+    from umer1.evaluation.datasets.repository import find_files
+    from umer1.evaluation.datasets.tables import read_table
+
+    entry = entries()[name]
+    files = find_files(mmeb_v2.tables / entry.repo, entry.config, entry.split)
+    (tmp_path / "bad.json").write_text(json.dumps([{**read_table(files)[0], **fields}]))
+    (tmp_path / "map.json").write_text(json.dumps({name: "bad.json"}))
+    with pytest.raises(ValueError, match=message):
+        load(name, hub_map=tmp_path / "map.json")
+
+
+def test_an_answer_that_mvbench_does_not_offer_is_noted(load, mmeb_v2, tmp_path):
+    row = {"subset": "action_count", "video": "a.mp4", "question": "?", "candidates": ["1", "2"]}
+    (tmp_path / "rows.json").write_text(json.dumps([{**row, "answer": "3"}]))
+    entry = {"dataset_parser": "mvbench", "data_path": str(tmp_path / "rows.json")}
+    entry["frame_root"] = "video-tasks/frames/video_qa/MVBench"
+    (tmp_path / "video.yaml").write_text(json.dumps({"mvbench": entry}))
+    task = load_tasks(tmp_path, data_basedir=mmeb_v2.data)[0]
+    assert task.notes == ["in 1 rows the answer is not among the candidates: they score 0"]
+    assert task.queries[0].label == "(@) 3"
 
 
 QWEN_QUERIES = {

@@ -34,7 +34,9 @@ def pages(tmp_path, encoded_picture):
             for name, table in rows.items():
                 folder = tmp_path / "tables" / parser / name
                 folder.mkdir(parents=True, exist_ok=True)
-                pyarrow.parquet.write_table(pyarrow.Table.from_pylist(table), folder / "test.parquet")
+                pyarrow.parquet.write_table(
+                    pyarrow.Table.from_pylist(table), folder / "test.parquet"
+                )
             entries[parser] = {"dataset_parser": parser, "image_root": f"pages/{parser}"}
             entries[parser]["data_path"] = f"tables/{parser}"
         (tmp_path / "visdoc.yaml").write_text(json.dumps(entries))

@@ -156,6 +156,16 @@ def column(row: dict, name: str, where: str):
     raise ValueError(f"{where}: no column {name!r}, the row has {', '.join(row) or 'none'}")
 
 
+def texts(row: dict, name: str, where: str) -> list[str]:
+    """A required column that is a list of strings, at least one."""
+    values = column(row, name, where)
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise TypeError(f"{where}: {name}: got {str(values)[:80]!r}, need a list of strings")
+    if not values:
+        raise ValueError(f"{where}: {name} is empty")
+    return values
+
+
 def join(instruction: str, text: str) -> str:
     """Instruction, one space, text; an empty text adds nothing."""
     return f"{instruction} {text}" if text else instruction

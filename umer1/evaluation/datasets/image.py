@@ -6,7 +6,7 @@ without the media placeholders, which the prompt writer sets. Qwen3-VL-Embedding
 instruction and text as they are, and no text to candidates but their caption.
 """
 
-from umer1.evaluation.datasets.config import TaskConfig, column, join
+from umer1.evaluation.datasets.config import TaskConfig, join, texts
 from umer1.evaluation.datasets.tasks import EvalQuery, EvalTask
 
 # the row's marker for "the picture goes here"; it is always first and leaves no trace in the text
@@ -67,12 +67,7 @@ def load_image_to_image(config: TaskConfig) -> EvalTask:
 def _text_candidates(config, opening):
     task = EvalTask(config.name, "image", config.eval_type)
     for number, row in enumerate(config.rows()):
-        texts = column(row, "tgt_text", _where(config, number))
-        if not texts:
-            raise ValueError(
-                f"{_where(config, number)}: tgt_text is empty, the label is its first entry"
-            )
-        names = task.add_texts(texts)
+        names = task.add_texts(texts(row, "tgt_text", _where(config, number)))
         task.queries.append(EvalQuery(_query(config, row, opening), names, names[0]))
     return task
 
@@ -86,15 +81,15 @@ def _query(config, row, opening):
 
 
 def _pairs(config, row, number):
-    paths = column(row, "tgt_img_path", _where(config, number))
+    paths = texts(row, "tgt_img_path", _where(config, number))
     captions = row.get("tgt_text") or [""]
-    if paths and not (captions[0] or "").strip() and len(captions) != len(paths):
+    if not (captions[0] or "").strip() and len(captions) != len(paths):
         # an uncaptioned row may leave its captions out
         captions = [""] * len(paths)
-    if not paths or len(paths) != len(captions):
+    if len(paths) != len(captions):
         raise ValueError(
             f"{_where(config, number)}: got {len(paths)} tgt_img_path and {len(captions)} "
-            "tgt_text, need the same number and at least one"
+            "tgt_text, need the same number"
         )
     return [(path, caption or "") for path, caption in zip(paths, captions, strict=True)]
 

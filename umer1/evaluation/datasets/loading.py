@@ -155,6 +155,8 @@ def load_task(config: TaskConfig) -> EvalTask:
 
 def yaml_files(source: Path) -> list[Path]:
     """The YAML files that `source` stands for."""
+    if _bundled(source):
+        raise ValueError(f"{source}: the bundled benchmark needs data_basedir, its directory")
     if source.is_file():
         return [source]
     for directory in (source, source / "eval"):
@@ -169,15 +171,17 @@ def yaml_files(source: Path) -> list[Path]:
 
 def _contents(source, data_basedir) -> Iterator[tuple[str, Path, dict]]:
     """(name of the file, base directory, entries)."""
-    name, _, layout = str(source).partition(":")
-    if name == benchmark.NAME and not Path(source).exists():
-        if not data_basedir:
-            raise ValueError(f"{source}: the bundled benchmark needs data_basedir, its directory")
-        for file, content in benchmark.yaml_entries(layout or "vlm2vec").items():
+    if _bundled(source) and data_basedir:
+        layout = str(source).partition(":")[2] or "vlm2vec"
+        for file, content in benchmark.yaml_entries(layout).items():
             yield f"{source} {file}", _directory(data_basedir), content
         return
     for path in yaml_files(Path(source)):
         yield str(path), _directory(data_basedir) if data_basedir else path.parent, _read(path)
+
+
+def _bundled(source):
+    return str(source).partition(":")[0] == benchmark.NAME and not Path(source).exists()
 
 
 def _directory(data_basedir):

@@ -1,7 +1,7 @@
 """Tables of a benchmark: Parquet, Arrow, JSON and JSON lines to rows, pictures left where they are.
 
-    rows = read_table([Path("VATEX/data/test-00000-of-00001.parquet")])
-    for name, picture in read_pictures(files, "corpus-id", "image"): ...
+rows = read_table([Path("VATEX/data/test-00000-of-00001.parquet")])
+for name, picture in read_pictures(files, "corpus-id", "image"): ...
 """
 
 import json
@@ -52,9 +52,7 @@ def read_pictures(files: Sequence[Path], name: str, picture: str) -> Iterator[tu
 
 def natural_key(name: str) -> list:
     """Sort key under which numbers inside names order by value, and case does not count."""
-    return [
-        int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name.lower())
-    ]
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name.lower())]
 
 
 def _json_rows(path):

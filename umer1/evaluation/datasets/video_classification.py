@@ -7,7 +7,7 @@ A video is a directory of frames below `frame_root`.
 from functools import cache
 from pathlib import Path
 
-from umer1.evaluation.datasets.config import TaskConfig, column
+from umer1.evaluation.datasets.config import TaskConfig, column, texts
 from umer1.evaluation.datasets.tasks import EvalQuery, EvalTask
 
 INSTRUCTIONS = {
@@ -28,9 +28,9 @@ def load_ssv2(config: TaskConfig) -> EvalTask:
     strangers = 0
     for number, row in enumerate(config.rows()):
         where = f"{config.name}, row {number}"
-        right, texts = column(row, "pos_text", where), column(row, "neg_text", where)
-        strangers += right not in texts
-        names = task.add_texts(texts)
+        right, names = column(row, "pos_text", where), texts(row, "neg_text", where)
+        strangers += right not in names
+        task.add_texts(names)
         item = _query(config, row, where, INSTRUCTIONS["SmthSmthV2"])
         task.queries.append(EvalQuery(item, names, right))
     if strangers:

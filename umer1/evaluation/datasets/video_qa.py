@@ -5,7 +5,7 @@ A video is a directory of frames below `frame_root`. The data sets differ in how
 in the question, embedded as candidates and named; all three count for the scores.
 """
 
-from umer1.evaluation.datasets.config import TaskConfig, column
+from umer1.evaluation.datasets.config import TaskConfig, column, texts
 from umer1.evaluation.datasets.tables import read_table
 from umer1.evaluation.datasets.tasks import EvalQuery, EvalTask
 
@@ -46,15 +46,15 @@ def load_videomme(config: TaskConfig) -> EvalTask:
     """
     task = EvalTask(config.name, "video", config.eval_type)
     for row, where, get in _rows(config):
-        options, letter = get("options"), get("answer")
-        place = "ABCD".find(letter) if letter else -1
+        options, letter = texts(row, "options", where), get("answer")
+        place = "ABCD".find(letter) if isinstance(letter, str) and len(letter) == 1 else -1
         right = _option(options, place, where, "answer")
         extra = {"question_id": row.get("question_id"), "video_id": get("videoID")}
         more = {"answer": letter, "answer_idx": place}
         more |= {key: row.get(key) for key in ("domain", "sub_category")}
         shown = get("question") + "\n" + "\n".join(options)
-        texts = [_without_letter(option) for option in options]
-        _add(config, task, str(get("videoID")), shown, options, texts, right, extra, more)
+        plain = [_without_letter(option) for option in options]
+        _add(config, task, str(get("videoID")), shown, options, plain, right, extra, more)
     return task
 
 
@@ -64,15 +64,15 @@ def load_egoschema(config: TaskConfig) -> EvalTask:
     """
     task = EvalTask(config.name, "video", config.eval_type)
     for row, where, get in _rows(config):
-        options, place = get("option"), int(get("answer"))
+        options, place = texts(row, "option", where), _number(row, where)
         right = _option(options, place, where, "answer")
         extra = {"question_id": row.get("question_idx"), "video_id": get("video_idx")}
         more = {"answer": right, "answer_idx": place}
         # upstream puts nothing between question and options
         between = " " if config.separate_instruction else ""
         shown = get("question") + between + " ".join(options)
-        texts = [_without_letter(option) for option in options]
-        _add(config, task, str(get("video_idx")), shown, options, texts, right, extra, more)
+        plain = [_without_letter(option) for option in options]
+        _add(config, task, str(get("video_idx")), shown, options, plain, right, extra, more)
     return task
 
 
@@ -80,7 +80,7 @@ def load_nextqa(config: TaskConfig) -> EvalTask:
     """Rows: video, question, a0 to a4, answer (a number), qid, type."""
     task = EvalTask(config.name, "video", config.eval_type)
     for row, where, get in _rows(config):
-        options, place = [get(f"a{number}") for number in range(5)], int(get("answer"))
+        options, place = [get(f"a{number}") for number in range(5)], _number(row, where)
         plain = _option(options, place, where, "answer")
         shown, lettered = _with_letters(get("question"), options)
         names = lettered if config.separate_instruction else options
@@ -98,8 +98,9 @@ def load_mvbench(config: TaskConfig) -> EvalTask:
     """
     task = EvalTask(config.name, "video", config.eval_type)
     strangers = 0
-    for row, _, get in _rows(config, _mvbench_rows(config)):
-        options, answer, subset = get("candidates"), get("answer"), get("subset")
+    for row, where, get in _rows(config, _mvbench_rows(config)):
+        options, answer = texts(row, "candidates", where), get("answer")
+        subset = get("subset")
         shown, lettered = _with_letters(get("question"), options)
         # of equal options the last is right, and none if the answer is not among them
         place = max((at for at, option in enumerate(options) if option == answer), default=-1)
@@ -110,7 +111,9 @@ def load_mvbench(config: TaskConfig) -> EvalTask:
         video, file = f"{subset}/{get('video')}", MVBENCH_SUBSETS.get(subset, "") + get("video")
         _add(config, task, video, shown, lettered, lettered, right, extra, more, file)
     if strangers:
-        task.notes.append(f"in {strangers} rows the answer is not among the candidates: score 0")
+        task.notes.append(
+            f"in {strangers} rows the answer is not among the candidates: they score 0"
+        )
     return task
 
 
@@ -147,13 +150,13 @@ def _mvbench_rows(config):
     return config.limit(rows)
 
 
-def _add(config, task, video, shown, names, texts, right, extra, more, file=None):
-    """Add a question. `extra` and `more` are upstream's fields of the info row."""
+def _add(config, task, video, shown, names, embedded, right, extra, more, file=None):
+    """Add a question; the texts `embedded` stand for the candidates with these names. `extra` and `more` are upstream's fields of the info row."""
     frames = config.frames(config.path("frame_root") / video, file or f"{video}.mp4")
     # the two spaces that come before the question are upstream's
     prompt = PROMPT if config.separate_instruction else f"{PROMPT} Question: "
     item = config.query(prompt, shown, video=frames)
-    for name, text in zip(names, texts, strict=True):
+    for name, text in zip(names, embedded, strict=True):
         if name not in task.candidates:
             task.candidates[name] = {"text": text}
     query = shown if config.separate_instruction else f"{VIDEO} {item['text']}"
@@ -161,6 +164,14 @@ def _add(config, task, video, shown, names, texts, right, extra, more, file=None
     if "subset" in extra:
         info["num_unique_qry_frame"] = len(set(info["qry_frame_paths"]))
     task.queries.append(EvalQuery(item, names, right, extra=info))
+
+
+def _number(row, where):
+    answer = column(row, "answer", where)
+    try:
+        return int(answer)
+    except (TypeError, ValueError):
+        raise ValueError(f"{where}: answer: got {answer!r}, need the option's number") from None
 
 
 def _option(options, place, where, name):

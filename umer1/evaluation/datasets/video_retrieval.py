@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from umer1.evaluation.datasets.config import TaskConfig, column
+from umer1.evaluation.datasets.config import TaskConfig, column, texts
 from umer1.evaluation.datasets.tasks import EvalQuery, EvalTask
 
 TARGET = "Understand the content of the provided video."
@@ -75,12 +75,11 @@ def caption_loader(columns: Columns) -> Callable[[TaskConfig], EvalTask]:
         task = EvalTask(config.name, "video", config.eval_type)
         for number, row in enumerate(config.rows()):
             where = f"{config.name}, row {number}"
-            name, caption = (
-                column(row, key, where) for key in (columns.name, columns.caption)
-            )
+            name = column(row, columns.name, where)
+            take = texts if columns.first else column
+            caption = take(row, columns.caption, where)
             name = PurePath(name).stem if columns.from_path else str(name)
-            if columns.first:
-                caption = _first(caption, f"{where}, {columns.caption}")
+            caption = caption[0] if columns.first else caption
             if name not in task.candidates:
                 file = PurePath(str(row.get(columns.video) or name)).name + columns.suffix
                 frames = config.frames(config.path("frame_root") / name, file)
@@ -90,9 +89,3 @@ def caption_loader(columns: Columns) -> Callable[[TaskConfig], EvalTask]:
         return task
 
     return load
-
-
-def _first(captions, where):
-    if not isinstance(captions, list) or not captions:
-        raise ValueError(f"{where}: got {captions!r}, need a list of captions")
-    return captions[0]
