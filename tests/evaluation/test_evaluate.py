@@ -203,6 +203,14 @@ def test_missing_media_stop_before_any_model_work(embedder, benchmark_dir, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+def test_a_task_without_queries_is_refused(embedder, benchmark_dir, tmp_path):
+    digit, pages = load_tasks(benchmark_dir, names=["digit", "pages"])
+    pages.queries.clear()
+    with pytest.raises(ValueError, match="pages: has 0 queries and 5 candidates"):
+        run(embedder, [digit, pages], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_generations_without_gen_emb_are_counted(fake_embedder_class, benchmark_dir, tmp_path):
     class Rambles(fake_embedder_class):
         def stream(self, items, **options):

@@ -170,6 +170,12 @@ def _sides(task, output, basedir, pairs, samples):
 
 def _begin(output, tasks, digests, options, model_id):
     """Everything that can be wrong before any model runs; then the directory is this run's."""
+    for task in tasks:
+        if not task.queries or not task.candidates:
+            raise ValueError(
+                f"{task.name}: has {len(task.queries)} queries and {len(task.candidates)} "
+                "candidates, nothing can be ranked"
+            )
     require_media(tasks)
     depends = {
         "model": model_id,
