@@ -112,6 +112,14 @@ def test_arrays_with_an_index_stay_on_disk(tmp_path):
         list(rescore(tmp_path))
 
 
+def test_names_of_other_revisions_are_known(tmp_path):
+    for name in ("MomentSeeker_1k8", "MMLongBench-page-fixed"):
+        write_upstream(tmp_path, name)
+    kinds = {one.stored.name: one.kind for one in rescore(tmp_path)}
+    assert kinds["MomentSeeker_1k8"].eval_type == "local"
+    assert kinds["MMLongBench-page-fixed"].revision == "VLM2Vec/MMLongBench-page-fixed"
+
+
 def test_both_pairings_of_grades_are_shown(tmp_path):
     write_upstream(tmp_path, "ViDoSeek-doc", graded=True)
     (one,) = rescore(tmp_path)

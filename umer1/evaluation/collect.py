@@ -121,7 +121,7 @@ def _fixed(task, pages, path):
 
 def _about(entry, scores, task, column):
     counted = scores.get("num_data")
-    if entry.queries is not None and counted not in (None, entry.queries):
+    if entry.queries is not None and counted not in (None, entry.queries, entry.later):
         yield f"{entry.name}: {counted} queries, the benchmark has {entry.queries}"
     upstream = (task.get("scores_upstream_pairing") or {}).get(column)
     metric = MAIN_METRIC[entry.modality]

@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from umer1.evaluation import files
-from umer1.evaluation.benchmark import entries
+from umer1.evaluation.benchmark import datasets, entries
 from umer1.evaluation.datasets.loading import yaml_files
 from umer1.evaluation.datasets.tasks import MAIN_METRIC
 from umer1.evaluation.files import ResultFiles
@@ -140,7 +140,7 @@ def _kinds(directory, benchmark):
     """Task name -> Kind: of the benchmark, of the YAML files, of the directory's own report."""
     kinds = {
         entry.name: Kind(entry.modality, entry.eval_type, entry.group)
-        for entry in entries().values()
+        for entry in (*entries().values(), *datasets().values())
     }
     for name in PAGE_TASKS:
         entry = entries()[name]
