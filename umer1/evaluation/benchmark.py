@@ -6,7 +6,7 @@
 The facts are in mmeb_v2.yaml; this module adds what differs between the projects' layouts on disk.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -20,9 +20,9 @@ class Entry:
 
     name: its YAML key, and the name of its result files. dataset: the loader's name for it.
     repo, config, split: its tables on the hub (`before`: the repository before the page data were
-    corrected). queries, candidates: how many there are, where that is published. language: only
-    queries in it. sample: the entry takes the first so many rows. counted: among the 78 tasks of
-    the leaderboard. folder, data: see mmeb_v2.yaml.
+    corrected). queries, candidates: how many there are, where that is published; later: queries of
+    a newer revision. language: only queries in it. sample: the entry takes the first so many rows.
+    counted: among the 78 tasks of the leaderboard. folder, data: see mmeb_v2.yaml.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Entry:
     before: str | None = None
     language: str | None = None
     queries: int | None = None
+    later: int | None = None
     candidates: int | None = None
     sample: int | None = None
     counted: bool = True
@@ -101,8 +102,12 @@ def entries() -> dict[str, Entry]:
 
 @cache
 def datasets() -> dict[str, Entry]:
-    """Loader's name (`dataset_name`) -> entry."""
-    return {entry.dataset: entry for entry in entries().values()}
+    """Loader's name (`dataset_name`) -> entry, also of what VLM2Vec names and no YAML file lists."""
+    named = {entry.dataset: entry for entry in entries().values()}
+    first = named["MomentSeeker"]
+    name = "MomentSeeker_1k8"
+    named[name] = replace(first, name=name, dataset=name, repo=f"VLM2Vec/{name}", later=None)
+    return named
 
 
 def yaml_entries(layout: str = "vlm2vec") -> dict[str, dict[str, dict]]:
