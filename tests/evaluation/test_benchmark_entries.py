@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from umer1.evaluation import load_tasks
-from umer1.evaluation.benchmark import LAYOUTS, entries, yaml_entries
+from umer1.evaluation.benchmark import LAYOUTS, datasets, entries, yaml_entries
 from umer1.evaluation.datasets.video_classification import class_names
 
 
@@ -32,6 +32,14 @@ def test_numbers_of_the_published_benchmark():
         ("visdoc", "VisRAG"): 6,
         ("visdoc", "OOD"): 4,
     }
+
+
+def test_momentseeker_has_two_published_sizes():
+    entry = entries()["MomentSeeker"]
+    assert (entry.queries, entry.later) == (1800, 1602)
+    first = datasets()["MomentSeeker_1k8"]
+    assert (first.repo, first.queries, first.later) == ("VLM2Vec/MomentSeeker_1k8", 1800, None)
+    assert "MomentSeeker_1k8" not in entries()
 
 
 def test_classes():

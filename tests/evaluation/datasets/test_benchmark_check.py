@@ -2,10 +2,10 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
-from umer1.evaluation.benchmark import Entry
 from umer1.evaluation.check import check_benchmark
 
 NAMES = ["Breakfast", "MVBench", "ViDoRe_docvqa", "CIRR", "QVHighlight"]
@@ -38,11 +38,10 @@ def as_small_as_the_copy(monkeypatch):
     sizes = {"Breakfast": 4, "MVBench": 20, "ViDoRe_docvqa": 2, "CIRR": 2, "QVHighlight": 3}
     known = benchmark.entries()
 
-    def small(entry: Entry):
-        fields = {field: getattr(entry, field) for field in Entry.__slots__}
-        return Entry(**{**fields, "queries": sizes.get(entry.name, entry.queries)})
-
-    shrunk = {name: small(entry) for name, entry in known.items()}
+    shrunk = {
+        name: replace(entry, queries=sizes.get(name, entry.queries))
+        for name, entry in known.items()
+    }
     monkeypatch.setattr(benchmark, "entries", lambda: shrunk)
 
 
@@ -108,6 +107,17 @@ def test_wrong_counts(place, monkeypatch):
     (place / "tables/VLM2Vec/QVHighlight/data/test.jsonl").write_text("\n".join(rows[:2]))
     told = problems(check(place))
     assert told == {"QVHighlight": ["2 queries, the published benchmark has 3"]}
+
+
+def test_both_published_revisions_of_a_task_are_known(place, monkeypatch):
+    from umer1.evaluation import benchmark
+
+    known = benchmark.entries()
+    newer = replace(known["QVHighlight"], queries=9, later=3)
+    monkeypatch.setattr(benchmark, "entries", lambda: {**known, "QVHighlight": newer})
+    task = check(place, names=["QVHighlight"]).tasks[0]
+    assert (task.problems, task.expected_queries) == ([], 3)
+    assert task.notes == ["3 queries, as published since v2.0.1; v2.0.0 has 9"]
 
 
 def test_rows_without_a_right_answer_are_noted(place):

@@ -2,13 +2,10 @@
 
 import json
 
-import pytest
-
 from umer1.evaluation import evaluate, load_tasks
 from umer1.evaluation.benchmark import entries
 
 
-@pytest.mark.slow
 def test_every_entry_is_evaluated_and_its_files_are_written(mmeb_v2, embedder, tmp_path):
     tasks = load_tasks("mmeb-v2", data_basedir=mmeb_v2.data, hub_map=mmeb_v2.tables)
     report = evaluate(embedder, tasks, output_dir=tmp_path, modes="disc", progress=False)

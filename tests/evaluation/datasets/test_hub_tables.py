@@ -134,6 +134,7 @@ def test_map_files(mmeb_v2, tmp_path, file, content):
 BAD_MAPS = [
     ("map.yaml", "a: [1, 2]", "a: got .1, 2., need a path"),
     ("map.yaml", "a: {folder: x}", "need a path, .path, config, split. or"),
+    ("map.yaml", "a: {path: x, config: 3}", "a: got .*need a path"),
     ("map.yaml", "- a", "got list, need names and places"),
     ("map.yaml", "a: [", "not YAML"),
     ("map.py", "import os\nos.system('true')", "no EVAL_DATASET_HF_PATH or"),

@@ -222,6 +222,16 @@ def test_answers_that_are_no_option_are_errors(load, mmeb_v2, tmp_path, name, fi
         load(name, hub_map=tmp_path / "map.json")
 
 
+def test_an_option_without_a_letter_is_embedded_whole(load, tmp_path):
+    """Upstream takes what follows ". ", and of an option without it the last letter."""
+    row = {"video_idx": "ego-0", "question": "?", "option": ["A. Yes.", "neither"], "answer": 1}
+    (tmp_path / "rows.json").write_text(json.dumps([row]))
+    (tmp_path / "map.json").write_text(json.dumps({"EgoSchema": "rows.json"}))
+    task = load("EgoSchema", hub_map=tmp_path / "map.json")
+    assert task.candidates == {"A. Yes.": {"text": "Yes"}, "neither": {"text": "neither"}}
+    assert task.queries[0].label == "neither"
+
+
 def test_an_answer_that_mvbench_does_not_offer_is_noted(load, mmeb_v2, tmp_path):
     row = {"subset": "action_count", "video": "a.mp4", "question": "?", "candidates": ["1", "2"]}
     (tmp_path / "rows.json").write_text(json.dumps([{**row, "answer": "3"}]))

@@ -46,7 +46,8 @@ def _place(map_path, basedir, key, value):
     if isinstance(value, list | tuple) and 1 <= len(value) <= 3:
         parts = dict(zip(("path", "config", "split"), value))
     known = isinstance(parts, dict) and set(parts) <= {"path", "config", "split"}
-    if not known or not isinstance(parts.get("path"), str):
+    words = known and all(isinstance(part, str | None) for part in parts.values())
+    if not words or not parts.get("path"):
         raise ValueError(
             f"hub map {map_path}: {key}: got {value!r}, need a path, [path, config, split] or "
             "{path:, config:, split:}"

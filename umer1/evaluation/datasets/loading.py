@@ -148,7 +148,13 @@ def load_task(config: TaskConfig) -> EvalTask:
     task.revision = config.revision
     entry = benchmark.entries().get(config.name)
     if entry and entry.parser == parser:
-        task.group, task.expected = entry.group, (entry.queries, entry.candidates)
+        task.group, queries = entry.group, entry.queries
+        if entry.later == len(task.queries):
+            queries = entry.later
+            task.notes.append(
+                f"{queries} queries, as published since v2.0.1; v2.0.0 has {entry.queries}"
+            )
+        task.expected = (queries, entry.candidates)
     task.group = config.fields.get("group", task.group)
     return task
 

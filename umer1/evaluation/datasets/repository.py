@@ -36,10 +36,10 @@ def _homes(place, config):
     if config:
         yield from (place / config, place / "data" / config, place / config / "data")
         # the cache of `datasets`: <config>/<version>/<fingerprint>
-        yield from sorted(place.glob(f"{config}/*/*/"))
+        yield from sorted((place / config).glob("*/*"))
     else:
         yield from (place, place / "data", place / "default")
-        yield from sorted(place.glob("default/*/*/"))
+        yield from sorted((place / "default").glob("*/*"))
 
 
 def _in_folder(home, split):
