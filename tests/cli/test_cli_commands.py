@@ -215,6 +215,17 @@ def test_eval_counts_missing_media_before_the_model_is_loaded(run, tmp_path, mon
     assert "digits: 1 of 3 missing" in result.err
 
 
+def test_eval_check_says_what_is_missing_and_runs_nothing(run, embedder, tmp_path):
+    bench = write_benchmark(tmp_path / "bench")
+    arguments = ["eval", "mmeb", bench, "-o", tmp_path / "out", "--check"]
+    assert run(*arguments).status == 0
+    (bench / "1.png").unlink()
+    result = run(*arguments)
+    assert result.status == 1
+    assert "digits" in result.out and "1.png" in result.out
+    assert embedder.calls == [] and not (tmp_path / "out").exists()
+
+
 def test_data_check(run, tmp_path):
     bench = write_benchmark(tmp_path / "bench")
     assert run("data", "check", bench).out.endswith("1 tasks, all media are there\n")

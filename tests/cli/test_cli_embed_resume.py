@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from umer1 import Embedder
-from umer1.cli import journal, vectors
+from umer1 import parts as parts_on_disk
+from umer1.cli import vectors
 from umer1.cli.journal import Journal, describe_run
 
 ROOT = Path(__file__).parents[2]
@@ -62,7 +63,7 @@ def _check(output, samples=1):
 @pytest.mark.parametrize("name", OUTPUTS)
 @pytest.mark.parametrize("samples", [1, 3])
 def test_a_run_in_several_parts_is_one_result(tmp_path, monkeypatch, name, samples):
-    monkeypatch.setattr(journal, "ROWS", 3)
+    monkeypatch.setattr(parts_on_disk, "ROWS", 3)
     output = tmp_path / "new" / name
     with Journal(output, _run(), NAMES) as parts:
         for identity in reversed(NAMES):
@@ -78,7 +79,7 @@ def test_a_run_in_several_parts_is_one_result(tmp_path, monkeypatch, name, sampl
 @pytest.mark.parametrize("name", OUTPUTS)
 def test_a_kill_at_any_moment_loses_and_doubles_nothing(tmp_path, monkeypatch, name):
     """Killed at every rename, sync and removal of the run in turn; then the run is made again."""
-    monkeypatch.setattr(journal, "ROWS", 2)
+    monkeypatch.setattr(parts_on_disk, "ROWS", 2)
     names = ("replace", "fsync", "unlink", "rmdir")
     moments, real = 0, {name: getattr(os, name) for name in names}
     for moment in range(1000):
@@ -128,7 +129,7 @@ def _is_complete(output):
 
 
 def test_what_is_there_is_not_computed_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(journal, "ROWS", 2)
+    monkeypatch.setattr(parts_on_disk, "ROWS", 2)
     output = tmp_path / "out.npz"
     with pytest.raises(Killed), Journal(output, _run(), NAMES) as parts:
         for identity in NAMES[:3]:
@@ -154,7 +155,7 @@ def test_a_half_written_part_is_no_part(tmp_path):
 
 
 def test_rows_wait_no_longer_than_a_few_seconds(tmp_path, monkeypatch):
-    monkeypatch.setattr(journal, "SECONDS", 0.0)
+    monkeypatch.setattr(parts_on_disk, "SECONDS", 0.0)
     with Journal(tmp_path / "out.npz", _run(), NAMES) as parts:
         parts.add([_row(NAMES[0])])
         assert len(parts.parts) == 1
@@ -219,8 +220,9 @@ def test_a_directory_keeps_its_parts(run, embedder, tmp_path):
 
 SCRIPT = """
 import sys
-from umer1.cli import journal, main
-journal.ROWS = 4
+from umer1 import parts
+from umer1.cli import main
+parts.ROWS = 4
 sys.exit(main(sys.argv[1:]))
 """
 

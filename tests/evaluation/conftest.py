@@ -19,6 +19,7 @@ class FakeEmbeddings:
     reasoning: list = field(default_factory=list)
     summary: list = field(default_factory=list)
     finish: list = field(default_factory=list)
+    tokens: list = field(default_factory=list)
 
 
 class FakeEmbedder:
@@ -29,34 +30,24 @@ class FakeEmbedder:
     def __init__(self):
         self.calls = []
 
-    def encode(
-        self,
-        items,
-        mode="both",
-        max_new_tokens=512,
-        temperature=0.0,
-        n=1,
-        seed=0,
-        batch_size=32,
-        progress=True,
-        *,
-        readout="at",
-    ):
-        assert n == 1 or temperature > 0
+    def stream(self, items, mode="both", n=1, temperature=0.0, *, numbers=None, **options):
+        """Items finish out of order."""
+        assert len(numbers) == len(items)
         self.calls.append({"items": len(items), "mode": mode, "n": n, "temperature": temperature})
+        for place in sorted(range(len(items)), key=lambda place: (place // 3, -place)):
+            yield place, self.embed(items[place], mode, n, temperature, options["readout"])
+
+    def embed(self, item, mode, n, temperature, readout):
         out = FakeEmbeddings()
         if mode in ("disc", "both"):
-            out.disc = np.stack([self.vector(item, "disc", readout) for item in items])
+            out.disc = self.vector(item, "disc", readout)[None]
         if mode in ("gen", "both"):
             samples = range(n) if temperature else ["greedy"]
-            gen = np.stack(
-                [[self.vector(item, "gen", f"{sample}") for sample in samples] for item in items]
-            )
-            out.gen = gen if n > 1 else gen[:, 0]
-            ending = ["gen_emb"] * n if n > 1 else "gen_emb"
-            out.finish = [ending for _ in items]
-            out.reasoning = [["r"] * n if n > 1 else "r" for _ in items]
-            out.summary = [["s"] * n if n > 1 else "s" for _ in items]
+            gen = np.stack([self.vector(item, "gen", f"{sample}") for sample in samples])
+            out.gen = gen[None] if n > 1 else gen
+            texts = {"finish": "gen_emb", "reasoning": "r é", "summary": "s", "tokens": 7}
+            for name, text in texts.items():
+                setattr(out, name, [[text] * n if n > 1 else text])
         return out
 
     def vector(self, item, kind, variant):

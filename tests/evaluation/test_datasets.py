@@ -9,7 +9,7 @@ import pytest
 
 from umer1.evaluation import load_tasks, require_media
 from umer1.evaluation.datasets import MissingMedia
-from umer1.evaluation.datasets.config import natural_key
+from umer1.evaluation.datasets.tables import natural_key
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_instructions_of_the_entry_replace_the_loaders_own(benchmark_dir):
     assert tasks["pages"].queries[0].item == {"text": "Ask: topic 0"}
     assert tasks["pages"].candidates["page0"]["text"] == "See."
     assert tasks["moment"].queries[0].item["text"] == "Ask:"
-    assert tasks["moment"].candidates["clips/c1.mp4"]["text"] == "See."
+    assert tasks["moment"].candidates["video_frames/clips_c1"]["text"] == "See."
 
 
 def test_frames_are_eight_evenly_spaced_in_natural_order(tasks, benchmark_dir):
@@ -152,9 +152,9 @@ def test_moments_use_every_frame_and_several_labels(tasks):
     assert first.item["text"].startswith("Select the video clip that aligns")
     assert first.item["image"].endswith("frames/query_still.jpg")
     assert second.item == {"text": "Find the clip that corresponds to the given text: a cat"}
-    assert second.label == ["clips/c2.mp4", "clips/c3.mp4"]
-    assert second.candidates == ["clips/c2.mp4", "clips/c3.mp4", "clips/c1.mp4"]
-    frames = tasks["moment"].candidates["clips/c1.mp4"]["video"]
+    assert second.label == ["video_frames/clips_c2", "video_frames/clips_c3"]
+    assert second.candidates == [f"video_frames/clips_c{number}" for number in (2, 3, 1)]
+    frames = tasks["moment"].candidates["video_frames/clips_c1"]["video"]
     assert len(frames) == 11
     assert "video_frames/clips_c1/frame_1.jpg" in frames[0]
     assert frames[-1].endswith("frame_11.jpg")
@@ -220,6 +220,15 @@ def test_missing_media_are_counted_per_task(benchmark_dir):
     assert "digit: 1 of 4 missing, e.g. " in str(caught.value)
 
 
+def test_an_answer_out_of_reach_is_noted_and_scores_nothing(benchmark_dir):
+    path = benchmark_dir / "video-tasks" / "data" / "action.jsonl"
+    edit_rows(path, lambda rows: rows[0].update(pos_text="sideways"))
+    task = load_tasks(benchmark_dir, names=["action"])[0]
+    assert task.notes == ["in 1 rows pos_text is not among neg_text: they score 0"]
+    assert task.queries[0].labels == ["sideways"]
+    assert "sideways" not in task.candidates
+
+
 def test_unknown_parser_lists_the_known_ones(benchmark_dir):
     edit_entry(benchmark_dir, "image.yaml", "digit", dataset_parser="image_magic")
     with pytest.raises(ValueError, match="digit: unknown dataset_parser 'image_magic', known are"):
@@ -228,13 +237,26 @@ def test_unknown_parser_lists_the_known_ones(benchmark_dir):
 
 BAD_ROWS = [
     ("image-tasks/digit.jsonl", lambda rows: rows[2].update(tgt_text=[]), "digit, row 2: tgt_text"),
-    ("image-tasks/find.jsonl", lambda rows: rows[0]["tgt_text"].pop(), "find, row 0: got 2 tgt_im"),
+    (
+        "image-tasks/digit.jsonl",
+        lambda rows: rows[1].update(tgt_text="one"),
+        "digit, row 1: tgt_text: got 'one', need a list of strings",
+    ),
+    (
+        "video-tasks/data/action.jsonl",
+        lambda rows: rows[2].update(neg_text=["up", None]),
+        "action, row 2: neg_text: got .*need a list of strings",
+    ),
+    (
+        "image-tasks/captioned.jsonl",
+        lambda rows: rows[0]["tgt_text"].pop(),
+        "captioned, row 0: got 2 tgt_im",
+    ),
     (
         "image-tasks/sum.jsonl",
         lambda rows: rows[1].__delitem__("tgt_text"),
         "sum, row 1: no column 'tgt_",
     ),
-    ("video-tasks/data/action.jsonl", lambda rows: rows[0].update(pos_text="x"), "not among neg_"),
     ("video-tasks/data/moment.jsonl", lambda rows: rows[1].update(positive_frames=[]), "row 1: po"),
     ("visdoc-tasks/pages/qrels.jsonl", lambda rows: rows[:3], "query 1: no page is relevant"),
     ("visdoc-tasks/pages/corpus.jsonl", lambda rows: [{"id": 1}], "page 0: no column 'corpus-id'"),
@@ -244,7 +266,7 @@ BAD_ROWS = [
 @pytest.mark.parametrize(("file", "change", "message"), BAD_ROWS)
 def test_a_bad_row_is_one_error_that_names_it(benchmark_dir, file, change, message):
     edit_rows(benchmark_dir / file, change)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         load_tasks(benchmark_dir)
 
 
@@ -256,7 +278,7 @@ def test_bad_sources_are_clear_errors(benchmark_dir, tmp_path):
     with pytest.raises(ValueError, match="prompts: got 'x'"):
         load_tasks(benchmark_dir, prompts="x")
     edit_entry(benchmark_dir, "image.yaml", "digit", data_path=None)
-    with pytest.raises(ValueError, match="digit: the entry has no data_path; tables named on"):
+    with pytest.raises(ValueError, match="digit: no local table of digit .*say with --hub-map"):
         load_tasks(benchmark_dir)
     (benchmark_dir / "image-tasks" / "digit.jsonl").write_text('{"a": 1}\n[1]\n')
     edit_entry(benchmark_dir, "image.yaml", "digit", data_path="image-tasks/digit.jsonl")

@@ -49,18 +49,23 @@ def test_scores_are_those_of_the_embedders_vectors(embedder, benchmark_dir, tmp_
         assert entry["without_gen_emb"] == {"qry": 0, "tgt": 0}
 
 
-def test_one_pass_per_side_with_every_candidate_once(embedder, benchmark_dir, tmp_path):
-    run(embedder, benchmark_dir, tmp_path / "out", names=["digit"])
-    assert embedder.calls == [
-        {"items": 4, "mode": "both", "n": 1, "temperature": 0.0},
-        {"items": 4, "mode": "both", "n": 1, "temperature": 0.0},
-    ]
+def test_one_stream_of_all_tasks_with_every_candidate_once(embedder, benchmark_dir, tmp_path):
+    run(embedder, benchmark_dir, tmp_path / "out", names=["digit", "pages"])
+    assert embedder.calls == [{"items": 4 + 4 + 3 + 5, "mode": "both", "n": 1, "temperature": 0.0}]
 
 
 def test_modes_are_chosen_per_side(embedder, benchmark_dir, tmp_path):
     report = run(embedder, benchmark_dir, tmp_path, names=["digit"], modes=[("gen", "disc")])
-    assert [call["mode"] for call in embedder.calls] == ["gen", "disc"]
+    # the quick ones first
+    assert [call["mode"] for call in embedder.calls] == ["disc", "gen"]
     assert list(report.tasks["digit"]["main"]) == ["gen-disc"]
+
+
+def test_both_modes_on_one_side_are_one_pass(embedder, benchmark_dir, tmp_path):
+    report = run(embedder, benchmark_dir, tmp_path, names=["digit"], modes="both-disc")
+    assert [(call["mode"], call["items"]) for call in embedder.calls] == [("disc", 4), ("both", 4)]
+    assert list(report.tasks["digit"]["main"]) == ["disc", "gen-disc"]
+    assert parse_modes("both") == parse_modes("disc,gen,disc-gen,gen-disc")
 
 
 def test_readout_reaches_the_embedder(embedder, benchmark_dir, tmp_path):
@@ -74,12 +79,15 @@ def test_readout_reaches_the_embedder(embedder, benchmark_dir, tmp_path):
 
 def test_files_are_upstreams(embedder, benchmark_dir, tmp_path):
     run(embedder, benchmark_dir, tmp_path, names=["pages"])
-    written = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    written = {path.name for path in tmp_path.iterdir() if path.name != "bench"}
     assert written == {
         "report.json",
         "run.json",
         "pages_gen_qry_text.jsonl",
         "pages_gen_tgt_text.jsonl",
+        "pages_qry_index.jsonl",
+        "pages_tgt_index.jsonl",
+        *(f"pages_{mode}_{side}.npy" for mode in ("gen", "disc") for side in ("qry", "tgt")),
         *(f"pages_{mode}_{side}" for mode in ("gen", "disc") for side in ("qry", "tgt")),
         *(
             f"pages_{mode}_{mode}_{what}"
@@ -100,7 +108,7 @@ def test_files_are_upstreams(embedder, benchmark_dir, tmp_path):
 
 def test_pass_at_k_samples_queries_and_keeps_candidates_greedy(embedder, benchmark_dir, tmp_path):
     report = run(embedder, benchmark_dir, tmp_path, names=["digit", "caption"], samples=5)
-    assert [call["n"] for call in embedder.calls] == [1, 1, 5, 1, 1, 5]
+    assert [(call["n"], call["items"]) for call in embedder.calls] == [(1, 14), (5, 7)]
     for task in load_tasks(benchmark_dir, names=["digit", "caption"]):
         candidates = [embedder.vector(item, "gen", "greedy") for item in task.candidates.values()]
         right = np.stack(
@@ -128,31 +136,11 @@ def test_a_second_run_encodes_nothing_and_gives_the_same(
     assert second.to_dict() == first.to_dict()
 
 
-def test_a_killed_run_continues_with_what_is_missing(fake_embedder_class, benchmark_dir, tmp_path):
-    class Dies(fake_embedder_class):
-        def encode(self, items, **options):
-            if len(self.calls) == 3:
-                raise KeyboardInterrupt
-            return super().encode(items, **options)
-
-    names = ["digit", "sum", "pages"]
-    with pytest.raises(KeyboardInterrupt):
-        run(Dies(), benchmark_dir, tmp_path / "out", names=names)
-    resumed = fake_embedder_class()
-    report = run(resumed, benchmark_dir, tmp_path / "out", names=names)
-    # digit had both sides, sum its queries
-    assert [call["items"] for call in resumed.calls] == [3, 3, 5]
-    whole = run(fake_embedder_class(), benchmark_dir, tmp_path / "whole", names=names)
-    assert report.to_dict() == whole.to_dict()
-    for path in (tmp_path / "whole").iterdir():
-        assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes(), path.name
-
-
 def test_a_mode_can_be_added_later(fake_embedder_class, benchmark_dir, tmp_path):
     run(fake_embedder_class(), benchmark_dir, tmp_path, names=["digit"], modes="disc")
     second = fake_embedder_class()
     report = run(second, benchmark_dir, tmp_path, names=["digit"], samples=2)
-    assert [call["mode"] for call in second.calls] == ["gen", "gen", "gen"]
+    assert [call["mode"] for call in second.calls] == ["gen", "gen"]
     assert list(report.tasks["digit"]["main"]) == ["disc", "gen", "oracle"]
 
 
@@ -215,12 +203,21 @@ def test_missing_media_stop_before_any_model_work(embedder, benchmark_dir, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+def test_a_task_without_queries_is_refused(embedder, benchmark_dir, tmp_path):
+    digit, pages = load_tasks(benchmark_dir, names=["digit", "pages"])
+    pages.queries.clear()
+    with pytest.raises(ValueError, match="pages: has 0 queries and 5 candidates"):
+        run(embedder, [digit, pages], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_generations_without_gen_emb_are_counted(fake_embedder_class, benchmark_dir, tmp_path):
     class Rambles(fake_embedder_class):
-        def encode(self, items, **options):
-            out = super().encode(items, **options)
-            out.finish[0] = "length"
-            return out
+        def stream(self, items, **options):
+            for place, out in super().stream(items, **options):
+                if options["numbers"][place] == 0:
+                    out.finish[0] = "length"
+                yield place, out
 
     report = run(Rambles(), benchmark_dir, tmp_path, names=["digit"])
     assert report.tasks["digit"]["without_gen_emb"] == {"qry": 1, "tgt": 1}
@@ -258,13 +255,16 @@ def test_unequal_grades_are_shown_under_both_pairings(embedder, benchmark_dir, t
 
 
 BAD_OPTIONS = [
-    ({"modes": "both"}, "modes: got 'both'"),
+    ({"modes": "all"}, "modes: got 'all'"),
+    ({"modes": "gen-disc-gen"}, "modes: got 'gen-disc-gen'"),
     ({"modes": []}, "modes: got none"),
     ({"samples": 0}, "samples: got 0"),
     ({"samples": 4, "modes": "disc"}, "pass@k needs"),
     ({"samples": 4, "temperature": 0.0}, "temperature: got 0.0"),
     ({"ties": "x"}, "ties='x'"),
     ({"readout": "x"}, "readout='x'"),
+    ({"pairing": "x"}, "pairing='x'"),
+    ({"batch_size": 0}, "batch_size: got 0"),
 ]
 
 

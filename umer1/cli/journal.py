@@ -6,22 +6,17 @@
         journal.finish()
 
 While the run lasts, its directory (`<output>.partial`, or `output` itself if that has no ending)
-holds run.json, which says what is being computed, and numbered parts. A part is written under
-another name and renamed, so it is there whole or not at all; an item is in one part or in none.
+holds run.json, which says what is being computed, and numbered parts (umer1.parts).
 """
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-import time
 from pathlib import Path
 
 from umer1.cli import vectors
-
-# a part is written when it holds so many rows or is so old: what a kill costs
-ROWS, SECONDS = 512, 5.0
+from umer1.parts import Parts, remove_strays, replacing, take_lock
 
 
 def describe_run(ids: list[str], items: list[dict], **settings) -> dict:
@@ -45,23 +40,16 @@ class Journal:
         if output.suffix:
             self.directory = output.with_name(f"{output.name}.partial")
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.directory / "lock", "w")  # noqa: SIM115
+        self._parts = Parts(self.directory, output.suffix or ".npz", self._write)
+        self._lock = take_lock(self.directory, f"{output}: another process is writing it")
         try:
             self._take_over()
         except BaseException:
             self._lock.close()
             raise
-        self._rows: list[dict] = []
-        self._since = time.monotonic()
 
     def _take_over(self) -> None:
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"{self.output}: another process is writing it") from None
-        # what a killed process left half-written
-        for stray in self.directory.glob(".*.tmp"):
-            stray.unlink()
+        remove_strays(self.directory)
         self._check_run()
         self.done = {row["id"] for part in self.parts for row in vectors.read(part, vectors=False)}
         self.missing = [place for place, name in enumerate(self.ids) if name not in self.done]
@@ -72,7 +60,7 @@ class Journal:
             others = [name for name in os.listdir(self.directory) if name != "lock"]
             if others:
                 raise ValueError(f"{self.directory}: holds {others[0]}, and no run of umer1 embed")
-            with vectors.replacing(path) as file:
+            with replacing(path) as file:
                 file.write(json.dumps(self.run, indent=1).encode() + b"\n")
             return
         before = json.loads(path.read_text())
@@ -86,25 +74,15 @@ class Journal:
 
     @property
     def parts(self) -> list[Path]:
-        return sorted(path for path in self.directory.glob(f"[0-9]*{self._suffix}"))
-
-    @property
-    def _suffix(self) -> str:
-        return self.output.suffix or ".npz"
+        return self._parts.paths
 
     def add(self, rows: list[dict]) -> None:
         """Rows that have finished; they are on disk after the next part."""
-        self._rows += rows
-        if len(self._rows) >= ROWS or time.monotonic() - self._since >= SECONDS:
-            self.commit()
+        self._parts.add(rows)
 
     def commit(self) -> None:
         """Write what has finished as the next part."""
-        if self._rows:
-            path = self.directory / f"{len(self.parts):06d}{self._suffix}"
-            vectors.write(path, self._rows, self._about)
-            self._rows = []
-        self._since = time.monotonic()
+        self._parts.commit()
 
     def finish(self) -> list[dict]:
         """Everything is there: make the output of the parts; the rows without vectors, in order."""
@@ -117,6 +95,9 @@ class Journal:
                 path.unlink()
             shutil.rmtree(self.directory)
         return [rows[identity] for identity in self.ids]
+
+    def _write(self, path: Path, rows: list[dict]) -> None:
+        vectors.write(path, rows, self._about)
 
     @property
     def _about(self) -> dict[str, str]:

@@ -5,9 +5,10 @@ float32 arrays (VECTORS): [d], or [k, d] for k samples of gen.
 """
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
+
+from umer1.parts import replacing
 
 VECTORS = ("disc", "gen")
 TEXTS = ("reasoning", "summary", "finish", "tokens")
@@ -116,40 +117,6 @@ def _merge_lines(parts: list[Path], ids: list[str], path: Path) -> None:
     finally:
         for file in files.values():
             file.close()
-
-
-class replacing:
-    """A file under a temporary name beside `path` that takes its place when the block ends well."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-    def __enter__(self):
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = open(self.temporary, "wb")  # noqa: SIM115
-        return self.file
-
-    def __exit__(self, kind, *error) -> None:
-        try:
-            if kind is None:
-                self.file.flush()
-                os.fsync(self.file.fileno())
-            self.file.close()
-            if kind is None:
-                os.replace(self.temporary, self.path)
-                _sync_directory(self.path.parent)
-        finally:
-            self.temporary.unlink(missing_ok=True)
-
-
-def _sync_directory(directory: Path) -> None:
-    """A renamed file is on the disk when its directory is."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _kind(path: Path) -> str:

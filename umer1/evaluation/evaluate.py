@@ -5,30 +5,39 @@
     report = evaluate(Embedder.load("tiny"), "data/mini", output_dir="runs/eval", samples=16)
     report.print()
 
-Everything is written under upstream's file names as it is computed, so a killed run continues where
-it stopped.
+What has finished is on disk within seconds, item by item; a killed run continues where it stopped.
+Under torchrun every process calls `evaluate` with the same arguments and computes its share.
 """
 
-import hashlib
-import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
-from umer1.evaluation import files
+from umer1.evaluation.claim import (
+    check_claim,
+    claim_numerics,
+    read_claim,
+    task_digest,
+    write_claim,
+)
 from umer1.evaluation.datasets import EvalTask, load_tasks, require_media
-from umer1.evaluation.encoding import EncodeOptions, Encoder, count_missing
+from umer1.evaluation.datasets.loading import yaml_files
+from umer1.evaluation.encoding import EncodeOptions, Encoding, item_kind
 from umer1.evaluation.files import ResultFiles
-from umer1.evaluation.modes import mode_name, parse_modes
-from umer1.evaluation.oracle import oracle
-from umer1.evaluation.pass_at_k import pass_at_k
+from umer1.evaluation.item_journal import ItemJournal
+from umer1.evaluation.metrics import PAIRINGS
+from umer1.evaluation.modes import MODES, parse_modes
 from umer1.evaluation.ranking import SORTS
+from umer1.evaluation.ranks import Ranks
 from umer1.evaluation.report import Report
-from umer1.evaluation.scoring import score_task, top_is_right
-from umer1.progress import progress_bar
+from umer1.evaluation.run_progress import RunProgress
+from umer1.evaluation.sides import CANDIDATES, QUERIES, SAMPLES, Side
+from umer1.evaluation.task_entry import Entries
+from umer1.parts import remove_strays
 
-SAME = [("disc", "disc"), ("gen", "gen")]
+JOURNAL = ".items"
 
 
 def evaluate(
@@ -43,33 +52,95 @@ def evaluate(
     temperature: float = 1.0,
     readout: str = "at",
     max_new_tokens: int = 512,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     seed: int = 0,
     ties: str = "stable",
+    pairing: str = "correct",
     prompts: str = "ume-r1",
+    hub_map: str | Path | None = None,
+    page_data: str = "fixed",
     model_id: str | None = None,
     progress: bool = True,
 ) -> Report:
     """Score `embedder` and return the report, which is also written to `output_dir` (report.json).
 
     Args:
-        benchmark: a YAML file, a directory with image/video/visdoc.yaml, or tasks.
-        data_basedir: what paths in the YAML are below; its own directory by default.
+        embedder: an Embedder, or a function that makes it, called when there is something to embed.
+        benchmark: what `load_tasks` takes (a YAML file, a directory with image/video/visdoc.yaml,
+            "mmeb-v2"), or tasks.
+        data_basedir: what paths in the YAML are below; its own directory by default. Paths in the
+            index files are relative to it.
         names: only these tasks.
-        modes: any of "disc", "gen", "gen-disc", "disc-gen" (query side first). The oracle comes
-            with disc and gen both.
+        modes: pairs of modes of queries and candidates: "disc", "gen", "gen-disc", "disc-gen" or,
+            with "both" on either side, several of them (`parse_modes`). A side is embedded once in
+            all its modes. The oracle comes with disc and gen both.
         samples: k > 1 adds pass@1..k from k sampled query generations at `temperature`; candidates
             and all other scores stay greedy.
         readout: "at", or "after" to read disc vectors where the released evaluation reads them.
+        batch_size: rows computed together; by default as many as fit into memory. Changes no
+            result.
         ties: "stable" (candidate order), or "upstream" for numpy's default argsort.
-        prompts: "ume-r1" or "vlm2vec", where their instructions differ.
+        pairing: "correct", or "upstream" for labels and grades as the released evaluation pairs
+            them; where that differs the report has both.
+        prompts, hub_map, page_data: of `load_tasks`.
         model_id: what identifies the weights; stored with the vectors.
 
     Raises:
         MissingMedia: pictures or frames are not on disk; no model work was done.
-        ValueError: bad input, or `output_dir` holds results of other settings, data or weights.
+        ValueError: bad input, or `output_dir` holds results of other settings, data or weights, or
+            another process is writing there.
     """
     pairs = parse_modes(modes)
+    _check(modes, pairs, samples, temperature, ties, pairing, readout, batch_size)
+    if isinstance(benchmark, str | Path):
+        tasks = load_tasks(
+            benchmark,
+            data_basedir=data_basedir,
+            names=names,
+            prompts=prompts,
+            hub_map=hub_map,
+            page_data=page_data,
+        )
+        data_basedir = data_basedir or yaml_files(Path(benchmark))[0].parent
+    else:
+        tasks = list(benchmark)
+    options = EncodeOptions(readout, max_new_tokens, samples, temperature, seed)
+    output = Path(output_dir)
+    basedir = Path(data_basedir) if data_basedir else None
+    sides = [side for task in tasks for side in _sides(task, output, basedir, pairs, samples)]
+    with Ranks() as ranks:
+        digests = {task.name: task_digest(task) for task in tasks} if ranks.first else {}
+        begin = partial(_begin, output, tasks, digests, options, model_id)
+        journal = ranks.in_first(begin) or ItemJournal(output / JOURNAL, ranks.rank)
+        shown = RunProgress(_totals(sides), show=progress and ranks.first)
+        with journal, shown:
+            entries = Entries(sides, digests, pairs, ties, pairing, shown.say)
+            load = cache(partial(_load, embedder, output, ranks))
+            Encoding(
+                load,
+                options,
+                journal,
+                ranks,
+                shown,
+                batch_size=batch_size,
+                finished=entries.add,
+            ).run(sides)
+        if ranks.first:
+            settings = {
+                **asdict(options),
+                "ties": ties,
+                "pairing": pairing,
+                "prompts": prompts,
+                "model": model_id,
+                "dtype": read_claim(output).get("dtype"),
+            }
+            report = Report(settings, {task.name: entries.of[task.name] for task in tasks})
+            report.save(output / "report.json")
+        ranks.meet()
+        return report if ranks.first else Report.load(output / "report.json")
+
+
+def _check(modes, pairs, samples, temperature, ties, pairing, readout, batch_size):
     if samples < 1 or (samples > 1 and ("gen", "gen") not in pairs):
         raise ValueError(
             f"samples: got {samples} with modes {modes!r}; "
@@ -77,130 +148,59 @@ def evaluate(
         )
     if samples > 1 and not temperature > 0:
         raise ValueError(f"temperature: got {temperature}; samples of a query differ only above 0")
-    if ties not in SORTS or readout not in ("at", "after"):
+    if ties not in SORTS or readout not in ("at", "after") or pairing not in PAIRINGS:
         raise ValueError(
-            f"got ties={ties!r}, readout={readout!r}; need {'|'.join(SORTS)} and at|after"
+            f"got ties={ties!r}, readout={readout!r}, pairing={pairing!r}; "
+            f"need {'|'.join(SORTS)}, at|after and {'|'.join(PAIRINGS)}"
         )
-    if isinstance(benchmark, str | Path):
-        tasks = load_tasks(benchmark, data_basedir=data_basedir, names=names, prompts=prompts)
-    else:
-        tasks = list(benchmark)
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size: got {batch_size}, wants at least 1")
+
+
+def _sides(task, output, basedir, pairs, samples):
+    """What of a task is embedded, in the order in which it is."""
+    modes = [{pair[number] for pair in pairs} for number in (0, 1)]
+    queries, candidates = (tuple(mode for mode in MODES if mode in side) for side in modes)
+    result = ResultFiles(output, task.name)
+    yield Side(task, QUERIES, queries, result, basedir)
+    yield Side(task, CANDIDATES, candidates, result, basedir)
+    if samples > 1:
+        yield Side(task, SAMPLES, ("gen",), result, basedir, samples)
+
+
+def _begin(output, tasks, digests, options, model_id):
+    """Everything that can be wrong before any model runs; then the directory is this run's."""
+    for task in tasks:
+        if not task.queries or not task.candidates:
+            raise ValueError(
+                f"{task.name}: has {len(task.queries)} queries and {len(task.candidates)} "
+                "candidates, nothing can be ranked"
+            )
     require_media(tasks)
-    options = EncodeOptions(readout, max_new_tokens, samples, temperature, seed, batch_size)
-    output = Path(output_dir)
-    _claim(output, tasks, options, model_id)
-    entries = {}
-    with progress_bar("evaluate", _total(tasks, samples), unit="items", show=progress) as bar:
-        for task in tasks:
-            encoder = Encoder(embedder, options, partial(bar.advance, task=task.name))
-            result = ResultFiles(output, task.name)
-            entries[task.name] = _evaluate_task(task, encoder, result, pairs, ties)
-    settings = {**asdict(options), "ties": ties, "prompts": prompts, "model": model_id}
-    report = Report(settings=settings, tasks=entries)
-    report.save(output / "report.json")
-    return report
-
-
-def _evaluate_task(task, encoder, result, pairs, ties):
-    queries, candidates = (
-        encoder.side(task, result, side, sorted({pair[number] for pair in pairs}))
-        for number, side in enumerate(("qry", "tgt"))
-    )
-    scored = {}
-    for pair in pairs:
-        scored[pair] = score_task(task, queries[pair[0]], candidates[pair[1]], ties=ties)
-        files.save_jsonl(
-            result.scored(*pair, "info.jsonl"), (query.info() for query in task.queries)
-        )
-        files.save_jsonl(result.scored(*pair, "pred.jsonl"), scored[pair].predictions)
-        files.save_json(result.scored(*pair, "score.json"), scored[pair].scores.mean())
-    entry = {
-        "modality": task.modality,
-        "kind": task.kind,
-        "eval_type": task.eval_type,
-        "main_metric": task.main_metric,
-        "queries": len(task.queries),
-        "candidates": len(task.candidates),
-        "data": task_digest(task),
-        "main": {mode_name(pair): _main(task, scored[pair]) for pair in pairs},
-        "scores": {mode_name(pair): scored[pair].scores.mean() for pair in pairs},
-        "tied_labels": {mode_name(pair): scored[pair].tied for pair in pairs},
-        "without_gen_emb": {side: _missing(result, side) for side in ("qry", "tgt")},
-    }
-    if all(pair in scored for pair in SAME):
-        disc, gen = (scored[pair].scores.values[task.main_metric] for pair in SAME)
-        entry["main"]["oracle"] = float(oracle(disc, gen).mean())
-    if upstream := {
-        mode_name(pair): one.upstream.mean() for pair, one in scored.items() if one.upstream
-    }:
-        entry["scores_upstream_pairing"] = upstream
-    if encoder.options.samples > 1:
-        right = top_is_right(task, encoder.samples(task, result), candidates["gen"], ties=ties)
-        entry["pass_at_k"] = {str(k): value for k, value in pass_at_k(right).items()}
-    return entry
-
-
-def _total(tasks, samples):
-    """Items to encode: queries once greedily and once per sample, candidates once."""
-    sampled = samples if samples > 1 else 0
-    return sum(len(task.queries) * (1 + sampled) + len(task.candidates) for task in tasks)
-
-
-def _main(task, scored):
-    return float(scored.scores.values[task.main_metric].mean())
-
-
-def _missing(result, side):
-    path = result.texts(side, "gen")
-    return count_missing(files.load_jsonl(path)) if path.is_file() else None
-
-
-def task_digest(task: EvalTask) -> str:
-    """Short digest of a task's texts, names, labels and grades: the revision of its data.
-
-    Media count by file name, not by content or place, so that a copied benchmark keeps its digest.
-    """
-    rows = [[_portable(query.item), query.info()] for query in task.queries]
-    rows += [[name, _portable(item)] for name, item in task.candidates.items()]
-    text = json.dumps([task.eval_type, rows], sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _portable(item):
-    short = dict(item)
-    for key in ("image", "video"):
-        if key in short:
-            listed = short[key] if isinstance(short[key], list) else [short[key]]
-            short[key] = ["/".join(Path(path).parts[-2:]) for path in listed]
-    return short
-
-
-def _claim(output, tasks, options, model_id):
-    """Record what the vectors in `output` depend on; refuse a directory that holds those of another
-    run.
-    """
-    path = output / "run.json"
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"tasks": {}}
-    claim = {
+    depends = {
         "model": model_id,
         "readout": options.readout,
         "max_new_tokens": options.max_new_tokens,
         "seed": options.seed,
-        "sampling": [options.samples, options.temperature]
-        if options.samples > 1
-        else known.get("sampling"),
     }
-    for key, value in claim.items():
-        # sampling may be added to a run that had none
-        if key in known and known[key] != value and not (key == "sampling" and known[key] is None):
-            raise ValueError(
-                f"{output} holds results with {key}={known[key]!r}, now {value!r}: "
-                "use another directory"
-            )
-    digests = {task.name: task_digest(task) for task in tasks}
-    for name, digest in digests.items():
-        if known["tasks"].get(name, digest) != digest:
-            raise ValueError(
-                f"{output} holds results of {name} for other data: use another directory"
-            )
-    files.save_json(path, {**claim, "tasks": {**known["tasks"], **digests}})
+    sampling = [options.samples, options.temperature] if options.samples > 1 else None
+    check_claim(output, digests, depends, sampling)
+    journal = ItemJournal(output / JOURNAL)
+    remove_strays(output)
+    write_claim(output, digests, depends, sampling)
+    return journal
+
+
+def _load(embedder, output, ranks):
+    made = embedder() if callable(embedder) else embedder
+    claim_numerics(output, made, write=ranks.first)
+    return made
+
+
+def _totals(sides):
+    """(task, kind) -> items, as RunProgress counts them: each sample of a query is one."""
+    totals = Counter()
+    for side in sides:
+        for place in range(len(side.items)):
+            totals[side.task.name, item_kind(side, place)] += side.count
+    return totals

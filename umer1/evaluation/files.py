@@ -7,20 +7,30 @@ UME-R1.
     {name}_{qry}_{tgt}_score.json  means of all metrics
     {name}_{qry}_{tgt}_pred.jsonl  per query: ranked names, label, rel_scores
 
-and two of our own: {name}_{mode}_{qry|tgt}_text.jsonl (what the model wrote),
-{name}_gen_qry_samples.npy [N, k, D]. Pickles are read by an unpickler that can build numpy arrays,
-dicts and strings and nothing else. Every file is written beside its place and renamed, so a killed
-run leaves no half file to resume from.
+and beside them, for programs that read no pickles:
+
+    {name}_{mode}_{qry|tgt}.npy       float32 [N, D]
+    {name}_{qry|tgt}_index.jsonl      one row per vector: row, name, text, image, video
+    {name}_{mode}_{qry|tgt}_text.jsonl  what the model wrote: finish, reasoning, summary, tokens
+    {name}_gen_qry_samples.npy        float32 [N, k, D], and its _text.jsonl with lists of k
+
+Pickles are read by an unpickler that can build numpy arrays, dicts and strings and nothing else.
+Every file is written beside its place and renamed, so a killed run leaves no half file to resume
+from.
 """
 
 import io
 import json
-import os
 import pickle
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
+
+from umer1.parts import replacing
+
+# the same bytes from every Python; upstream's default
+PICKLE_PROTOCOL = 4
 
 
 class ResultFiles:
@@ -32,6 +42,12 @@ class ResultFiles:
     def vectors(self, side: str, mode: str) -> Path:
         """side: "qry" or "tgt"; mode: "disc" or "gen"."""
         return self.directory / f"{self.name}_{mode}_{side}"
+
+    def array(self, side: str, mode: str) -> Path:
+        return self.directory / f"{self.name}_{mode}_{side}.npy"
+
+    def index(self, side: str) -> Path:
+        return self.directory / f"{self.name}_{side}_index.jsonl"
 
     def texts(self, side: str, mode: str) -> Path:
         return self.directory / f"{self.name}_{mode}_{side}_text.jsonl"
@@ -49,13 +65,14 @@ class ResultFiles:
 
 def save_queries(path: Path, vectors: np.ndarray) -> None:
     """float32 [N, D] as upstream pickles it."""
-    _write(path, lambda file: pickle.dump(np.ascontiguousarray(vectors, dtype=np.float32), file))
+    array = np.ascontiguousarray(vectors, dtype=np.float32)
+    _write(path, lambda file: pickle.dump(array, file, protocol=PICKLE_PROTOCOL))
 
 
 def save_candidates(path: Path, names: Iterable[str], vectors: np.ndarray) -> None:
     """Candidate names and their rows of float32 [C, D], as the dict upstream pickles."""
     rows = {name: np.array(row, dtype=np.float32) for name, row in zip(names, vectors, strict=True)}
-    _write(path, lambda file: pickle.dump(rows, file))
+    _write(path, lambda file: pickle.dump(rows, file, protocol=PICKLE_PROTOCOL))
 
 
 def load_queries(path: Path) -> np.ndarray:
@@ -89,22 +106,16 @@ def load_array(path: Path) -> np.ndarray:
     return np.load(path, allow_pickle=False)
 
 
-def save_json(path: Path, content) -> None:
-    _write(
-        path,
-        lambda file: file.write(
-            (json.dumps(content, indent=4, ensure_ascii=False) + "\n").encode()
-        ),
-    )
+def save_json(path: Path, content, *, sync: bool = True) -> None:
+    """sync: see `replacing`; scores can be made again from vectors."""
+    text = json.dumps(content, indent=4, ensure_ascii=False) + "\n"
+    _write(path, lambda file: file.write(text.encode()), sync)
 
 
-def save_jsonl(path: Path, rows: Iterable[dict]) -> None:
-    _write(
-        path,
-        lambda file: file.writelines(
-            (json.dumps(row, ensure_ascii=False) + "\n").encode() for row in rows
-        ),
-    )
+def save_jsonl(path: Path, rows: Iterable[dict], *, sync: bool = True) -> None:
+    """sync: as in save_json."""
+    lines = ((json.dumps(row, ensure_ascii=False) + "\n").encode() for row in rows)
+    _write(path, lambda file: file.writelines(lines), sync)
 
 
 def load_jsonl(path: Path) -> list[dict]:
@@ -164,12 +175,6 @@ def _describe(value):
     )
 
 
-def _write(path: Path, write: Callable) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _write(path: Path, write: Callable, sync: bool = True) -> None:
+    with replacing(path, sync=sync) as file:
+        write(file)

@@ -25,6 +25,7 @@ from math import log2
 import numpy as np
 
 from umer1.evaluation.metrics_batch import CUTOFFS, METRICS, TOP, LabelTable, score_labels
+from umer1.evaluation.set_order import set_order
 
 PAIRINGS = ("correct", "upstream")
 
@@ -116,7 +117,9 @@ def pair_grades(
             f"rel_scores: got {len(grades)} grades for {len(names)} labels{repeated}, "
             "need one per label and no label twice"
         )
-    order = list(set(names)) if upstream_pairing else distinct
+    # where grades are equal any order gives the same
+    unequal = len(set(grades)) > 1
+    order = set_order(names) if upstream_pairing and unequal else distinct
     grade_of = dict(zip(order, map(float, grades), strict=True))
     return distinct, [grade_of[name] for name in distinct]
 

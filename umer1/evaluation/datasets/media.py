@@ -1,9 +1,13 @@
 """Which pictures and frames of a benchmark are not on disk, found before any model runs."""
 
+import os
+from collections import defaultdict
 from collections.abc import Iterable
-from pathlib import Path
 
 from umer1.evaluation.datasets.tasks import EvalTask
+
+# a directory of which so many files are wanted is listed; of others each file is asked for
+LISTED = 4
 
 
 class MissingMedia(ValueError):
@@ -34,10 +38,18 @@ def require_media(tasks: Iterable[EvalTask]) -> None:
 
 
 def missing_media(task: EvalTask) -> tuple[list[str], int]:
-    """What of a task is not on disk, and how many pictures and frames it has in all."""
+    """What of a task is not on disk, in its order, and how many pictures and frames it has in all.
+
+    A directory stands for a video when it held no frames, and counts as missing.
+    """
     sources = media_sources(task)
-    # a directory stands among the sources only when it held no frames
-    return [source for source in sources if not Path(source).is_file()], len(sources)
+    by_directory = defaultdict(list)
+    for source in sources:
+        by_directory[os.path.dirname(source)].append(source)
+    present = set()
+    for directory, wanted in by_directory.items():
+        present.update(_present(directory, wanted))
+    return [source for source in sources if source not in present], len(sources)
 
 
 def media_sources(task: EvalTask) -> list[str]:
@@ -50,3 +62,15 @@ def media_sources(task: EvalTask) -> list[str]:
             if source is not None:
                 sources[source] = None
     return list(sources)
+
+
+def _present(directory, wanted):
+    """Which of these paths are files of a directory."""
+    if len(wanted) < LISTED:
+        return [source for source in wanted if os.path.isfile(source)]
+    try:
+        with os.scandir(directory or ".") as found:
+            files = {entry.name for entry in found if entry.is_file()}
+    except OSError:
+        return []
+    return [source for source in wanted if os.path.basename(source) in files]
