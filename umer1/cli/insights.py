@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from umer1.cli.benchmark import BasedirOption, HubMapOption, PageDataOption
 from umer1.cli.models import DeviceOption
 from umer1.cli.output import JsonOption
 
@@ -17,16 +18,15 @@ def insights(
         Path | None, typer.Option(help="The same evaluation of the model before RL.")
     ] = None,
     benchmark: Annotated[
-        Path | None,
+        str | None,
         typer.Option(help="What the run evaluated; its queries' reasoning is then edited."),
     ] = None,
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="The run's model; goes with --benchmark.")
     ] = None,
-    data_basedir: Annotated[
-        Path | None,
-        typer.Option(help="What paths in the YAML are below; its own directory by default."),
-    ] = None,
+    data_basedir: BasedirOption = None,
+    hub_map: HubMapOption = None,
+    page_data: PageDataOption = "fixed",
     queries: Annotated[int, typer.Option(help="Queries per task whose reasoning is edited.")] = 100,
     device: DeviceOption = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
@@ -61,7 +61,8 @@ def insights(
                 raise ValueError(
                     f"--model: {own} did not make the run, {made.settings['model']} did"
                 )
-            tasks = _tasks(made, benchmark, data_basedir)
+            where = {"data_basedir": data_basedir, "hub_map": hub_map, "page_data": page_data}
+            tasks = _tasks(made, benchmark, where)
             embedder = load_embedder(model, device)
         found = analyse_run(
             run,
@@ -79,14 +80,10 @@ def insights(
         note(f"all numbers are in {found.run.directory / 'insights.json'}")
 
 
-def _tasks(made, benchmark, data_basedir):
+def _tasks(made, benchmark, where):
     from umer1.evaluation import load_tasks, require_media
 
-    tasks = load_tasks(
-        benchmark,
-        data_basedir=data_basedir,
-        names=list(made.tasks),
-        prompts=made.settings["prompts"],
-    )
+    prompts = made.settings["prompts"]
+    tasks = load_tasks(benchmark, names=list(made.tasks), prompts=prompts, **where)
     require_media(tasks)
     return tasks
