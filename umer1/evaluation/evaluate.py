@@ -133,6 +133,7 @@ def evaluate(
                 "prompts": prompts,
                 "model": model_id,
                 "dtype": read_claim(output).get("dtype"),
+                "data_basedir": str(basedir) if basedir else None,  # where a report finds pictures
             }
             report = Report(settings, {task.name: entries.of[task.name] for task in tasks})
             report.save(output / "report.json")
