@@ -66,8 +66,8 @@ def test_rows_that_do_not_count_must_have_no_gradient():
     assert errors(result, expected)["hidden"] > 0.1
 
 
-# the engine beside its peers on a CPU, some of it in large cases alone; one native kernel of a GPU
-DEVICES = {"dual_info_nce": ("cuda",)} | {
+# the engine beside its peers on a CPU, some of it in large cases alone; kernels of one device
+DEVICES = {"dual_info_nce": ("cuda",), "packed_linear": ("cpu",)} | {
     suite: ("cpu",) for suite in MODULES if suite.startswith(("engine_", "eval_"))
 }
 

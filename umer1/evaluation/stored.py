@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from umer1.evaluation import files
-from umer1.evaluation.datasets.config import read_jsonl
+from umer1.evaluation.datasets.tables import read_jsonl
 from umer1.evaluation.modes import MODES, mode_name
 
 INFO = "_info.jsonl"
