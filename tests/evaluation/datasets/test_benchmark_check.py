@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from umer1.evaluation.benchmark import yaml_entries
 from umer1.evaluation.check import check_benchmark
 
 NAMES = ["Breakfast", "MVBench", "ViDoRe_docvqa", "CIRR", "QVHighlight"]
@@ -107,6 +108,14 @@ def test_wrong_counts(place, monkeypatch):
     (place / "tables/VLM2Vec/QVHighlight/data/test.jsonl").write_text("\n".join(rows[:2]))
     told = problems(check(place))
     assert told == {"QVHighlight": ["2 queries, the published benchmark has 3"]}
+
+
+def test_an_entry_that_takes_a_part_expects_a_part(place):
+    entry = yaml_entries()["video.yaml"]["QVHighlight"] | {"num_sample_per_subset": "2"}
+    (place / "video.yaml").write_text(json.dumps({"QVHighlight": entry}))
+    options = {"data_basedir": place / "data", "hub_map": place / "tables"}
+    task = check_benchmark(place / "video.yaml", **options).tasks[0]
+    assert (task.queries, task.expected_queries, task.problems) == (2, 2, [])
 
 
 def test_both_published_revisions_of_a_task_are_known(place, monkeypatch):
