@@ -16,6 +16,7 @@ from umer1.evaluation.metrics import (
     score_queries,
     score_query,
 )
+from umer1.evaluation.set_order import set_order
 
 
 def naive_scores(ranking, labels, grades=None):
@@ -161,20 +162,26 @@ def test_upstream_pairing_of_strings_depends_on_the_hash_seed_and_ours_does_not(
         " s(r, r, g, upstream_pairing=True)['ndcg_linear@5']]))"
     )
     seen = []
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     for seed in range(4):
-        env = {**environment, "PYTHONHASHSEED": str(seed)}
+        env = {**os.environ, "PYTHONHASHSEED": str(seed), "PYTHONPATH": os.pathsep.join(sys.path)}
         out = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=True)
         seen.append(json.loads(out.stdout))
     assert {ours for ours, _ in seen} == {1.0}
     assert len({upstream for _, upstream in seen}) > 1
-    # where the seed is left to chance it is 0's: the same in every process
-    environment.pop("PYTHONHASHSEED", None)
-    for _ in range(3):
-        out = subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, check=True
-        )
-        assert json.loads(out.stdout) == seen[0]
+
+
+def test_the_order_of_strings_in_a_set_is_that_of_seed_0_unless_one_is_set(monkeypatch):
+    names = [f"doc-{number}" for number in range(40)]
+    code = "import json, sys; print(json.dumps(list(set(json.loads(sys.argv[1])))))"
+    command = [sys.executable, "-S", "-c", code, json.dumps(names)]
+    env = {**os.environ, "PYTHONHASHSEED": "0"}
+    wanted = json.loads(subprocess.run(command, env=env, capture_output=True, check=True).stdout)
+    monkeypatch.delenv("PYTHONHASHSEED", raising=False)
+    assert set_order(names) == set_order(names) == wanted
+    assert set_order(["é\n", "é\n"]) == ["é\n"]
+    assert set_order([9, 1, 5]) == list({9, 1, 5})
+    monkeypatch.setenv("PYTHONHASHSEED", "77")
+    assert set_order(names) == list(set(names))
 
 
 def test_equal_grades_need_no_second_number():

@@ -1,5 +1,8 @@
 """The batch size is what memory holds, and is chosen by the evaluation unless it is given."""
 
+import subprocess
+import sys
+
 import pytest
 
 from umer1 import Embedder
@@ -34,3 +37,9 @@ def test_the_evaluation_chooses_it(fake_embedder_class, benchmark_dir, tmp_path)
         options = {"output_dir": tmp_path / out, "progress": False, "names": ["digit"], **given}
         evaluate(Records(), benchmark_dir, **options)
     assert seen == [UNKNOWN, 7]
+
+
+def test_scores_are_read_without_torch():
+    """A report on a laptop should not wait for it."""
+    code = "import sys, umer1.evaluation; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

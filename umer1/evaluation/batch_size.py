@@ -4,9 +4,6 @@ No result depends on it, so it is a matter of speed alone: more rows share each 
 weights, until keys and values fill the memory or a step is bound by arithmetic.
 """
 
-from umer1.engine import NativeEngine, memory
-from umer1.engine.pages import pages_for
-
 # where more rows no longer pay
 MOST = {"cuda": 256, "cpu": 64}
 # a row's prompt, for the estimate: a picture at the processor's largest size and some text; the
@@ -18,6 +15,10 @@ UNKNOWN = 32
 
 def rows_that_fit(embedder, max_new_tokens: int) -> tuple[int, str]:
     """Rows for generations of up to `max_new_tokens`, and in words why so many."""
+    # torch is imported with the engine: not by those who only score
+    from umer1.engine import NativeEngine, memory
+    from umer1.engine.pages import pages_for
+
     engine = getattr(embedder, "engine", None)
     if not isinstance(engine, NativeEngine):
         return UNKNOWN, "the engine does not say what fits"
