@@ -21,9 +21,9 @@ from umer1 import Embedder
 from umer1.cli.models import model_identity
 from umer1.data.mini import Counts, build
 from umer1.evaluation import evaluate, load_tasks
-from umer1.evaluation.analysis import analyse_run
-from umer1.evaluation.insights_text import insights_text
-from umer1.evaluation.rl_effect import effect_over_seeds
+from umer1.evaluation.insights.analysis import analyse_run
+from umer1.evaluation.insights.rl_effect import effect_over_seeds
+from umer1.evaluation.insights.text import insights_text
 
 ROOT = Path(__file__).resolve().parent.parent
 SEEDS = ROOT / "umer1" / "assets" / "tiny" / "results.json"

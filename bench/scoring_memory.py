@@ -24,8 +24,8 @@ CHECKED = 16
 
 def measure(queries: int, candidates: int, dimension: int, device: str | None) -> dict:
     """One measurement: seconds, memory in bytes, what the plain way would need."""
-    from umer1.evaluation.scoring import score_vectors
-    from umer1.evaluation.top_candidates import rank_top  # noqa: F401  (its import is not timed)
+    from umer1.evaluation.scores.scoring import score_vectors
+    from umer1.evaluation.scores.top_candidates import rank_top  # noqa: F401  (its import is not timed)
 
     random = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:

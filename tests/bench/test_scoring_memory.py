@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip("torch")
 
 from bench import scoring_memory
-from umer1.evaluation import scoring
+from umer1.evaluation.scores import scoring
 
 
 def test_a_small_slice_is_measured_in_blocks(monkeypatch):

@@ -7,7 +7,7 @@ from PIL import Image
 from rich.console import Console
 
 from umer1.evaluation import Report
-from umer1.evaluation.benchmark_groups import benchmark_groups
+from umer1.evaluation.means.benchmark_groups import benchmark_groups
 
 
 def entry(modality, kind, main, pass_at_k=None):

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from umer1.evaluation import files
-from umer1.evaluation.metrics import CUTOFFS
-from umer1.evaluation.scoring import score_files
+from umer1.evaluation.scores.metrics import CUTOFFS
+from umer1.evaluation.scores.scoring import score_files
 
 
 def write_dataset(folder, number):

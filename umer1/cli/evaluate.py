@@ -107,7 +107,7 @@ def mmeb(
     from umer1.cli.models import load_embedder, model_identity
     from umer1.cli.output import print_json, stdout_to_stderr
     from umer1.evaluation import evaluate
-    from umer1.evaluation.ranks import Ranks, local_device
+    from umer1.evaluation.running.ranks import Ranks, local_device
 
     first = Ranks().first
     with stdout_to_stderr():

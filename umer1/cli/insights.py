@@ -48,7 +48,7 @@ def insights(
     """
     from umer1.cli.models import load_embedder, model_identity
     from umer1.cli.output import note, print_json, stdout_to_stderr
-    from umer1.evaluation.analysis import analyse_run
+    from umer1.evaluation.insights.analysis import analyse_run
     from umer1.evaluation.runs import load_run
 
     if (benchmark is None) != (model is None):

@@ -47,7 +47,7 @@ def score(
       umer1 eval score runs/eval --tasks MSVD,VATEX --output rescored
     """
     from umer1.cli.output import note, print_json
-    from umer1.evaluation.rescore import rescore, save_rescored
+    from umer1.evaluation.scores.rescore import rescore, save_rescored
 
     names = tasks.split(",") if tasks else None
     options = {"ties": ties, "pairing": pairing, "device": device}

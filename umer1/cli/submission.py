@@ -46,9 +46,9 @@ def submission(
       umer1 eval submission ours.json VLM2Vec-V2.0-Qwen2VL-2B.json
     """
     from umer1.cli.output import note, print_json
-    from umer1.evaluation.collect import collect_submission
-    from umer1.evaluation.means_table import describe, print_means
-    from umer1.evaluation.submission import read_submission, write_submission
+    from umer1.evaluation.means.collect import collect_submission
+    from umer1.evaluation.means.means_table import describe, print_means
+    from umer1.evaluation.means.submission import read_submission, write_submission
 
     read = [path for path in runs if path.suffix == ".json" and not path.is_dir()]
     if read and (len(read) != len(runs) or output is not None):

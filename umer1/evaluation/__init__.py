@@ -2,11 +2,11 @@
 
 from umer1.evaluation.datasets import EvalQuery, EvalTask, MissingMedia, load_tasks, require_media
 from umer1.evaluation.evaluate import evaluate
-from umer1.evaluation.metrics import score_queries, score_query
-from umer1.evaluation.oracle import oracle
-from umer1.evaluation.pass_at_k import pass_at_k
+from umer1.evaluation.insights.oracle import oracle
+from umer1.evaluation.insights.pass_at_k import pass_at_k
 from umer1.evaluation.report import Report
-from umer1.evaluation.scoring import score_files, score_task
+from umer1.evaluation.scores.metrics import score_queries, score_query
+from umer1.evaluation.scores.scoring import score_files, score_task
 
 __all__ = [
     "EvalQuery",

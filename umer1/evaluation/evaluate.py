@@ -15,26 +15,26 @@ from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
 
-from umer1.evaluation.claim import (
+from umer1.evaluation.datasets import EvalTask, load_tasks, require_media
+from umer1.evaluation.datasets.loading import yaml_files
+from umer1.evaluation.files import ResultFiles
+from umer1.evaluation.modes import MODES, parse_modes
+from umer1.evaluation.report import Report
+from umer1.evaluation.running.claim import (
     check_claim,
     claim_numerics,
     read_claim,
     task_digest,
     write_claim,
 )
-from umer1.evaluation.datasets import EvalTask, load_tasks, require_media
-from umer1.evaluation.datasets.loading import yaml_files
-from umer1.evaluation.encoding import EncodeOptions, Encoding, item_kind
-from umer1.evaluation.files import ResultFiles
-from umer1.evaluation.item_journal import ItemJournal
-from umer1.evaluation.metrics import PAIRINGS
-from umer1.evaluation.modes import MODES, parse_modes
-from umer1.evaluation.ranking import SORTS
-from umer1.evaluation.ranks import Ranks
-from umer1.evaluation.report import Report
-from umer1.evaluation.run_progress import RunProgress
-from umer1.evaluation.sides import CANDIDATES, QUERIES, SAMPLES, Side
-from umer1.evaluation.task_entry import Entries
+from umer1.evaluation.running.encoding import EncodeOptions, Encoding, item_kind
+from umer1.evaluation.running.item_journal import ItemJournal
+from umer1.evaluation.running.progress import RunProgress
+from umer1.evaluation.running.ranks import Ranks
+from umer1.evaluation.running.sides import CANDIDATES, QUERIES, SAMPLES, Side
+from umer1.evaluation.running.task_entry import Entries
+from umer1.evaluation.scores.metrics import PAIRINGS
+from umer1.evaluation.scores.ranking import SORTS
 from umer1.parts import remove_strays
 
 JOURNAL = ".items"

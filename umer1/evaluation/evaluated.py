@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from umer1.evaluation.metrics import CUTOFFS, score_query
 from umer1.evaluation.runs import Run
+from umer1.evaluation.scores.metrics import CUTOFFS, score_query
 
 MODES = ("disc", "gen")
 

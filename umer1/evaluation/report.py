@@ -4,9 +4,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from umer1.evaluation.aggregate import GROUP_TITLES, aggregate, incomplete, listing, uncounted
-from umer1.evaluation.benchmark_groups import benchmark_groups
 from umer1.evaluation.files import save_json
+from umer1.evaluation.means.aggregate import GROUP_TITLES, aggregate, incomplete, listing, uncounted
+from umer1.evaluation.means.benchmark_groups import benchmark_groups
 
 VERSION = 1
 PASS_AT_K_NOTE = "pass@k is the unbiased estimate from n sampled queries: hit@1, candidates greedy"
@@ -100,7 +100,7 @@ class Report:
 
 def _printed(tasks, groups):
     """The released report script's mean for visual documents, where all of them are there."""
-    from umer1.evaluation.submission import printed_mean
+    from umer1.evaluation.means.submission import printed_mean
 
     visdoc = groups.get("visdoc")
     if visdoc is None or set(visdoc["tasks"]) != set(benchmark_groups()["visdoc"]):

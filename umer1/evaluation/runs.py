@@ -21,10 +21,10 @@ import numpy as np
 from umer1.evaluation import files
 from umer1.evaluation.datasets import EvalQuery, EvalTask
 from umer1.evaluation.files import ResultFiles
-from umer1.evaluation.metrics import CUTOFFS, METRICS, score_query
 from umer1.evaluation.modes import parse_modes
 from umer1.evaluation.report import Report
-from umer1.evaluation.scoring import top_is_right
+from umer1.evaluation.scores.metrics import CUTOFFS, METRICS, score_query
+from umer1.evaluation.scores.scoring import top_is_right
 
 SIDES = ("qry", "tgt")
 KNOWN_METRICS = tuple(f"{metric}@{k}" for metric in METRICS for k in CUTOFFS)

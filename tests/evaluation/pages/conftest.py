@@ -10,7 +10,7 @@ from PIL import Image
 
 from umer1.evaluation import Report, files, oracle
 from umer1.evaluation.files import ResultFiles
-from umer1.evaluation.metrics import score_queries
+from umer1.evaluation.scores.metrics import score_queries
 
 NAMES = ["ape", "bee", "cat", "dog"]
 METRIC = {"image": "hit@1", "video": "hit@1", "visdoc": "ndcg_linear@5"}

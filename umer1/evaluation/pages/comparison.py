@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from umer1.evaluation.aggregate import aggregate
 from umer1.evaluation.bootstrap import DRAWS, interval, resampled_means
+from umer1.evaluation.insights.oracle import oracle
+from umer1.evaluation.means.aggregate import aggregate
 from umer1.evaluation.modes import parse_modes
-from umer1.evaluation.oracle import oracle
 from umer1.evaluation.report import group_title
 from umer1.evaluation.runs import Run, TaskRun
 

@@ -7,8 +7,8 @@ nothing to draw.
 import numpy as np
 
 from umer1.evaluation.bootstrap import interval, resampled_means
+from umer1.evaluation.insights.pass_at_k import estimate
 from umer1.evaluation.pages.comparison import Comparison
-from umer1.evaluation.pass_at_k import estimate
 from umer1.evaluation.plot_style import (
     MARKERS,
     clean,

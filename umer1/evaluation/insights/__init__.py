@@ -1,0 +1,1 @@
+"""What a finished run tells: oracle, pass@k, fusions, routers, dependence on the reasoning."""

@@ -1,0 +1,1 @@
+"""From vectors to scores of a task: ranking in blocks, metrics, result files of others."""
