@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from umer1.cli.output import JsonOption
+from umer1.cli.pair_files import DataPathOption, LocalFolderOption, RegistryOption
 
 
 def annotate(
@@ -35,17 +36,9 @@ def annotate(
             "--show-prompts", help="Print the prompts file and the first request; ask nothing."
         ),
     ] = False,
-    data_path: Annotated[
-        Path | None,
-        typer.Option(help="What media paths are below; the file's own directory by default."),
-    ] = None,
-    registry: Annotated[
-        Path | None, typer.Option(help="YAML registry that the names refer to.")
-    ] = None,
-    local_folder: Annotated[
-        list[str] | None,
-        typer.Option(help="VLM2Vec: NAME=FOLDER, where a hub data set lies; as often as needed."),
-    ] = None,
+    data_path: DataPathOption = None,
+    registry: RegistryOption = None,
+    local_folder: LocalFolderOption = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first pairs.")] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Most requests at once.")] = 32,
     attempts: Annotated[
@@ -108,8 +101,8 @@ def annotate(
           --endpoint https://api.example.com/v1 --price-in 0.035 --price-out 0.138
       umer1 data check annotated/sft.jsonl --data-path MMEB-train
     """
-    from umer1.cli.local_folders import folders_by_name
     from umer1.cli.output import note, print_json, stdout_to_stderr
+    from umer1.cli.pair_files import folders_by_name
     from umer1.data import annotation
     from umer1.data.annotation.statistics import lines
     from umer1.data.sets import kind_of, open_set

@@ -7,6 +7,7 @@ import typer
 
 from umer1.cli.annotate import annotate
 from umer1.cli.output import JsonOption
+from umer1.cli.pair_files import DataPathOption, LocalFolderOption, RegistryOption
 from umer1.cli.pass_rates import pass_rates
 from umer1.cli.rl_subset import rl_subset
 
@@ -59,17 +60,9 @@ def check(
             "or one such file)."
         ),
     ],
-    data_path: Annotated[
-        Path | None,
-        typer.Option(help="What media paths are below; the file's own directory by default."),
-    ] = None,
-    registry: Annotated[
-        Path | None, typer.Option(help="YAML registry that the names refer to.")
-    ] = None,
-    local_folder: Annotated[
-        list[str] | None,
-        typer.Option(help="VLM2Vec: NAME=FOLDER, where a hub data set lies; as often as needed."),
-    ] = None,
+    data_path: DataPathOption = None,
+    registry: RegistryOption = None,
+    local_folder: LocalFolderOption = None,
     decode: Annotated[
         bool, typer.Option("--decode", help="Decode every picture and frame too.")
     ] = False,
@@ -98,8 +91,8 @@ def check(
       umer1 data check "mine,other%20" --registry registry.yaml --limit 10000
       umer1 data check data/mini
     """
-    from umer1.cli.local_folders import folders_by_name
     from umer1.cli.output import stdout_to_stderr
+    from umer1.cli.pair_files import folders_by_name
     from umer1.data.sets import kind_of, open_set
 
     kind = kind_of(data, registry)

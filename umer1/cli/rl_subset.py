@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from umer1.cli.output import JsonOption
+from umer1.cli.pair_files import DataPathOption, LocalFolderOption, RegistryOption
 
 
 def rl_subset(
@@ -34,17 +35,9 @@ def rl_subset(
     visdoc: Annotated[
         str, typer.Option(help="Patterns of sources whose pictures are documents.")
     ] = "visrag*,*vidore*,*colpali*",
-    data_path: Annotated[
-        Path | None,
-        typer.Option(help="What media paths are below; the file's own directory by default."),
-    ] = None,
-    registry: Annotated[
-        Path | None, typer.Option(help="YAML registry that the names refer to.")
-    ] = None,
-    local_folder: Annotated[
-        list[str] | None,
-        typer.Option(help="VLM2Vec: NAME=FOLDER, where a hub data set lies; as often as needed."),
-    ] = None,
+    data_path: DataPathOption = None,
+    registry: RegistryOption = None,
+    local_folder: LocalFolderOption = None,
     seed: Annotated[int, typer.Option(help="Equal seeds choose equal pairs.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
     json: JsonOption = False,
@@ -64,8 +57,8 @@ def rl_subset(
       umer1 data rl-subset pool.json -o rl.json -n 11000 --pass-rates rates.jsonl
       umer1 data check rl.json --data-path /data
     """
-    from umer1.cli.local_folders import folders_by_name
     from umer1.cli.output import note, print_json, stdout_to_stderr
+    from umer1.cli.pair_files import folders_by_name
     from umer1.data.rl_subset import build_rl_subset
     from umer1.data.sets import kind_of, open_set
 
