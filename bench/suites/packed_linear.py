@@ -44,9 +44,9 @@ class PackedLinearCase(Case):
     def variants(self, device):
         return [
             Variant(OURS, OURS, lambda rows, weights: weights.panels(rows, self.columns)),
-            Variant("onednn-packed", "oneDNN", lambda rows, weights: weights.onednn(rows),
+            Variant("onednn-packed", "eager", lambda rows, weights: weights.onednn(rows),
                     "its packed layout, which torch's compiler uses"),
-            Variant("linear", "torch", lambda rows, weights: weights.plain(rows), "F.linear"),
+            Variant("linear", "eager", lambda rows, weights: weights.plain(rows), "F.linear"),
         ]  # fmt: skip
 
     def truth(self, problem):
