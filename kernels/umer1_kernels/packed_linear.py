@@ -3,7 +3,8 @@
     packed = pack_linear(layer.weight)                      # [panels, pairs, 64, 2]
     rows = packed_linear(rows, packed, layer.out_features, layer.bias)
 
-`F.linear` of a few bfloat16 rows reads its weight at half the speed of memory. Here a panel of 64
+The product of a few bfloat16 rows is the reading of its weight, which `F.linear` and oneDNN's packed
+layout do more slowly than memory allows (`python -m bench --suite packed_linear`). Here a panel of 64
 outputs lies as the products need it, and one pass over memory is all there is to do; for many rows the
 products are as fast as oneDNN's. Sums are float32, over the inputs in order: a row gets the same bits
 alone and among others.
