@@ -1,7 +1,7 @@
 """The table of ablations: `python -m bench.ablations`.
 
     python -m bench.ablations                            # every row, seeds 0 1 2, the tiny recipe as it is: hours
-    python -m bench.ablations --minutes-per-run 4        # each SFT run ends after 4 minutes, each RL run after 1
+    python -m bench.ablations --steps-share 0.25         # a quarter of the recipe's steps in every run
     python -m bench.ablations --only full no-rl dume --seeds 0
 
 Every row is trained with the tiny recipe on the miniature benchmark but for what its name says, evaluated on all held-out
@@ -24,15 +24,13 @@ from typing import NamedTuple
 from bench.environment import environment
 from bench.external_summary import SummarisedEmbedder, with_annotated_summaries
 from bench.results import write
-from bench.tiny_model import scores, train_stage
+from bench.tiny_model import recipe_steps, scores, train_stage
 from umer1 import Embedder
 from umer1.data.mini import build
 from umer1.evaluation import evaluate
 
 ROOT = Path(__file__).resolve().parent.parent
 BOTH, DISC = "disc,gen,disc-gen,gen-disc", "disc"
-# of an SFT run's minutes, as the recipe's own times are to each other
-RL_SHARE = 0.25
 MARKER = re.compile(r"(<!-- begin: ablations -->\n)(.*?)(<!-- end: ablations -->)", re.DOTALL)
 
 
@@ -87,15 +85,15 @@ def main(argv: list[str] | None = None) -> int:
     clock = Clock(len(arguments.seeds) * _jobs(chosen))
     found: dict[str, dict] = {name: {} for name in chosen}
     for seed in arguments.seeds:
-        work = arguments.work / f"seed-{seed}"
+        work = arguments.work / f"seed-{seed}-share-{arguments.steps_share:g}"
         for name, ablation in chosen.items():
             for run in runs(name, ablation):
-                train(run, ablation, seed, data, work, arguments.minutes_per_run, clock)
+                train(run, ablation, seed, data, work, arguments.steps_share, clock)
             found[name][str(seed)] = score(name, ablation, data, work, clock)
         content = {
             "command": "python -m bench.ablations " + " ".join(argv or _typed()),
             "environment": environment(),
-            "minutes_per_run": arguments.minutes_per_run,
+            "steps_share": arguments.steps_share,
             "ablations": found,
         }
         write(arguments.json, content)
@@ -115,18 +113,16 @@ def runs(name: str, ablation: Ablation) -> list[Run]:
 
 
 def train(
-    run: Run, ablation: Ablation, seed: int, data: Path, work: Path, minutes: float, clock: Clock
+    run: Run, ablation: Ablation, seed: int, data: Path, work: Path, share: float, clock: Clock
 ) -> None:
     output = work / run.folder
-    overrides = {**run.overrides, "seed": seed}
+    steps = round(share * recipe_steps(run.stage))
+    overrides = {**run.overrides, "seed": seed, "steps": steps}
     if run.start:
         overrides["model"] = str(work / run.start / "model")
     if ablation.told:
         file = data.parent / "mini-told" / "sft.json"
         overrides["data"] = str(with_annotated_summaries(data / "train" / "sft.json", file))
-    if minutes:
-        share = RL_SHARE if run.stage == "rl" else 1.0
-        overrides["time_limit_seconds"] = 60 * minutes * share
     known = (output / "seconds.json").exists()
     train_stage(run.stage, data, output, overrides)
     clock.tick(f"seed {seed}: {run.folder}", known)
@@ -231,6 +227,13 @@ def _jobs(chosen: dict[str, Ablation]) -> int:
     return sum(len(runs(name, ablation)) + 1 for name, ablation in chosen.items())
 
 
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"got {text}, wants a number above 0, at most 1")
+    return value
+
+
 def _typed() -> list[str]:
     import sys
 
@@ -245,9 +248,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", choices=ABLATIONS, metavar="ROW", help=f"of {', '.join(ABLATIONS)}")  # fmt: skip
-    parser.add_argument("--minutes-per-run", type=float, default=0.0, metavar="M",
-                        help="an SFT run ends after M minutes, an RL run after a quarter of that, with their schedules "
-                        "ended; 0 (default): the recipe's steps")  # fmt: skip
+    parser.add_argument("--steps-share", type=_share, default=1.0, metavar="S",
+                        help="of the recipe's steps in every run, schedules shortened with them; above 0, at most 1 (default)")  # fmt: skip
     parser.add_argument("--scale", type=float, default=1.0, help="of the benchmark's training data")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "ablations")
     parser.add_argument("--json", type=Path, default=ROOT / "bench" / "results" / "ablations" / "tiny.json")  # fmt: skip

@@ -85,6 +85,11 @@ def train_stage(stage: str, data: Path, output: Path, overrides: dict) -> float:
     return json.loads(seconds.read_text())
 
 
+def recipe_steps(stage: str) -> int:
+    """Optimizer steps of the tiny recipe of a stage."""
+    return load_config(RECIPES / f"tiny-{stage}.yaml", STAGES[stage][1], {}).steps
+
+
 def score(model: Path, data: Path, output: Path) -> Report:
     """Every held-out task: disc, gen, oracle, pass@1..16."""
     embedder = Embedder.load(model, device="cpu")

@@ -49,7 +49,7 @@ def pretended(monkeypatch, tmp_path):
 
     def scores(report):
         seed, modes = report
-        value = 0.5 + int(seed[-1]) / 10
+        value = 0.5 + int(seed.split("-")[1]) / 10
         group = {mode: value for mode in modes.split(",")}
         return {"groups": {"overall": group, "multi_step": group}}
 
@@ -74,20 +74,22 @@ def pretended(monkeypatch, tmp_path):
 def test_finished_runs_are_skipped_and_the_table_has_their_spread(pretended, capsys):
     run, root = pretended
     (root / "page.md").write_text("# Results\n\nBefore.\n")
-    first = run("--only", "full", "no-rl", "--seeds", "0", "1", "--minutes-per-run", "4")
+    first = run("--only", "full", "no-rl", "--seeds", "0", "1", "--steps-share", "0.25")
     trained = {
         (seed, folder): more for seed, folder, stage, more in first if stage in ("sft", "rl")
     }
-    assert set(trained) == {(f"seed-{s}", f"{kind}-full") for s in (0, 1) for kind in ("sft", "rl")}
-    assert trained["seed-1", "sft-full"] == {"seed": 1, "time_limit_seconds": 240}
-    rl = trained["seed-1", "rl-full"]
-    assert rl["time_limit_seconds"] == 60 and rl["model"].endswith("seed-1/sft-full/model")
+    assert set(trained) == {
+        (f"seed-{s}-share-0.25", f"{kind}-full") for s in (0, 1) for kind in ("sft", "rl")
+    }
+    assert trained["seed-1-share-0.25", "sft-full"] == {"seed": 1, "steps": 650}
+    rl = trained["seed-1-share-0.25", "rl-full"]
+    assert rl["steps"] == 30 and rl["model"].endswith("seed-1-share-0.25/sft-full/model")
     page = (root / "page.md").read_text()
     assert page.startswith("# Results\n\nBefore.\n")
     assert "| **SFT, then RL with rank x gap** | 55.0 (50.0 to 60.0) |" in page
     assert "[10/10]" in capsys.readouterr().out
-    assert run("--only", "full", "no-rl", "--seeds", "0", "1") == []
-    more = run("--only", "full", "no-rl", "dume", "--seeds", "0")
+    assert run("--only", "full", "no-rl", "--seeds", "0", "1", "--steps-share", "0.25") == []
+    more = run("--only", "full", "no-rl", "dume", "--seeds", "0", "--steps-share", "0.25")
     assert [each[1] for each in more] == ["sft-dume", "eval-dume"]
     page = (root / "page.md").read_text()
     assert page.count("begin: ablations") == 1 and "(DUME) | – | 50.0 (50.0 to 50.0) | – |" in page
