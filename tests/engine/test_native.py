@@ -76,6 +76,57 @@ def test_who_gets_a_result_may_cancel_the_rest(engine, make_prompts):
     assert len(found) == 1 and request.state == "cancelled"
 
 
+def test_tokens_are_told_as_they_are_written(engine, make_prompts):
+    """Each sample's in order, all of them before its result, and none of a request without a listener."""
+    prompts, sampling = make_prompts(3), Sampling(9, temperature=1.0)
+    events = []
+
+    def listen(name):
+        def wrote(sample, token):
+            assert type(token) is int
+            events.append((name, sample, token))
+
+        return wrote
+
+    def deliver(finished):
+        events.append(("done", finished.sample, finished.rollout.tokens))
+
+    first = engine.add(prompts[0], sampling, samples=2, wrote=listen("told"), deliver=deliver)
+    silent = engine.add(prompts[1], sampling)
+    for _ in range(3):
+        engine.step()
+    assert [event[:2] for event in events[:2]] == [("told", 0), ("told", 1)]
+    assert not any(name == "done" for name, *_ in events), "told before the end"
+    late = engine.add(prompts[2], Sampling(4), wrote=listen("late"))
+    run(engine, silent, late)
+    while not first.over:
+        engine.step()
+    for sample in (0, 1):
+        of_it = [
+            (name, token) for name, place, token in events if place == sample and name != "late"
+        ]
+        *told, done = of_it
+        assert done == ("done", [token for _, token in told]) and len(told) == 9
+    assert [token for name, _, token in events if name == "late"] == late.results[0].rollout.tokens
+
+
+def test_who_hears_a_token_may_cancel(engine, model, make_prompts, naive):
+    """A stop word of its own: the request ends there, though it is the last token of its row; the other goes on."""
+    prompts, heard = make_prompts(2), []
+
+    def wrote(sample, token):
+        heard.append(token)
+        if len(heard) == 3:
+            engine.cancel(request)
+
+    request = engine.add(prompts[0], Sampling(2), samples=2, wrote=wrote)
+    other = engine.add(prompts[1], Sampling(6))
+    rollout = run(engine, other)[0]
+    assert rollout.tokens == naive(model, prompts[1], NEVER, NEVER, 6)[0]
+    assert len(heard) == 3 and request.state == "cancelled" and not request.results
+    assert engine.idle
+
+
 def test_closing_the_iterator_cancels_what_runs(engine, make_prompts):
     results = engine.submit(make_prompts(9), Sampling(6, temperature=1.0), samples=3)
     next(results)

@@ -91,10 +91,13 @@ class NativeEngine:
         *,
         samples: int = 1,
         deliver: Callable[[Finished], None] | None = None,
+        wrote: Callable[[int, int], None] | None = None,
         place: int = 0,
     ) -> Request:
         """Queue a prompt; the steps to come work on it. Its results go to `deliver`, by default to
-        `request.results`, with `place` as their `prompt`."""
+        `request.results`, with `place` as their `prompt`. `wrote` is told of every token as it is
+        read from the device: (sample, token id), in the order of the sample's text and before its
+        result."""
         if sampling.max_think_tokens is not None and not self.special.think_end:
             raise ValueError(
                 "max_think_tokens: this engine was not told the tokens of </think> "
@@ -115,7 +118,8 @@ class NativeEngine:
         scheduler.check_fits(len(sequence), new, name)
         request = Request((key, samples > 0), len(sequence), samples, new, content)
         seeds = [prompt_seed(prompt, sampling, sample) for sample in range(samples)]
-        request.context = Context(seeds, sampling, place, deliver or request.results.append)
+        deliver = deliver or request.results.append
+        request.context = Context(seeds, sampling, place, deliver, wrote)
         scheduler.add(request)
         return request
 

@@ -22,12 +22,14 @@ from umer1.model.qwen2_vl import Qwen2VL
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What is kept with a request: the seeds of its samples, and where its results go."""
+    """What is kept with a request: the seeds of its samples, and where its results go. `wrote`
+    hears of every (sample, token id)."""
 
     seeds: list[int]
     sampling: Sampling
     place: int
     deliver: Callable[[Finished], None]
+    wrote: Callable[[int, int], None] | None = None
 
 
 class Stepper:
@@ -141,6 +143,8 @@ class Stepper:
             if token >= 0:
                 row.tokens.append(int(token))
                 row.logprobs.append(logprob)
+                if (wrote := row.request.context.wrote) is not None:
+                    wrote(row.sample, row.tokens[-1])
             if why:
                 ended.append((row, FINISH_NAMES[int(why)], bool(hit)))
         if not ended:
