@@ -147,7 +147,7 @@ class Embedder:
                 written += sum(len(rollout.tokens) for rollout in result.rollouts)
                 rate = {"tokens/s": written / (time.monotonic() - began)} if written else {}
                 bar.advance(1 if mode == "disc" else n, **rate)
-        embeddings = self._collect(results, mode, n)
+        embeddings = self.collect(results, mode, n)
         _warn_of_misses(embeddings.hit)
         return embeddings
 
@@ -180,7 +180,7 @@ class Embedder:
         for place, result in self._run(
             items, numbers, mode, sampling, n, seed, batch_size, readout
         ):
-            embeddings = self._collect([result], mode, n)
+            embeddings = self.collect([result], mode, n)
             hits.append(embeddings.hit)
             yield place, embeddings
         if mode != "disc" and hits:
@@ -232,22 +232,41 @@ class Embedder:
         self, parsed: List, numbers: List[int], seeds: List, mode: str, readout: str
     ) -> Iterator[Prompt]:
         """Made as the engine asks for them: their pixels need not all be in memory."""
-        processor, after = self.processor, int(readout == "after")
         for item, number, seed in zip(parsed, numbers, seeds):
-            if mode == "disc":
-                sequence = processor.encode(item, mode="disc", readout=readout)
-                yield Prompt(sequence, number, len(sequence) - 1)
-                continue
-            sequence = processor.encode(item, mode="gen")
-            place = processor.disc_position(sequence) + after if mode == "both" else None
-            yield Prompt(sequence, number, place, seed)
+            yield self.prompt(item, mode, number=number, seed=seed, readout=readout)
+
+    def prompt(
+        self,
+        item: Any,
+        mode: str = "both",
+        *,
+        number: int = 0,
+        seed: int | None = None,
+        readout: str = "at",
+    ) -> Prompt:
+        """What the engine computes for one item, its media opened and cut into patches. May be
+        called in any thread.
+
+        Args:
+            number, seed: see `Prompt`.
+        """
+        processor = self.processor
+        if mode == "disc":
+            sequence = processor.encode(item, mode="disc", readout=readout)
+            return Prompt(sequence, number, len(sequence) - 1)
+        sequence = processor.encode(item, mode="gen")
+        after = int(readout == "after")
+        place = processor.disc_position(sequence) + after if mode == "both" else None
+        return Prompt(sequence, number, place, seed)
 
     def _stack(self, vectors: List) -> np.ndarray:
         if not vectors:
             return np.zeros((0, self.dimension), np.float32)
         return torch.stack(vectors).cpu().numpy()
 
-    def _collect(self, results: List, mode: str, n: int) -> Embeddings:
+    def collect(self, results: List[Generated], mode: str, n: int) -> Embeddings:
+        """What the engine gave for the prompts of some items, as `encode` returns it. May be called
+        in any thread."""
         if mode == "disc":
             return Embeddings(disc=self._stack([result.disc for result in results]))
 

@@ -94,17 +94,36 @@ class NativeEngine:
         wrote: Callable[[int, int], None] | None = None,
         place: int = 0,
     ) -> Request:
-        """Queue a prompt; the steps to come work on it. Its results go to `deliver`, by default to
-        `request.results`, with `place` as their `prompt`. `wrote` is told of every token as it is
-        read from the device: (sample, token id), in the order of the sample's text and before its
-        result."""
+        """Queue a prompt; the steps to come work on it. See `request` for the arguments."""
+        return self.enqueue(
+            self.request(
+                prompt, sampling, samples=samples, deliver=deliver, wrote=wrote, place=place
+            )
+        )
+
+    def request(
+        self,
+        prompt: Prompt,
+        sampling: Sampling,
+        *,
+        samples: int = 1,
+        deliver: Callable[[Finished], None] | None = None,
+        wrote: Callable[[int, int], None] | None = None,
+        place: int = 0,
+    ) -> Request:
+        """A prompt made ready for `enqueue`: checked, hashed, positions computed. May be called in
+        any thread, beside a running `step`.
+
+        Args:
+            deliver: gets its results, by default `request.results`, with `place` as their `prompt`.
+            wrote: is told of every token as it is read from the device: (sample, token id), in the
+                order of the sample's text and before its result.
+        """
         if sampling.max_think_tokens is not None and not self.special.think_end:
             raise ValueError(
                 "max_think_tokens: this engine was not told the tokens of </think> "
                 "(SpecialTokens.think_end)"
             )
-        if self.idle and (change := self._weights.look()).any:
-            self._forget(change.vision, change.moved)
         name = f"prompt {place}"
         sequence, disc = prompt.sequence, prompt.disc_position
         if not samples:
@@ -114,13 +133,18 @@ class NativeEngine:
         merge = self.model.config.vision.spatial_merge_size
         key, content = prompt_content(sequence, disc, merge, name)
         new = sampling.max_new_tokens if samples else 0
-        scheduler = self.stepper.scheduler
-        scheduler.check_fits(len(sequence), new, name)
+        self.stepper.scheduler.check_fits(len(sequence), new, name)
         request = Request((key, samples > 0), len(sequence), samples, new, content)
         seeds = [prompt_seed(prompt, sampling, sample) for sample in range(samples)]
         deliver = deliver or request.results.append
         request.context = Context(seeds, sampling, place, deliver, wrote)
-        scheduler.add(request)
+        return request
+
+    def enqueue(self, request: Request) -> Request:
+        """Let a request of this engine join the queue."""
+        if self.idle and (change := self._weights.look()).any:
+            self._forget(change.vision, change.moved)
+        self.stepper.scheduler.add(request)
         return request
 
     def cancel(self, request: Request) -> None:

@@ -1,0 +1,292 @@
+"""Items in, embeddings out, from asyncio: many requests share one engine.
+
+    runner = Runner(embedder, settings)
+    runner.start()
+    embeddings = await runner.embed({"text": "a red bicycle"}, EmbedOptions(mode="both"))
+    await runner.close()
+
+An item goes through three places: it waits in the event loop, a worker thread opens its media and
+tokenises it, the engine's thread computes. Only as many items as the engine has rows are past the
+first place without running: the others hold no pixels. Cancelling the task that asked cancels the
+item wherever it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+from umer1.embedder import Embedder
+from umer1.embeddings import Embeddings
+from umer1.engine import Generated, NativeEngine, Sampling
+from umer1.prompts import parse_item
+from umer1.serving.engine_thread import EngineThread, Ticket
+from umer1.serving.errors import ApiError, out_of_time, shutting_down
+from umer1.serving.settings import EmbedOptions, ServerSettings
+
+# an item, or what makes one when its turn has come (its media are opened no earlier)
+ItemSource = Any | Callable[[], Awaitable[Any]]
+
+
+class Started(NamedTuple):
+    """The prompt is read, the engine has it: first of a stream."""
+
+    prompt_tokens: int
+
+
+class TokenPiece(NamedTuple):
+    """A token that a sample has written."""
+
+    sample: int
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """embeddings: of one item, as `Embedder.encode` gives them."""
+
+    embeddings: Embeddings
+    prompt_tokens: int
+
+
+class Runner:
+    """Attributes: watchers, called with (options, Computed, seconds) for every item computed."""
+
+    def __init__(self, embedder: Embedder, settings: ServerSettings):
+        if not isinstance(embedder.engine, NativeEngine):
+            raise TypeError(
+                f"embedder: its engine is a {type(embedder.engine).__name__}, the server wants a "
+                "NativeEngine: requests join it between steps"
+            )
+        self.embedder, self.settings = embedder, settings
+        self.engine: NativeEngine = embedder.engine
+        self.watchers: list[Callable[[EmbedOptions, Computed, float], None]] = []
+        self.draining = False
+        self._thread = EngineThread(self.engine)
+        self._workers = ThreadPoolExecutor(settings.prepare_threads, "umer1-prepare")
+        self._ahead = asyncio.Semaphore(self.engine.slots)
+        self._rows = 0  # of everything accepted and not answered
+        self._finished_at: deque[float] = deque(maxlen=64)
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+
+    def start(self) -> None:
+        """Call it in the event loop that will ask."""
+        self._thread.start(asyncio.get_running_loop())
+
+    async def close(self) -> None:
+        """Refuse what comes, wait at most `drain_seconds` for what runs, end the threads."""
+        await self.drain()
+        await asyncio.to_thread(self._thread.stop)
+        self._workers.shutdown(wait=False, cancel_futures=True)
+
+    async def drain(self) -> bool:
+        """Refuse what comes; True once nothing runs any more, False if `drain_seconds` are over."""
+        self.draining = True
+        try:
+            async with asyncio.timeout(self.settings.drain_seconds):
+                await self._quiet.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    @property
+    def alive(self) -> bool:
+        """Whether the engine's thread runs."""
+        return self._thread.alive
+
+    @property
+    def ready(self) -> bool:
+        return self.alive and not self.draining
+
+    def describe(self) -> dict[str, Any]:
+        """Sizes and what is in them now. Pages are `held` by requests, or `kept` by prompts that
+        may come again and make room when it is needed."""
+        scheduler = self.engine.stepper.scheduler
+        pages, running = scheduler.pages, len(scheduler.running)
+        # one C call: the engine's thread cannot change the dictionary meanwhile
+        prefixes = list(scheduler.prefixes)
+        kept = sum(len(prefix.pages) for prefix in prefixes if not prefix.holders)
+        return {
+            "ready": self.ready,
+            "slots": self.engine.slots,
+            "rows": self._rows,
+            "running": running,
+            "waiting": max(0, self._rows - running),
+            "max_waiting": self.settings.max_waiting,
+            "pages": pages.total,
+            "pages_held": pages.total - pages.free - kept,
+            "pages_kept": kept,
+            "feature_bytes": self.engine.features.bytes,
+            "engine_failures": self._thread.failures,
+        }
+
+    @contextmanager
+    def admit(self, rows: int) -> Iterator[None]:
+        """Places in the queue for so many rows. ApiError 429 if there are not enough, 503 while the
+        server shuts down."""
+        if self.draining:
+            raise shutting_down()
+        most = self.engine.slots + self.settings.max_waiting
+        if rows > most:
+            raise ApiError(
+                400, f"{rows} rows (inputs times n), wants at most {most}", code="too_many_rows"
+            )
+        if self._rows + rows > most:
+            raise self._queue_full()
+        self._rows += rows
+        self._quiet.clear()
+        try:
+            yield
+        finally:
+            self._rows -= rows
+            if not self._rows:
+                self._quiet.set()
+
+    async def embed(self, item: ItemSource, options: EmbedOptions) -> Embeddings:
+        """One item. ApiError if it cannot be computed."""
+        return (await self.embed_all([item], [options]))[0].embeddings
+
+    async def embed_all(
+        self, items: list[ItemSource], options: list[EmbedOptions]
+    ) -> list[Computed]:
+        """Several items of one request: all get places in the queue, or none. The first that fails
+        stops the others."""
+        with self.admit(sum(each.rows for each in options)):
+            try:
+                async with asyncio.TaskGroup() as group:
+                    tasks = [
+                        group.create_task(self._compute(*pair)) for pair in zip(items, options)
+                    ]
+            except BaseExceptionGroup as errors:
+                raise errors.exceptions[0] from None
+            return [task.result() for task in tasks]
+
+    async def stream(
+        self, item: ItemSource, options: EmbedOptions
+    ) -> AsyncIterator[Started | TokenPiece | Embeddings]:
+        """One item as it is computed: `Started`, a `TokenPiece` for every token, the embeddings.
+        ApiError 504 after `request_seconds`. Close it (`aclosing`) to cancel."""
+        events: asyncio.Queue = asyncio.Queue()
+        seconds = self.settings.request_seconds
+        deadline = time.monotonic() + seconds
+        with self.admit(options.rows):
+            task = asyncio.create_task(self._compute(item, options, events.put_nowait))
+            task.add_done_callback(lambda _: events.put_nowait(None))
+            try:
+                while True:
+                    left = max(0.0, deadline - time.monotonic())
+                    try:
+                        event = await asyncio.wait_for(events.get(), left)
+                    except TimeoutError:
+                        raise out_of_time(seconds) from None
+                    if event is None:
+                        yield task.result().embeddings
+                        return
+                    yield event
+            finally:
+                task.cancel()
+
+    async def in_worker(self, function: Callable, *arguments) -> Any:
+        """`function(*arguments)` in a worker thread."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._workers, function, *arguments)
+
+    async def _compute(
+        self,
+        source: ItemSource,
+        options: EmbedOptions,
+        hear: Callable[[Started | TokenPiece], None] | None = None,
+    ) -> Computed:
+        began = time.monotonic()
+        answer: asyncio.Future[Generated] = asyncio.get_running_loop().create_future()
+        await self._ahead.acquire()
+        ticket = Ticket(self._ahead.release, partial(_settle, answer), Generated())
+        try:
+            item = await source() if callable(source) else source
+            wrote = None
+            if hear is not None:
+                wrote = lambda sample, token: self._thread.tell(hear, TokenPiece(sample, token))
+            ticket.request = await self.in_worker(self._request, item, options, ticket, wrote)
+        except BaseException:
+            self._ahead.release()
+            raise
+        if hear is not None:
+            hear(Started(ticket.request.tokens))
+        self._thread.join_engine(ticket)
+        try:
+            result = await answer
+        except BaseException:
+            self._thread.leave(ticket)
+            raise
+        embeddings = await self.in_worker(
+            self.embedder.collect, [result], options.mode, max(1, options.samples)
+        )
+        computed = Computed(embeddings, ticket.request.tokens)
+        now = time.monotonic()
+        self._finished_at.extend([now] * options.rows)
+        for watcher in self.watchers:
+            watcher(options, computed, now - began)
+        return computed
+
+    def _request(self, item: Any, options: EmbedOptions, ticket: Ticket, wrote):
+        """In a worker thread: everything that is done to an item before the engine steps."""
+        number = options.number
+        ticket.result = Generated(rollouts=[None] * options.samples)
+        try:
+            item = parse_item(item, where=f"item {number}")
+            prompt = self.embedder.prompt(
+                item, options.mode, number=number, readout=options.readout
+            )
+            return self.engine.request(
+                prompt,
+                sampling_of(options),
+                samples=options.samples,
+                deliver=ticket.deliver,
+                wrote=wrote,
+                place=number,
+            )
+        except ValueError as error:
+            raise ApiError(400, str(error), param="input", code="bad_input") from None
+
+    def _queue_full(self) -> ApiError:
+        """Retry-After: when half of what is there will be done, at the pace of the last rows."""
+        times, wait = self._finished_at, 1
+        if len(times) > 1 and times[-1] > times[0]:
+            pace = (times[-1] - times[0]) / (len(times) - 1)
+            wait = min(60, max(1, math.ceil(self._rows / 2 * pace)))
+        return ApiError(
+            429,
+            f"the queue is full ({self._rows} rows): try again in {wait} s",
+            code="queue_full",
+            headers={"Retry-After": str(wait)},
+        )
+
+
+def sampling_of(options: EmbedOptions) -> Sampling:
+    """ValueError names the option."""
+    return Sampling(
+        options.max_new_tokens,
+        options.temperature,
+        options.top_p,
+        options.top_k,
+        options.seed,
+        max_think_tokens=options.max_think_tokens,
+    )
+
+
+def _settle(answer: asyncio.Future, result: Generated | Exception) -> None:
+    if answer.done():
+        return
+    if isinstance(result, Exception):
+        answer.set_exception(result)
+    else:
+        answer.set_result(result)
