@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from umer1.cli import data, doctor, embed, evaluate, insights, profile, search, train
+from umer1.cli import data, doctor, embed, evaluate, insights, profile, search, serve, train
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -16,6 +16,7 @@ app = typer.Typer(
 app.command("doctor")(doctor.doctor)
 app.command("embed")(embed.embed)
 app.command("search")(search.search)
+app.command("serve")(serve.serve)
 app.command("profile")(profile.profile)
 app.add_typer(train.app, name="train")
 evaluate.app.command("insights")(insights.insights)
@@ -48,6 +49,7 @@ def umer1(
       umer1 doctor                             what works on this machine
       umer1 embed "seven" photo.jpg            vectors, and the reasoning
       umer1 search "seven" --items photos/     nearest neighbours
+      umer1 serve                              OpenAI's API, and a page
       umer1 data mini --out data/mini          a small, real benchmark
       umer1 train sft --config tiny-sft        train on it from scratch
       umer1 eval mmeb data/mini                scores, a table and a plot

@@ -146,21 +146,30 @@ def _content(
         if mode == "disc":
             data.append({"embedding": disc})
             continue
-        several = body.n > 1
         for sample in range(body.n):
-            pick = lambda values: values[0][sample] if several else values[0]
-            entry = {"embedding": encode(pick(found.gen)), "finish": pick(found.finish)}
+            # one sample comes bare, several in a list
+            pick = _sample if body.n > 1 else _only
+            entry = {"embedding": encode(pick(found.gen, sample))}
+            entry["finish"] = pick(found.finish, sample)
             if disc is not None:
                 entry["disc"] = disc
             if body.return_reasoning:
-                entry["reasoning"] = pick(found.reasoning)
-                entry["summary"] = pick(found.summary)
-            if several:
+                entry["reasoning"] = pick(found.reasoning, sample)
+                entry["summary"] = pick(found.summary, sample)
+            if body.n > 1:
                 entry |= {"item": item, "sample": sample}
-            written += pick(found.tokens)
+            written += pick(found.tokens, sample)
             data.append(entry)
     data = [{"object": "embedding", "index": index, **each} for index, each in enumerate(data)]
     read = sum(each.prompt_tokens for each in computed)
     usage = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
     answer = {"object": "list", "data": data, "model": settings.model_name, "usage": usage}
     return json.dumps(answer, allow_nan=False).encode()
+
+
+def _only(values: Any, _: int) -> Any:
+    return values[0]
+
+
+def _sample(values: Any, sample: int) -> Any:
+    return values[0][sample]

@@ -69,10 +69,11 @@ class Runner:
         self.embedder, self.settings = embedder, settings
         self.engine: NativeEngine = embedder.engine
         self.watchers: list[Callable[[EmbedOptions, Computed, float], None]] = []
-        self.draining = False
+        self.draining = self._closed = False
         self._thread = EngineThread(self.engine)
         self._workers = ThreadPoolExecutor(settings.prepare_threads, "umer1-prepare")
         self._ahead = asyncio.Semaphore(self.engine.slots)
+        self._answers: set[asyncio.Future] = set()  # of what the engine computes
         self._rows = 0  # of everything accepted and not answered
         self._finished_at: deque[float] = deque(maxlen=64)
         self._quiet = asyncio.Event()
@@ -88,15 +89,17 @@ class Runner:
         await asyncio.to_thread(self._thread.stop)
         self._workers.shutdown(wait=False, cancel_futures=True)
 
-    async def drain(self) -> bool:
-        """Refuse what comes; True once nothing runs any more, False if `drain_seconds` are over."""
+    async def drain(self) -> None:
+        """Refuse what comes and return once nothing runs. What still does after `drain_seconds`
+        gets 503."""
         self.draining = True
         try:
             async with asyncio.timeout(self.settings.drain_seconds):
                 await self._quiet.wait()
         except TimeoutError:
-            return False
-        return True
+            self._closed = True
+            for answer in self._answers:
+                _settle(answer, shutting_down())
 
     @property
     def alive(self) -> bool:
@@ -118,6 +121,7 @@ class Runner:
         return {
             "ready": self.ready,
             "slots": self.engine.slots,
+            "memory": self.engine.describe()["memory"],
             "rows": self._rows,
             "running": running,
             "waiting": max(0, self._rows - running),
@@ -209,6 +213,9 @@ class Runner:
         began = time.monotonic()
         answer: asyncio.Future[Generated] = asyncio.get_running_loop().create_future()
         await self._ahead.acquire()
+        if self._closed:
+            self._ahead.release()
+            raise shutting_down()
         ticket = Ticket(self._ahead.release, partial(_settle, answer), Generated())
         try:
             item = await source() if callable(source) else source
@@ -222,11 +229,14 @@ class Runner:
         if hear is not None:
             hear(Started(ticket.request.tokens))
         self._thread.join_engine(ticket)
+        self._answers.add(answer)
         try:
             result = await answer
         except BaseException:
             self._thread.leave(ticket)
             raise
+        finally:
+            self._answers.discard(answer)
         embeddings = await self.in_worker(
             self.embedder.collect, [result], options.mode, max(1, options.samples)
         )

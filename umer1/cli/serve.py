@@ -1,0 +1,157 @@
+"""umer1 serve"""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from umer1.cli.models import DeviceOption
+
+KEYS_VARIABLE = "UMER1_API_KEYS"
+
+
+def serve(
+    model: Annotated[
+        str, typer.Argument(help='"tiny" (bundled), a directory, or a Hugging Face id.')
+    ] = "tiny",
+    host: Annotated[str, typer.Option(help="0.0.0.0: reachable from other machines.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0: any free one.")] = 8000,
+    name: Annotated[
+        str | None, typer.Option(help="What requests call the model; default: MODEL.")
+    ] = None,
+    mode: Annotated[
+        str, typer.Option(help="disc, gen or both: of requests that do not say.")
+    ] = "gen",
+    index: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=DIRECTORY of `umer1 index`, to be searched; repeat it for more."),
+    ] = None,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(help="One key per line; any of them opens the server. Or UMER1_API_KEYS=a,b."),
+    ] = None,
+    allow_media_urls: Annotated[
+        bool, typer.Option("--allow-media-urls", help="Fetch http(s) media from public addresses.")
+    ] = False,
+    media_domain: Annotated[
+        list[str] | None, typer.Option(help="Fetch from this domain only; repeat it for more.")
+    ] = None,
+    slots: Annotated[int, typer.Option(help="Rows written together; changes no vector.")] = 64,
+    kv_memory: Annotated[
+        float | None, typer.Option(help="GiB of keys and values; default: what the slots can use.")
+    ] = None,
+    max_waiting: Annotated[int, typer.Option(help="Rows that may wait; then 429.")] = 1024,
+    max_items: Annotated[int, typer.Option(help="Inputs in one request.")] = 256,
+    max_body: Annotated[int, typer.Option(help="MiB of one request.")] = 64,
+    max_tokens: Annotated[int, typer.Option(help="Most tokens that one sample may write.")] = 2048,
+    request_seconds: Annotated[float, typer.Option(help="Time of one request; then 504.")] = 300,
+    drain_seconds: Annotated[
+        float, typer.Option(help="Time for what runs after SIGTERM; then 503.")
+    ] = 30,
+    device: DeviceOption = None,
+) -> None:
+    """Serve a model over HTTP: OpenAI's embeddings and chat, search, a page.
+
+    Requests of all clients are computed together, and every vector is the one
+    that `umer1 embed` gives for the same input.
+
+    \b
+    Examples:
+      umer1 serve
+      umer1 serve zhibinlan/UME-R1-2B --port 8000 --api-key-file keys.txt
+      umer1 serve --index photos=photos.index
+
+    \b
+    Then:
+      curl http://127.0.0.1:8000/v1/embeddings -H 'Content-Type: application/json'
+           -d '{"input": "seven", "mode": "both", "return_reasoning": true}'
+
+    SIGTERM (or Ctrl-C) lets what runs finish and refuses the rest; a second one
+    ends at once.
+    """
+    from umer1.cli.models import model_identity
+    from umer1.cli.output import note
+    from umer1.serving.serve import serve as run
+    from umer1.serving.settings import MIB, ServerSettings
+
+    settings = ServerSettings(
+        model_name=name or model,
+        model_identity=model_identity(model),
+        mode=mode,
+        api_keys=read_keys(api_key_file),
+        max_body_bytes=max_body * MIB,
+        max_items=max_items,
+        allow_media_urls=allow_media_urls,
+        media_domains=tuple(media_domain or ()),
+        max_waiting=max_waiting,
+        request_seconds=request_seconds,
+        drain_seconds=drain_seconds,
+        max_tokens=max_tokens,
+    )
+    if settings.media_domains and not allow_media_urls:
+        raise ValueError("--media-domain: wants --allow-media-urls too")
+    indexes = open_indexes(index or [])
+    embedder = _embedder(model, device, slots, kv_memory)
+    if host not in ("127.0.0.1", "::1", "localhost") and not settings.api_keys:
+        note(f"anyone who reaches {host}:{port} can use this server: give it --api-key-file")
+    for each, opened in indexes.items():
+        note(f"index {each}: {len(opened)} items, modes {', '.join(opened.modes)}")
+
+    from umer1.serving.app import create_app
+
+    def listening(host: str, port: int) -> None:
+        state = app.state.runner.describe()
+        keys = f"{len(settings.api_keys)} API keys" if settings.api_keys else "no API key"
+        where = f"[{host}]" if ":" in host else host
+        note(f"{settings.model_name} ({settings.model_identity}), {keys}")
+        note(f"{state['slots']} rows together, {state['memory']}")
+        note(f"serving at http://{where}:{port}")
+
+    app = create_app(embedder, settings, indexes)
+    run(app, host, port, listening)
+
+
+def read_keys(path: Path | None) -> tuple[str, ...]:
+    """Of a file (a key per line; empty lines and those that begin with # do not count), or of the
+    environment."""
+    if path is None:
+        given = os.environ.get(KEYS_VARIABLE, "").split(",")
+        return tuple(key.strip() for key in given if key.strip())
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    keys = tuple(line for line in lines if line and not line.startswith("#"))
+    if not keys:
+        raise ValueError(f"{path}: holds no key; without keys leave --api-key-file out")
+    return keys
+
+
+def open_indexes(options: list[str]) -> dict:
+    """NAME=DIRECTORY of each, opened."""
+    if not options:
+        return {}
+    from umer1.retrieval import VectorIndex
+
+    indexes = {}
+    for option in options:
+        name, equals, directory = option.partition("=")
+        if not equals or not name or not directory or "/" in name:
+            raise ValueError(f"--index: got {option!r}, wants NAME=DIRECTORY")
+        if name in indexes:
+            raise ValueError(f"--index: {name!r} is there twice")
+        indexes[name] = VectorIndex.open(Path(directory))
+    return indexes
+
+
+def _embedder(model: str, device: str | None, slots: int, kv_memory: float | None):
+    from umer1 import Embedder
+    from umer1.engine import NativeEngine, SpecialTokens
+
+    loaded = Embedder.load(model, device=device)
+    engine = NativeEngine(
+        loaded.model,
+        SpecialTokens.of(loaded.processor),
+        packed=loaded.packed,
+        slots=slots,
+        kv_memory=None if kv_memory is None else int(kv_memory * 2**30),
+    )
+    return Embedder(loaded.model, loaded.processor, engine=engine, packed=loaded.packed)
