@@ -18,8 +18,10 @@ from starlette.exceptions import HTTPException
 from umer1 import __version__
 from umer1.embedder import Embedder
 from umer1.serving import embeddings_route, status_routes
+from umer1.serving.body_limits import BodyLimits
 from umer1.serving.door import Door
 from umer1.serving.errors import ApiError
+from umer1.serving.media_gate import MediaGate
 from umer1.serving.metrics import Metrics
 from umer1.serving.runner import Runner
 from umer1.serving.settings import ServerSettings
@@ -54,14 +56,16 @@ def create_app(
         title="umer1", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
     )
     app.state.runner, app.state.settings, app.state.metrics = runner, settings, metrics
-    app.state.indexes, app.state.gate = dict(indexes or {}), None
+    app.state.indexes = dict(indexes or {})
+    app.state.gate = MediaGate(settings, sizes=embedder.processor.limits)
     for route in (embeddings_route, status_routes):
         app.include_router(route.router)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _defect)
-    # the last added is the outermost
+    # the last added is the outermost: nobody without a key fills memory with a body
+    app.add_middleware(BodyLimits, most_bytes=settings.max_body_bytes)
     app.add_middleware(Door, api_keys=settings.api_keys, closing=lambda: runner.draining)
     app.add_middleware(Watch, seconds=settings.request_seconds, answered=metrics.answered)
     return app

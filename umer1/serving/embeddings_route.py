@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from umer1.serving.errors import ApiError, model_not_found
-from umer1.serving.items import open_media, read_item, text_of_tokens
+from umer1.serving.items import read_item, text_of_tokens
 from umer1.serving.runner import Computed, ItemSource, Runner, sampling_of
 from umer1.serving.schemas import EmbeddingsRequest
 from umer1.serving.settings import EmbedOptions, ServerSettings
@@ -84,7 +84,8 @@ def _sources(body: EmbeddingsRequest, state: Any) -> list[ItemSource]:
             read_item(each, "messages" if one else f"messages[{place}]", settings)
             for place, each in enumerate(given)
         ]
-        return [partial(open_media, item, state.gate) for item in items]
+        media = state.gate.request()
+        return [partial(media.open_item, item) for item in items]
     return [
         read_item(each, f"input[{place}]", settings)
         if isinstance(each, str)

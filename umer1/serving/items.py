@@ -1,26 +1,25 @@
 """What a request asks to embed, as items: checked at once, its media opened when its turn comes.
 
 item = read_item(conversation, "messages", settings)      # nothing is opened
-item = await open_media(item, gate)                       # in the queue's order
+item = await gate.request().open_item(item)               # in the queue's order
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
 
 from umer1.processor import Processor
 from umer1.prompts import Item, Medium, parse_item
 from umer1.serving.errors import ApiError
+from umer1.serving.media_gate import MediaGate
 from umer1.serving.settings import ServerSettings
 
 
 async def messages_to_item(
-    messages: Sequence[dict], gate: Any, where: str, settings: ServerSettings
+    messages: Sequence[dict], gate: MediaGate, where: str, settings: ServerSettings
 ) -> Item:
     """A conversation (see `umer1.messages`) with its media opened by `gate`. ApiError 400."""
-    return await open_media(read_item(messages, where, settings), gate)
+    return await gate.request().open_item(read_item(messages, where, settings))
 
 
 def read_item(source: str | Sequence[dict], where: str, settings: ServerSettings) -> Item:
@@ -49,15 +48,6 @@ def read_item(source: str | Sequence[dict], where: str, settings: ServerSettings
     return item
 
 
-async def open_media(item: Item, gate: Any) -> Item:
-    """The item with what the gate let in in place of every source that a client wrote."""
-    opened = {id(medium): await _opened(medium, gate) for medium in item.media}
-    change = lambda part: opened[id(part)] if isinstance(part, Medium) else part
-    return replace(
-        item, media=tuple(map(change, item.media)), layout=tuple(map(change, item.layout))
-    )
-
-
 def text_of_tokens(ids: list[int], where: str, processor: Processor) -> str:
     """The text that token ids of this model stand for. The prompt's own tokens among them are
     letters like any other: nobody writes control tokens from outside."""
@@ -74,27 +64,3 @@ def text_of_tokens(ids: list[int], where: str, processor: Processor) -> str:
 
 def _count(medium: Medium) -> int:
     return len(medium.source) if isinstance(medium.source, (list, tuple)) else 1
-
-
-async def _opened(medium: Medium, gate: Any) -> Medium:
-    source, where = medium.source, medium.where
-    if medium.kind == "video" and isinstance(source, list):
-        frames = [
-            await gate.open(
-                "image", _url(frame, f"{where}, frame {place}"), f"{where}, frame {place}"
-            )
-            for place, frame in enumerate(source)
-        ]
-        return replace(medium, source=frames)
-    return replace(medium, source=await gate.open(medium.kind, _url(source, where), where))
-
-
-def _url(source: Any, where: str) -> str:
-    if not isinstance(source, str):
-        raise ApiError(
-            400,
-            f"{where}: wants a data URI as a string, got {type(source).__name__}",
-            param=where.partition("[")[0].partition(",")[0],
-            code="bad_media",
-        )
-    return source

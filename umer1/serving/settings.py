@@ -23,6 +23,7 @@ class ServerSettings:
         max_media_per_item: pictures and clips of one input.
         allow_media_urls: fetch media from http(s) addresses; data URIs always work.
         media_domains: fetch from these domains (and what is below them) only; none: from any.
+        media_ports: ports of addresses that may be asked.
         max_waiting: rows (inputs times samples) that may wait while others run; more get 429.
         request_seconds: from a request's first byte to its answer, then 504.
         drain_seconds: how long requests may go on after SIGTERM.
@@ -40,6 +41,7 @@ class ServerSettings:
     max_media_per_item: int = 16
     allow_media_urls: bool = False
     media_domains: tuple[str, ...] = ()
+    media_ports: tuple[int, ...] = (80, 443)
     max_waiting: int = 1024
     request_seconds: float = 300.0
     drain_seconds: float = 30.0
