@@ -1,0 +1,1 @@
+"""A load test of the server: `python -m bench.serving_load`."""
