@@ -1,8 +1,8 @@
 """The least HTTP/1.1 client: 64 of them take little of the cores that the server needs.
 
-    connection = Connection("127.0.0.1", 8000)
-    await connection.send("POST", "/v1/embeddings", body)
-    answer = await connection.answer()          # .status .headers .body
+connection = Connection("127.0.0.1", 8000)
+await connection.send("POST", "/v1/embeddings", body)
+answer = await connection.answer()          # .status .headers .body
 """
 
 from __future__ import annotations

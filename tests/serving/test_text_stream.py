@@ -51,7 +51,7 @@ def test_an_unfinished_character_comes_at_the_end(processor):
 @given(data=st.data())
 def test_any_tokens_join_to_their_decoded_text(processor, data):
     """Also bytes that make no characters, as sampling at a high temperature writes them."""
-    size = processor.text._tokenizer.get_vocab_size()
+    size = len(processor.tokenizer)
     tokens = data.draw(st.lists(st.integers(0, size - 1), max_size=24))
     told, rest = pieces(processor, tokens)
     assert "".join(told) + rest == processor.decode(tokens)

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 
 from umer1 import __version__
 from umer1.embedder import Embedder
-from umer1.serving import embeddings_route, status_routes
+from umer1.serving import chat_route, embeddings_route, status_routes
 from umer1.serving.body_limits import BodyLimits
 from umer1.serving.door import Door
 from umer1.serving.errors import ApiError
@@ -58,7 +58,7 @@ def create_app(
     app.state.runner, app.state.settings, app.state.metrics = runner, settings, metrics
     app.state.indexes = dict(indexes or {})
     app.state.gate = MediaGate(settings, sizes=embedder.processor.limits)
-    for route in (embeddings_route, status_routes):
+    for route in (embeddings_route, chat_route, status_routes):
         app.include_router(route.router)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _validation_error)

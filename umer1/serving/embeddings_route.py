@@ -29,7 +29,7 @@ async def embeddings(request: Request, body: EmbeddingsRequest) -> Response:
     check_model(body.model, settings)
     width = checked_dimensions(body.dimensions, runner)
     sources = _sources(body, state)
-    options = [_options(body, settings, number) for number in range(len(sources))]
+    options = [options_of(body, settings, number) for number in range(len(sources))]
     computed = await runner.embed_all(sources, options)
     content = await runner.in_worker(_content, computed, body, options[0].mode, width, settings)
     return Response(content, media_type="application/json")
@@ -103,7 +103,8 @@ async def _from_tokens(ids: list[int], where: str, state: Any):
     return read_item(text, where, state.settings)
 
 
-def _options(body: EmbeddingsRequest, settings: ServerSettings, number: int) -> EmbedOptions:
+def options_of(body: Any, settings: ServerSettings, number: int) -> EmbedOptions:
+    """Of an embeddings or chat request; `number` is the place of its input. ApiError 400."""
     longest = settings.max_tokens
     if body.max_tokens is not None and body.max_tokens > longest:
         raise ApiError(

@@ -29,15 +29,17 @@ class TextStream:
         self._held.append(token)
         text = self._decode(self._held)
         if not text.endswith(_REPLACEMENT):
-            return self.end(text)
+            return self._release(text)
         # an unfinished character shows as one replacement at the end: what is before it stays
         piece = text[self._sent : -1]
         self._sent = len(text) - 1
         return piece
 
-    def end(self, text: str | None = None) -> str:
+    def end(self) -> str:
         """What was held back, as it is."""
-        text = self._decode(self._held) if text is None else text
+        return self._release(self._decode(self._held))
+
+    def _release(self, text: str) -> str:
         piece = text[self._sent :]
         self._held, self._sent = [], 0
         return piece
