@@ -93,6 +93,7 @@ class _Gauges(Collector):
             ("umer1_kv_pages_held", "pages_held", "Pages that requests hold."),
             ("umer1_kv_pages_kept", "pages_kept", "Pages of prompts that may come again."),
             ("umer1_feature_bytes", "feature_bytes", "Visual features of media seen before."),
+            ("umer1_tasks", "tasks", "Tasks of the event loop, this request's among them."),
             ("umer1_engine_failures", "engine_failures", "Steps that failed."),
             ("umer1_ready", "ready", "1: takes requests."),
         ):

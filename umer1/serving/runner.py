@@ -78,10 +78,12 @@ class Runner:
         self._finished_at: deque[float] = deque(maxlen=64)
         self._quiet = asyncio.Event()
         self._quiet.set()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> None:
         """Call it in the event loop that will ask."""
-        self._thread.start(asyncio.get_running_loop())
+        self._loop = asyncio.get_running_loop()
+        self._thread.start(self._loop)
 
     async def close(self) -> None:
         """Refuse what comes, wait at most `drain_seconds` for what runs, end the threads."""
@@ -130,6 +132,7 @@ class Runner:
             "pages_held": pages.total - pages.free - kept,
             "pages_kept": kept,
             "feature_bytes": self.engine.features.bytes,
+            "tasks": len(asyncio.all_tasks(self._loop)) if self._loop else 0,
             "engine_failures": self._thread.failures,
         }
 
