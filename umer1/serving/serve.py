@@ -40,7 +40,10 @@ def serve(
             timeout_graceful_shutdown=LAST_ANSWERS,
         )
         server = _Server(config, lambda: listening(host, listener.getsockname()[1]))
-        asyncio.run(server.serve(sockets=[listener]))
+        try:
+            asyncio.run(server.serve(sockets=[listener]))
+        finally:
+            gc.unfreeze()
 
 
 class _Server(uvicorn.Server):
