@@ -54,7 +54,7 @@ def address(app):
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     wait_for(lambda: server.started)
-    yield "http://127.0.0.1:{}".format(listening.getsockname()[1])
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     server.should_exit = True
     thread.join()
 

@@ -15,7 +15,9 @@ def serve(
     model: Annotated[
         str, typer.Argument(help='"tiny" (bundled), a directory, or a Hugging Face id.')
     ] = "tiny",
-    host: Annotated[str, typer.Option(help="0.0.0.0: reachable from other machines.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="0.0.0.0: reachable from other machines.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0: any free one.")] = 8000,
     name: Annotated[
         str | None, typer.Option(help="What requests call the model; default: MODEL.")

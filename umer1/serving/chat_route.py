@@ -31,7 +31,7 @@ from umer1.serving.embeddings_route import (
     options_of,
 )
 from umer1.serving.errors import ApiError
-from umer1.serving.items import open_media, read_item
+from umer1.serving.items import read_item
 from umer1.serving.runner import Runner, Started
 from umer1.serving.text_stream import TextStream
 
@@ -50,7 +50,7 @@ async def chat(request: Request, body: ChatRequest) -> Response:
     checked_dimensions(body.dimensions, state.runner)
     item = read_item(body.messages, "messages", state.settings)
     options = options_of(body, state.settings, 0)
-    events = _events(state.runner, partial(open_media, item, state.gate), options)
+    events = _events(state.runner, partial(state.gate.request().open_item, item), options)
     reply = _Reply(state.settings.model_name, body)
     if not body.stream:
         async with aclosing(events):

@@ -102,6 +102,8 @@ class Runner:
             self._closed = True
             for answer in self._answers:
                 _settle(answer, shutting_down())
+            for _ in range(self._rows):  # whoever waits for a place: see _check_open
+                self._ahead.release()
 
     @property
     def alive(self) -> bool:
@@ -216,16 +218,15 @@ class Runner:
         began = time.monotonic()
         answer: asyncio.Future[Generated] = asyncio.get_running_loop().create_future()
         await self._ahead.acquire()
-        if self._closed:
-            self._ahead.release()
-            raise shutting_down()
         ticket = Ticket(self._ahead.release, partial(_settle, answer), Generated())
         try:
+            self._check_open()
             item = await source() if callable(source) else source
             wrote = None
             if hear is not None:
                 wrote = lambda sample, token: self._thread.tell(hear, TokenPiece(sample, token))
             ticket.request = await self.in_worker(self._request, item, options, ticket, wrote)
+            self._check_open()
         except BaseException:
             self._ahead.release()
             raise
@@ -269,6 +270,10 @@ class Runner:
             )
         except ValueError as error:
             raise ApiError(400, str(error), param="input", code="bad_input") from None
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise shutting_down()
 
     def _queue_full(self) -> ApiError:
         """Retry-After: when half of what is there will be done, at the pace of the last rows."""
