@@ -63,23 +63,23 @@ def running_server(wait_until):
 
 @pytest.fixture
 def held_engine():
-    """held_engine(engine): its steps wait; `.release()` lets them go on."""
+    """held_engine(engine): its steps wait for `.release()`, or for the end of the test."""
+    gates = []
 
-    class Held:
-        def __init__(self, engine):
-            self.gate, self.steps, step = threading.Event(), 0, engine.step
+    def hold(engine):
+        gate, step = threading.Event(), engine.step
+        gates.append(gate)
 
-            def held():
-                self.gate.wait(PATIENCE)
-                self.steps += 1
-                step()
+        def held():
+            gate.wait(PATIENCE)
+            step()
 
-            engine.step = held
+        engine.step = held
+        return SimpleNamespace(release=gate.set)
 
-        def release(self):
-            self.gate.set()
-
-    return Held
+    yield hold
+    for gate in gates:
+        gate.set()
 
 
 @pytest.fixture(scope="session")

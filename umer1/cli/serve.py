@@ -91,6 +91,8 @@ def serve(
         drain_seconds=drain_seconds,
         max_tokens=max_tokens,
     )
+    if not 0 <= port < 1 << 16:
+        raise ValueError(f"--port: got {port}, wants 0 to 65535")
     if settings.media_domains and not allow_media_urls:
         raise ValueError("--media-domain: wants --allow-media-urls too")
     indexes = open_indexes(index or [])
@@ -129,19 +131,19 @@ def read_keys(path: Path | None) -> tuple[str, ...]:
 
 def open_indexes(options: list[str]) -> dict:
     """NAME=DIRECTORY of each, opened."""
-    if not options:
+    directories = {}
+    for option in options:
+        name, _, directory = option.partition("=")
+        if not name or not directory or "/" in name:
+            raise ValueError(f"--index: got {option!r}, wants NAME=DIRECTORY")
+        if name in directories:
+            raise ValueError(f"--index: {name!r} is there twice")
+        directories[name] = Path(directory)
+    if not directories:
         return {}
     from umer1.retrieval import VectorIndex
 
-    indexes = {}
-    for option in options:
-        name, equals, directory = option.partition("=")
-        if not equals or not name or not directory or "/" in name:
-            raise ValueError(f"--index: got {option!r}, wants NAME=DIRECTORY")
-        if name in indexes:
-            raise ValueError(f"--index: {name!r} is there twice")
-        indexes[name] = VectorIndex.open(Path(directory))
-    return indexes
+    return {name: VectorIndex.open(directory) for name, directory in directories.items()}
 
 
 def _embedder(model: str, device: str | None, slots: int, kv_memory: float | None):

@@ -70,12 +70,9 @@ class _Watched:
     async def send(self, message):
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            self._again()
+            if not self.limit.expired():
+                self.limit.reschedule(asyncio.get_running_loop().time() + self.seconds)
         await self._send(message)
-
-    def _again(self) -> None:
-        if not self.limit.expired():  # else this is the answer to that
-            self.limit.reschedule(asyncio.get_running_loop().time() + self.seconds)
 
     def stop(self) -> None:
         if self._watcher is not None:
