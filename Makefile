@@ -5,7 +5,7 @@ PY       = $(VENV)/bin/python
 UMER1    = $(VENV)/bin/umer1
 STAMP    = $(VENV)/.installed
 SOURCES  = $(shell find csrc -type f 2>/dev/null)
-EXTRAS   = data,eval,train,annotate,mteb,dev
+EXTRAS   = data,eval,train,annotate,mteb,serve,search,export,ray,integrations,dev
 
 .PHONY: help setup quickstart test test-all guard gpu tiny-model lint clean
 help:  ## list the commands
