@@ -30,8 +30,8 @@ async def embeddings(request: Request, body: EmbeddingsRequest) -> Response:
     width = checked_dimensions(body.dimensions, runner)
     sources = _sources(body, state)
     options = [options_of(body, settings, number) for number in range(len(sources))]
-    computed = await runner.embed_all(sources, options)
-    content = await runner.in_worker(_content, computed, body, options[0].mode, width, settings)
+    render = partial(_content, body=body, mode=options[0].mode, width=width, settings=settings)
+    content = await runner.embed_all(sources, options, render)
     return Response(content, media_type="application/json")
 
 

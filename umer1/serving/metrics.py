@@ -53,11 +53,11 @@ class Metrics:
         self.registry.register(_Gauges(runner))
         runner.watchers.append(self.computed)
 
-    def computed(self, options: EmbedOptions, computed: Computed, seconds: float) -> None:
+    def computed(self, options: EmbedOptions, computed: Computed) -> None:
         """Count one item."""
         embeddings = computed.embeddings
         self._prompt.inc(computed.prompt_tokens)
-        self._seconds.labels(options.mode).observe(seconds)
+        self._seconds.labels(options.mode).observe(computed.seconds)
         if embeddings.disc is not None:
             self._embeddings.labels("disc").inc()
         if embeddings.gen is not None:

@@ -51,14 +51,23 @@ class TokenPiece(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """embeddings: of one item, as `Embedder.encode` gives them."""
+    """embeddings: of one item, as `Embedder.encode` gives them. seconds: from its arrival."""
 
     embeddings: Embeddings
     prompt_tokens: int
+    seconds: float
+
+
+class _Result(NamedTuple):
+    """One item as it comes from the engine."""
+
+    generated: Generated
+    prompt_tokens: int
+    seconds: float
 
 
 class Runner:
-    """Attributes: watchers, called with (options, Computed, seconds) for every item computed."""
+    """Attributes: watchers, called with (options, Computed) for every item computed."""
 
     def __init__(self, embedder: Embedder, settings: ServerSettings):
         if not isinstance(embedder.engine, NativeEngine):
@@ -68,7 +77,7 @@ class Runner:
             )
         self.embedder, self.settings = embedder, settings
         self.engine: NativeEngine = embedder.engine
-        self.watchers: list[Callable[[EmbedOptions, Computed, float], None]] = []
+        self.watchers: list[Callable[[EmbedOptions, Computed], None]] = []
         self.draining = self._closed = False
         self._thread = EngineThread(self.engine)
         self._workers = ThreadPoolExecutor(settings.prepare_threads, "umer1-prepare")
@@ -165,10 +174,13 @@ class Runner:
         return (await self.embed_all([item], [options]))[0].embeddings
 
     async def embed_all(
-        self, items: list[ItemSource], options: list[EmbedOptions]
-    ) -> list[Computed]:
+        self,
+        items: list[ItemSource],
+        options: list[EmbedOptions],
+        render: Callable[[list[Computed]], Any] = lambda computed: computed,
+    ) -> Any:
         """Several items of one request: all get places in the queue, or none. The first that fails
-        stops the others."""
+        stops the others. Returns what `render` makes of them in a worker thread."""
         with self.admit(sum(each.rows for each in options)):
             try:
                 async with asyncio.TaskGroup() as group:
@@ -177,7 +189,10 @@ class Runner:
                     ]
             except BaseExceptionGroup as errors:
                 raise errors.exceptions[0] from None
-            return [task.result() for task in tasks]
+            results = [task.result() for task in tasks]
+            computed, rendered = await self.in_worker(self._collect, results, options, render)
+        self._tell(options, computed)
+        return rendered
 
     async def stream(
         self, item: ItemSource, options: EmbedOptions
@@ -198,7 +213,10 @@ class Runner:
                     except TimeoutError:
                         raise out_of_time(seconds) from None
                     if event is None:
-                        yield task.result().embeddings
+                        results = [task.result()]
+                        computed, _ = await self.in_worker(self._collect, results, [options])
+                        self._tell([options], computed)
+                        yield computed[0].embeddings
                         return
                     yield event
             finally:
@@ -214,7 +232,7 @@ class Runner:
         source: ItemSource,
         options: EmbedOptions,
         hear: Callable[[Started | TokenPiece], None] | None = None,
-    ) -> Computed:
+    ) -> _Result:
         began = time.monotonic()
         answer: asyncio.Future[Generated] = asyncio.get_running_loop().create_future()
         await self._ahead.acquire()
@@ -241,15 +259,31 @@ class Runner:
             raise
         finally:
             self._answers.discard(answer)
-        embeddings = await self.in_worker(
-            self.embedder.collect, [result], options.mode, max(1, options.samples)
-        )
-        computed = Computed(embeddings, ticket.request.tokens)
         now = time.monotonic()
         self._finished_at.extend([now] * options.rows)
-        for watcher in self.watchers:
-            watcher(options, computed, now - began)
-        return computed
+        return _Result(result, ticket.request.tokens, now - began)
+
+    def _collect(
+        self,
+        results: list[_Result],
+        options: list[EmbedOptions],
+        render: Callable[[list[Computed]], Any] = lambda computed: computed,
+    ) -> tuple[list[Computed], Any]:
+        """In a worker thread: texts of tokens, and whatever the answer is made of."""
+        computed = [
+            Computed(
+                self.embedder.collect([each.generated], how.mode, max(1, how.samples)),
+                each.prompt_tokens,
+                each.seconds,
+            )
+            for each, how in zip(results, options)
+        ]
+        return computed, render(computed)
+
+    def _tell(self, options: list[EmbedOptions], computed: list[Computed]) -> None:
+        for how, each in zip(options, computed):
+            for watcher in self.watchers:
+                watcher(how, each)
 
     def _request(self, item: Any, options: EmbedOptions, ticket: Ticket, wrote):
         """In a worker thread: everything that is done to an item before the engine steps."""
