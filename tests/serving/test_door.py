@@ -78,7 +78,7 @@ def test_errors_have_one_shape(client, method, path, content_type, status, code)
 
 def test_a_shutting_down_server_takes_nothing_new(running_server):
     with running_server() as server:
-        server.runner.draining = True
+        server.runner.stop_accepting()
         refused = httpx.post(f"{server.url}/v1/embeddings", json={"input": "a"})
         ready = httpx.get(f"{server.url}/health/ready")
         alive = httpx.get(f"{server.url}/health")

@@ -14,12 +14,9 @@ item wherever it is.
 from __future__ import annotations
 
 import asyncio
-import math
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -30,6 +27,7 @@ from umer1.engine import Generated, NativeEngine, Sampling
 from umer1.prompts import parse_item
 from umer1.serving.engine_thread import EngineThread, Ticket
 from umer1.serving.errors import ApiError, out_of_time, shutting_down
+from umer1.serving.places import Places
 from umer1.serving.settings import EmbedOptions, ServerSettings
 
 # an item, or what makes one when its turn has come (its media are opened no earlier)
@@ -78,15 +76,12 @@ class Runner:
         self.embedder, self.settings = embedder, settings
         self.engine: NativeEngine = embedder.engine
         self.watchers: list[Callable[[EmbedOptions, Computed], None]] = []
-        self.draining = self._closed = False
+        self._places = Places(self.engine.slots + settings.max_waiting)
+        self._closed = False
         self._thread = EngineThread(self.engine)
         self._workers = ThreadPoolExecutor(settings.prepare_threads, "umer1-prepare")
         self._ahead = asyncio.Semaphore(self.engine.slots)
         self._answers: set[asyncio.Future] = set()  # of what the engine computes
-        self._rows = 0  # of everything accepted and not answered
-        self._finished_at: deque[float] = deque(maxlen=64)
-        self._quiet = asyncio.Event()
-        self._quiet.set()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> None:
@@ -103,21 +98,28 @@ class Runner:
     async def drain(self) -> None:
         """Refuse what comes and return once nothing runs. What still does after `drain_seconds`
         gets 503."""
-        self.draining = True
-        try:
-            async with asyncio.timeout(self.settings.drain_seconds):
-                await self._quiet.wait()
-        except TimeoutError:
-            self._closed = True
-            for answer in self._answers:
-                _settle(answer, shutting_down())
-            for _ in range(self._rows):  # whoever waits for a place: see _check_open
-                self._ahead.release()
+        self.stop_accepting()
+        if await self._places.empty(self.settings.drain_seconds):
+            return
+        self._closed = True
+        for answer in self._answers:
+            _settle(answer, shutting_down())
+        for _ in range(self._places.rows):  # whoever has not got to the engine: see _check_open
+            self._ahead.release()
+
+    def stop_accepting(self) -> None:
+        """Refuse what comes with 503; what is there goes on."""
+        self._places.closing = True
 
     @property
     def alive(self) -> bool:
         """Whether the engine's thread runs."""
         return self._thread.alive
+
+    @property
+    def draining(self) -> bool:
+        """Whether nothing new is accepted any more."""
+        return self._places.closing
 
     @property
     def ready(self) -> bool:
@@ -127,7 +129,7 @@ class Runner:
         """Sizes and what is in them now. Pages are `held` by requests, or `kept` by prompts that
         may come again and make room when it is needed."""
         scheduler = self.engine.stepper.scheduler
-        pages, running = scheduler.pages, len(scheduler.running)
+        pages, running, rows = scheduler.pages, len(scheduler.running), self._places.rows
         # one C call: the engine's thread cannot change the dictionary meanwhile
         prefixes = list(scheduler.prefixes)
         kept = sum(len(prefix.pages) for prefix in prefixes if not prefix.holders)
@@ -135,9 +137,9 @@ class Runner:
             "ready": self.ready,
             "slots": self.engine.slots,
             "memory": self.engine.describe()["memory"],
-            "rows": self._rows,
+            "rows": rows,
             "running": running,
-            "waiting": max(0, self._rows - running),
+            "waiting": max(0, rows - running),
             "max_waiting": self.settings.max_waiting,
             "pages": pages.total,
             "pages_held": pages.total - pages.free - kept,
@@ -146,28 +148,6 @@ class Runner:
             "tasks": len(asyncio.all_tasks(self._loop)) if self._loop else 0,
             "engine_failures": self._thread.failures,
         }
-
-    @contextmanager
-    def admit(self, rows: int) -> Iterator[None]:
-        """Places in the queue for so many rows. ApiError 429 if there are not enough, 503 while the
-        server shuts down."""
-        if self.draining:
-            raise shutting_down()
-        most = self.engine.slots + self.settings.max_waiting
-        if rows > most:
-            raise ApiError(
-                400, f"{rows} rows (inputs times n), wants at most {most}", code="too_many_rows"
-            )
-        if self._rows + rows > most:
-            raise self._queue_full()
-        self._rows += rows
-        self._quiet.clear()
-        try:
-            yield
-        finally:
-            self._rows -= rows
-            if not self._rows:
-                self._quiet.set()
 
     async def embed(self, item: ItemSource, options: EmbedOptions) -> Embeddings:
         """One item. ApiError if it cannot be computed."""
@@ -181,7 +161,7 @@ class Runner:
     ) -> Any:
         """Several items of one request: all get places in the queue, or none. The first that fails
         stops the others. Returns what `render` makes of them in a worker thread."""
-        with self.admit(sum(each.rows for each in options)):
+        with self._places.take(sum(each.rows for each in options)):
             try:
                 async with asyncio.TaskGroup() as group:
                     tasks = [
@@ -202,7 +182,7 @@ class Runner:
         events: asyncio.Queue = asyncio.Queue()
         seconds = self.settings.request_seconds
         deadline = time.monotonic() + seconds
-        with self.admit(options.rows):
+        with self._places.take(options.rows):
             task = asyncio.create_task(self._compute(item, options, events.put_nowait))
             task.add_done_callback(lambda _: events.put_nowait(None))
             try:
@@ -259,9 +239,8 @@ class Runner:
             raise
         finally:
             self._answers.discard(answer)
-        now = time.monotonic()
-        self._finished_at.extend([now] * options.rows)
-        return _Result(result, ticket.request.tokens, now - began)
+        self._places.finished(options.rows)
+        return _Result(result, ticket.request.tokens, time.monotonic() - began)
 
     def _collect(
         self,
@@ -308,19 +287,6 @@ class Runner:
     def _check_open(self) -> None:
         if self._closed:
             raise shutting_down()
-
-    def _queue_full(self) -> ApiError:
-        """Retry-After: when half of what is there will be done, at the pace of the last rows."""
-        times, wait = self._finished_at, 1
-        if len(times) > 1 and times[-1] > times[0]:
-            pace = (times[-1] - times[0]) / (len(times) - 1)
-            wait = min(60, max(1, math.ceil(self._rows / 2 * pace)))
-        return ApiError(
-            429,
-            f"the queue is full ({self._rows} rows): try again in {wait} s",
-            code="queue_full",
-            headers={"Retry-After": str(wait)},
-        )
 
 
 def sampling_of(options: EmbedOptions) -> Sampling:
