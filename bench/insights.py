@@ -84,21 +84,19 @@ def page_text(content: dict) -> str:
     )
 
 
-def write_page(page: Path, text: str) -> None:
-    """Between the markers of `insights`.
+def write_page(page: Path, text: str, name: str = "insights") -> None:
+    """Between the markers of `name`.
 
     Raises:
         ValueError: the page has none.
     """
     old = page.read_text()
-    if not any(block["name"] == "insights" for block in BLOCK.finditer(old)):
-        raise ValueError(
-            f"{page} has no markers <!-- begin: insights --> and <!-- end: insights -->"
-        )
+    if not any(block["name"] == name for block in BLOCK.finditer(old)):
+        raise ValueError(f"{page} has no markers <!-- begin: {name} --> and <!-- end: {name} -->")
     page.write_text(
         BLOCK.sub(
             lambda block: (
-                f"{block[1]}{text}\n{block[4]}" if block["name"] == "insights" else block[0]
+                f"{block[1]}{text}\n{block[4]}" if block["name"] == name else block[0]
             ),
             old,
         )

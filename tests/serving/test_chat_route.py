@@ -36,14 +36,7 @@ def offline():
 
 @pytest.fixture(scope="module")
 def app(embedder):
-    app = create_app(embedder, ServerSettings(model_name="tiny", max_tokens=1024))
-    app.state.gate = app.state.gate or OpenGate()
-    return app
-
-
-class OpenGate:
-    async def open(self, kind, url, where):
-        return url
+    return create_app(embedder, ServerSettings(model_name="tiny", max_tokens=1024))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,187 @@
+"""The server under load, and whether it is as fast, as right and as tight as the engine alone: `python -m bench.serving_load`.
+
+    python -m bench.serving_load                                  # 64 clients for 5 minutes, and the engine alone after it
+    python -m bench.serving_load --seconds 30 --clients 16        # a look
+    python -m bench.serving_load --json bench/results/serving/cpu.json --page docs/performance.md
+
+Starts `umer1 serve` in a process of its own. The clients ask for embeddings and chat in every form, mode and modality
+(bench/serving/mix.py), no prompt twice; of their requests 10 % are left without a word (in the middle of the body, while they
+wait, in the stream) and 5 % are garbage. Then the same answered requests go through `Embedder` in this process: that gives
+the vector that each answer must hold, and the throughput that 80 % of is wanted. Memory, threads, open files, tasks and
+pages of the server are read every second. Ends with status 1 if a check fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "kernels")]  # from a checkout, without installing
+
+from bench.environment import environment  # noqa: E402
+from bench.insights import write_page  # noqa: E402
+from bench.results import write  # noqa: E402
+from bench.serving.clients import Clients, Told  # noqa: E402
+from bench.serving.figures import checks, page_text, report, summary  # noqa: E402
+from bench.serving.mix import Mix  # noqa: E402
+from bench.serving.offline import answers, compute, difference  # noqa: E402
+from bench.serving.server import Server  # noqa: E402
+from umer1 import Embedder  # noqa: E402
+from umer1.embedder import BUNDLED  # noqa: E402
+from umer1.engine import memory  # noqa: E402
+from umer1.processor import Processor  # noqa: E402
+
+SETTLE = 60.0  # seconds after the last answer within which everything must be given back
+
+
+def main(argv: list[str] | None = None) -> int:
+    """0 if every check holds, else 1."""
+    arguments = _parser().parse_args(argv)
+    content = measure(arguments)
+    content["command"] = " ".join(
+        ["python -m bench.serving_load", *(sys.argv[1:] if argv is None else argv)]
+    )
+    print(report(content))
+    if arguments.json:
+        write(arguments.json, content)
+        print(f"wrote {arguments.json}")
+    if arguments.page:
+        write_page(arguments.page, page_text(content), "serving-load")
+        print(f"wrote {arguments.page}")
+    return int(not all(check["met"] for check in content["checks"]))
+
+
+def measure(arguments: argparse.Namespace) -> dict:
+    """Everything that was seen, and the verdicts."""
+    torch.set_num_threads(1)  # this process only asks
+    encode = Processor.load(BUNDLED.get(arguments.model, arguments.model)).text.encode
+    _say("making pictures and clips")
+    mix = Mix(arguments.work, arguments.model, encode)
+    server = Server(arguments.model, arguments.work / "server.log", [], arguments.server_threads)
+    try:
+        _say(f"{arguments.clients} clients for {arguments.seconds:g} s")
+        load = asyncio.run(_load(server, mix, arguments))
+    finally:
+        status = server.stop()
+    told: Told = load.pop("told")
+    log = server.log.read_text()
+    load |= {"exit_status": status, "tracebacks": log.count("Traceback"), "log_end": log[-2000:]}
+    parts = [part for answered in told.answered for part in answered.request.parts]
+    _say(f"{len(parts)} items through the engine alone")
+    threads = (
+        [arguments.offline_threads]
+        if arguments.offline_threads
+        else sorted({1, os.cpu_count() or 1})
+    )
+    wanted, offline = compute(arguments.model, parts, threads)
+    got, unread = [], []
+    for answered in told.answered:
+        try:
+            got += answers(answered)
+        except (ValueError, KeyError, AssertionError) as error:
+            unread.append(f"{answered.request.kind}: {error!r}")
+            got += [None] * len(answered.request.parts)
+    differences = [
+        float("inf") if each is None else difference(*pair) for *pair, each in zip(wanted, got, got)
+    ]
+    content = {
+        "environment": environment(),
+        "clients": arguments.clients,
+        "seconds": arguments.seconds,
+        "model": arguments.model,
+        **summary(told, load, offline, wanted, differences, page_bytes(arguments.model)),
+        "unread": unread[:20],
+    }
+    return content | {"checks": checks(content, arguments.least)}
+
+
+async def _load(server: Server, mix: Mix, arguments: argparse.Namespace) -> dict:
+    """Warm up, ask, wait until the server has given everything back."""
+    warm = Clients(server.address, mix, 2, min(3.0, arguments.seconds), seed=1)
+    await warm.run()
+    before = await _settled(server, None)
+    cpu, own = server.cpu_seconds(), time.process_time()
+    clients = Clients(server.address, mix, arguments.clients, arguments.seconds, arguments.seed)
+    samples: list[dict] = []
+    watching = asyncio.create_task(_watch(server, samples))
+    took = await clients.run()
+    watching.cancel()
+    used = {
+        "server_cpu_seconds": server.cpu_seconds() - cpu,
+        "clients_cpu_seconds": time.process_time() - own,
+    }
+    after = await _settled(server, before)
+    return {
+        "told": clients.told,
+        "took": took,
+        "before": before,
+        "after": after,
+        "samples": samples,
+        **used,
+    }
+
+
+async def _watch(server: Server, samples: list[dict]) -> None:
+    began = time.monotonic()
+    while True:
+        sample = await asyncio.to_thread(server.sample)
+        samples.append({"at": time.monotonic() - began, **sample})
+        await asyncio.sleep(1)
+
+
+async def _settled(server: Server, before: dict | None) -> dict:
+    """The server once nothing runs in it, and it has no more files and tasks than before; or after `SETTLE`."""
+    deadline = time.monotonic() + SETTLE
+    while True:
+        sample = await asyncio.to_thread(server.sample)
+        busy = sample["running"] or sample["queue"] or sample["pages_held"]
+        more = before and any(sample[name] > before[name] for name in ("files", "tasks"))
+        if not (busy or more) or time.monotonic() > deadline:
+            return sample
+        await asyncio.sleep(0.2)
+
+
+def page_bytes(model: str) -> int:
+    """Keys and values of one page in the server's memory."""
+    loaded = Embedder.load(model, device="cpu").model
+    return memory.page_bytes(loaded.config, loaded.dtype)
+
+
+def _say(what: str) -> None:
+    print(f"[{time.strftime('%H:%M:%S')}] {what}", flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.serving_load",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--seconds", type=float, default=300.0)
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--least", type=float, default=0.8, help="throughput wanted, of the engine's alone"
+    )
+    parser.add_argument(
+        "--server-threads", type=int, help="OMP_NUM_THREADS of the server; default: its own choice"
+    )
+    parser.add_argument(
+        "--offline-threads", type=int, help="default: 1 or all cores, whichever is faster"
+    )
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "serving_load")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--page", type=Path, help="writes between its markers of serving-load")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
