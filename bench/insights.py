@@ -95,9 +95,7 @@ def write_page(page: Path, text: str, name: str = "insights") -> None:
         raise ValueError(f"{page} has no markers <!-- begin: {name} --> and <!-- end: {name} -->")
     page.write_text(
         BLOCK.sub(
-            lambda block: (
-                f"{block[1]}{text}\n{block[4]}" if block["name"] == name else block[0]
-            ),
+            lambda block: f"{block[1]}{text}\n{block[4]}" if block["name"] == name else block[0],
             old,
         )
     )

@@ -63,69 +63,65 @@ def measure(arguments: argparse.Namespace) -> dict:
     torch.set_num_threads(1)  # this process only asks
     encode = Processor.load(BUNDLED.get(arguments.model, arguments.model)).text.encode
     _say("making pictures and clips")
-    mix = Mix(arguments.work, arguments.model, encode)
+    mix = Mix.of_benchmark(arguments.work, arguments.model, encode)
     server = Server(arguments.model, arguments.work / "server.log", [], arguments.server_threads)
     try:
         _say(f"{arguments.clients} clients for {arguments.seconds:g} s")
-        load = asyncio.run(_load(server, mix, arguments))
+        told, seen = asyncio.run(
+            load(server, mix, arguments.clients, arguments.seconds, arguments.seed)
+        )
     finally:
         status = server.stop()
-    told: Told = load.pop("told")
     log = server.log.read_text()
-    load |= {"exit_status": status, "tracebacks": log.count("Traceback"), "log_end": log[-2000:]}
-    parts = [part for answered in told.answered for part in answered.request.parts]
-    _say(f"{len(parts)} items through the engine alone")
-    threads = (
-        [arguments.offline_threads]
-        if arguments.offline_threads
-        else sorted({1, os.cpu_count() or 1})
-    )
-    wanted, offline = compute(arguments.model, parts, threads)
-    got, unread = [], []
-    for answered in told.answered:
-        try:
-            got += answers(answered)
-        except (ValueError, KeyError, AssertionError) as error:
-            unread.append(f"{answered.request.kind}: {error!r}")
-            got += [None] * len(answered.request.parts)
-    differences = [
-        float("inf") if each is None else difference(*pair) for *pair, each in zip(wanted, got, got)
-    ]
-    content = {
+    seen |= {"exit_status": status, "tracebacks": log.count("Traceback"), "log_end": log[-2000:]}
+    _say(f"{sum(len(each.request.parts) for each in told.answered)} items through the engine alone")
+    threads = [arguments.offline_threads] if arguments.offline_threads else None
+    content = judged(told, seen, arguments.model, threads or sorted({1, os.cpu_count() or 1}))
+    content |= {
         "environment": environment(),
         "clients": arguments.clients,
-        "seconds": arguments.seconds,
         "model": arguments.model,
-        **summary(told, load, offline, wanted, differences, page_bytes(arguments.model)),
-        "unread": unread[:20],
     }
     return content | {"checks": checks(content, arguments.least)}
 
 
-async def _load(server: Server, mix: Mix, arguments: argparse.Namespace) -> dict:
-    """Warm up, ask, wait until the server has given everything back."""
-    warm = Clients(server.address, mix, 2, min(3.0, arguments.seconds), seed=1)
-    await warm.run()
+async def load(
+    server: Server, mix: Mix, count: int, seconds: float, seed: int = 0
+) -> tuple[Told, dict]:
+    """Warm up, ask, wait until the server has given everything back: what the clients were told, and how the server
+    was before, meanwhile and after."""
+    await Clients(server.address, mix, 2, min(3.0, seconds), seed=seed + 1).run()
     before = await _settled(server, None)
     cpu, own = server.cpu_seconds(), time.process_time()
-    clients = Clients(server.address, mix, arguments.clients, arguments.seconds, arguments.seed)
+    clients = Clients(server.address, mix, count, seconds, seed)
     samples: list[dict] = []
     watching = asyncio.create_task(_watch(server, samples))
     took = await clients.run()
     watching.cancel()
-    used = {
+    return clients.told, {
+        "took": took,
         "server_cpu_seconds": server.cpu_seconds() - cpu,
         "clients_cpu_seconds": time.process_time() - own,
-    }
-    after = await _settled(server, before)
-    return {
-        "told": clients.told,
-        "took": took,
-        "before": before,
-        "after": after,
         "samples": samples,
-        **used,
+        "before": before,
+        "after": await _settled(server, before),
     }
+
+
+def judged(told: Told, seen: dict, model: str, threads: list[int]) -> dict:
+    """The figures, with every answered vector compared to that of the engine alone."""
+    parts = [part for answered in told.answered for part in answered.request.parts]
+    wanted, offline = compute(model, parts, threads)
+    place, differences, unread = 0, [], []
+    for answered in told.answered:
+        expected = wanted[place : place + len(answered.request.parts)]
+        place += len(expected)
+        try:
+            differences += map(difference, expected, answers(answered))
+        except (ValueError, KeyError, IndexError) as error:
+            unread.append(f"{answered.request.kind}: {error!r}: {answered.body[:200]!r}")
+    figures = summary(told, seen, offline, wanted, differences, page_bytes(model))
+    return figures | {"unread": unread}
 
 
 async def _watch(server: Server, samples: list[dict]) -> None:

@@ -74,12 +74,13 @@ class Clients:
                 elif lot < GARBAGE + VANISH:
                     await self._vanish(connection, chance)
                 else:
-                    await self._ask(connection, self.mix.draw(chance, self._asked))
+                    await self.ask(connection, self.mix.draw(chance, self._asked))
             except ServerGone as error:
                 self.told.broken[str(error)] += 1
         connection.abort()
 
-    async def _ask(self, connection: Connection, request: Request) -> None:
+    async def ask(self, connection: Connection, request: Request) -> None:
+        """Until it is answered: after a 429 it comes again when the server says so."""
         while True:
             began = time.monotonic()
             await connection.send("POST", request.path, request.body)

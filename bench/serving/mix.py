@@ -54,22 +54,39 @@ class Request:
 
 
 class Mix:
-    """Args: directory, where pictures and clips are made (kept from run to run); encode_text, the tokenizer."""
+    """Args: encode_text, the tokenizer; texts, pictures, clips: items with `text`, and the path of an `image` or `video`."""
 
-    def __init__(self, directory: Path, model: str, encode_text: Callable[[str], list[int]]):
-        self.model, self._encode_text = model, encode_text
+    def __init__(
+        self,
+        model: str,
+        encode_text: Callable[[str], list[int]],
+        texts: list[dict],
+        pictures: list[dict],
+        clips: list[dict],
+    ):
+        self.model, self.encode_text = model, encode_text
+        self.texts, self.pictures, self.clips = texts, pictures, clips
+        self._addresses: dict[str, str] = {}
+
+    @classmethod
+    def of_benchmark(cls, directory: Path, model: str, encode_text: Callable) -> Mix:
+        """From the miniature benchmark, built below `directory` (kept from run to run)."""
         data = build(directory / "mini", counts=COUNTS, progress=False) / "train"
         rows = json.loads((data / "rl.json").read_text())
         sides = [_side(row, side, data) for row in rows for side in ("qry", "pos")]
-        self.texts = [side for side in sides if not side.keys() & {"image", "frames"}]
-        self.pictures = [side for side in sides if "image" in side]
-        clips = [side for side in sides if "frames" in side]
-        self.clips = [_clip(side, directory / "clips", n) for n, side in enumerate(clips)]
-        self._addresses: dict[str, str] = {}
+        texts = [side for side in sides if not side.keys() & {"image", "frames"}]
+        pictures = [side for side in sides if "image" in side]
+        filmed = [side for side in sides if "frames" in side]
+        clips = [clip(side, directory / "clips", n) for n, side in enumerate(filmed)]
+        return cls(model, encode_text, texts, pictures, clips)
 
     def draw(self, chance: Random, number: int) -> Request:
         """Another request; `number` is in its texts."""
         kind = chance.choices(list(KINDS), [weight for weight, _ in KINDS.values()])[0]
+        return self.make(kind, chance, number)
+
+    def make(self, kind: str, chance: Random, number: int) -> Request:
+        """A request of one of `KINDS`."""
         path, body, parts = KINDS[kind][1](self, chance, number)
         body |= {"model": self.model, "max_tokens": MAX_TOKENS}
         return Request(kind, path, json.dumps(body).encode(), parts)
@@ -113,7 +130,7 @@ def _texts(mix: Mix, chance: Random, number: int) -> Drawn:
 
 def _tokens(mix: Mix, chance: Random, number: int) -> Drawn:
     text = mix.text(chance, number)
-    body = {"input": mix._encode_text(text), "mode": "gen", "encoding_format": "float"}
+    body = {"input": mix.encode_text(text), "mode": "gen", "encoding_format": "float"}
     return EMBEDDINGS, body, [Part({"text": text}, Options("gen"))]
 
 
@@ -184,7 +201,7 @@ def _side(row: dict, side: str, data: Path) -> dict:
     return found
 
 
-def _clip(side: dict, directory: Path, number: int) -> dict:
+def clip(side: dict, directory: Path, number: int) -> dict:
     """The side with its frames as an MP4 file, as people upload them."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{number:04d}.mp4"

@@ -65,7 +65,8 @@ def answers(answered: Answered) -> list[Vectors]:
         disc = rows[0][0].get("disc")
         gen = np.stack([vector for _, vector in rows])
         result.append(Vectors(None if disc is None else _vector(disc), gen))
-    assert place == len(data), "as many vectors as were asked for"
+    if place != len(data):
+        raise ValueError(f"{len(data)} vectors, {place} were asked for")
     return result
 
 
