@@ -17,7 +17,7 @@ import uvicorn
 from PIL import Image
 
 from umer1 import Embedder
-from umer1.serving import ServerSettings, create_app
+from umer1.serving import ServerSettings, chat_route, create_app
 
 TEXT = "What is the last digit of the sum of 3, 4 and 7?"
 ASK = [{"role": "user", "content": TEXT}]
@@ -86,7 +86,8 @@ def written(embedder, text):
     return embedder.processor.decode(rollout.tokens), embedder.encode(text, progress=False)
 
 
-def test_streamed_text_and_vectors_are_the_offline_ones(client, offline):
+def test_streamed_text_and_vectors_are_the_offline_ones(client, offline, monkeypatch):
+    monkeypatch.setattr(chat_route, "PACE", 0.0)
     text, wanted = written(offline, TEXT)
     chunks = list(
         client.chat.completions.create(
@@ -112,6 +113,17 @@ def test_streamed_text_and_vectors_are_the_offline_ones(client, offline):
     assert not usage.choices and usage.usage.prompt_tokens == prompt
     assert usage.usage.completion_tokens == wanted.tokens[0]
     assert len({chunk.id for chunk in chunks}) == 1 and last.model == "tiny"
+
+
+def test_what_is_written_faster_than_anyone_reads_comes_in_larger_pieces(
+    client, offline, monkeypatch
+):
+    """The first piece at once, the rest when it is time again or over; nothing is lost."""
+    monkeypatch.setattr(chat_route, "PACE", 1000.0)
+    chunks = client.chat.completions.create(model="tiny", messages=ASK, stream=True)
+    told = [chunk.choices[0].delta.content for chunk in chunks]
+    assert len([piece for piece in told if piece]) == 2
+    assert "".join(piece or "" for piece in told) == written(offline, TEXT)[0]
 
 
 def test_the_whole_answer_is_what_the_stream_joins_to(client, offline):

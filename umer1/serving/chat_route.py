@@ -38,6 +38,8 @@ from umer1.serving.text_stream import TextStream
 log = logging.getLogger("umer1")
 router = APIRouter()
 FINISH = {"gen_emb": "stop", "eos": "stop", "length": "length"}
+# seconds between chunks of text at least: no eye sees more, and many streams share one event loop
+PACE = 0.05
 # a proxy that collects the stream would show the reasoning only when it is over
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
@@ -150,9 +152,16 @@ async def _chunks(events: AsyncGenerator, reply: _Reply) -> AsyncGenerator[str]:
     try:
         async with aclosing(events):
             yield reply.chunk({"role": "assistant", "content": ""})
+            waiting, sent = "", 0.0
             async for event in events:
                 if isinstance(event, str):
-                    yield reply.chunk({"content": event})
+                    waiting += event
+                    if time.monotonic() < sent + PACE:
+                        continue
+                if waiting:
+                    yield reply.chunk({"content": waiting})
+                    waiting, sent = "", time.monotonic()
+                if isinstance(event, str):
                     continue
                 finish, vectors = FINISH[event.finish[0]], reply.vectors(event)
                 yield reply.chunk({}, finish, embedding=vectors)

@@ -139,7 +139,7 @@ def _content(
     width: int | None,
     settings: ServerSettings,
 ) -> bytes:
-    """In a worker thread: many vectors are much JSON."""
+    """Of many vectors in a worker thread: they are much JSON."""
     encode = partial(encode_vector, width=width, encoding=body.encoding_format)
     data, written = [], 0
     for item, each in enumerate(computed):

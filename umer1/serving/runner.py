@@ -30,6 +30,8 @@ from umer1.serving.errors import ApiError, out_of_time, shutting_down
 from umer1.serving.places import Places
 from umer1.serving.settings import EmbedOptions, ServerSettings
 
+FEW = 4  # rows
+
 # an item, or what makes one when its turn has come (its media are opened no earlier)
 ItemSource = Any | Callable[[], Awaitable[Any]]
 
@@ -157,10 +159,11 @@ class Runner:
         self,
         items: list[ItemSource],
         options: list[EmbedOptions],
-        render: Callable[[list[Computed]], Any] = lambda computed: computed,
+        render: Callable[[list[Computed]], Any] = list,
     ) -> Any:
         """Several items of one request: all get places in the queue, or none. The first that fails
-        stops the others. Returns what `render` makes of them in a worker thread."""
+        stops the others. Returns what `render` makes of them, beside the event loop if they are
+        many."""
         with self._places.take(sum(each.rows for each in options)):
             try:
                 async with asyncio.TaskGroup() as group:
@@ -169,10 +172,7 @@ class Runner:
                     ]
             except BaseExceptionGroup as errors:
                 raise errors.exceptions[0] from None
-            results = [task.result() for task in tasks]
-            computed, rendered = await self.in_worker(self._collect, results, options, render)
-        self._tell(options, computed)
-        return rendered
+            return await self._finish([task.result() for task in tasks], options, render)
 
     async def stream(
         self, item: ItemSource, options: EmbedOptions
@@ -181,25 +181,22 @@ class Runner:
         ApiError 504 after `request_seconds`. Close it (`aclosing`) to cancel."""
         events: asyncio.Queue = asyncio.Queue()
         seconds = self.settings.request_seconds
-        deadline = time.monotonic() + seconds
         with self._places.take(options.rows):
             task = asyncio.create_task(self._compute(item, options, events.put_nowait))
             task.add_done_callback(lambda _: events.put_nowait(None))
+            # one timer, not one for every token
+            late = asyncio.get_running_loop().call_later(
+                seconds, events.put_nowait, out_of_time(seconds)
+            )
             try:
-                while True:
-                    left = max(0.0, deadline - time.monotonic())
-                    try:
-                        event = await asyncio.wait_for(events.get(), left)
-                    except TimeoutError:
-                        raise out_of_time(seconds) from None
-                    if event is None:
-                        results = [task.result()]
-                        computed, _ = await self.in_worker(self._collect, results, [options])
-                        self._tell([options], computed)
-                        yield computed[0].embeddings
-                        return
+                while (event := await events.get()) is not None:
+                    if isinstance(event, ApiError):
+                        raise event
                     yield event
+                (computed,) = await self._finish([task.result()], [options], list)
+                yield computed.embeddings
             finally:
+                late.cancel()
                 task.cancel()
 
     async def in_worker(self, function: Callable, *arguments) -> Any:
@@ -242,27 +239,31 @@ class Runner:
         self._places.finished(options.rows)
         return _Result(result, ticket.request.tokens, time.monotonic() - began)
 
-    def _collect(
+    async def _finish(
         self,
         results: list[_Result],
         options: list[EmbedOptions],
-        render: Callable[[list[Computed]], Any] = lambda computed: computed,
-    ) -> tuple[list[Computed], Any]:
-        """In a worker thread: texts of tokens, and whatever the answer is made of."""
-        computed = [
-            Computed(
-                self.embedder.collect([each.generated], how.mode, max(1, how.samples)),
-                each.prompt_tokens,
-                each.seconds,
-            )
-            for each, how in zip(results, options)
-        ]
-        return computed, render(computed)
+        render: Callable[[list[Computed]], Any],
+    ) -> Any:
+        """Texts of tokens, counts, and whatever the answer is made of."""
 
-    def _tell(self, options: list[EmbedOptions], computed: list[Computed]) -> None:
-        for how, each in zip(options, computed):
-            for watcher in self.watchers:
-                watcher(how, each)
+        def finish() -> Any:
+            computed = [
+                Computed(
+                    self.embedder.collect([each.generated], how.mode, max(1, how.samples)),
+                    each.prompt_tokens,
+                    each.seconds,
+                )
+                for each, how in zip(results, options)
+            ]
+            for how, each in zip(options, computed):
+                for watcher in self.watchers:
+                    watcher(how, each)
+            return render(computed)
+
+        # a few take less than the way to a worker and back
+        few = sum(how.rows for how in options) <= FEW
+        return finish() if few else await self.in_worker(finish)
 
     def _request(self, item: Any, options: EmbedOptions, ticket: Ticket, wrote):
         """In a worker thread: everything that is done to an item before the engine steps."""
