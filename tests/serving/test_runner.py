@@ -13,7 +13,7 @@ from umer1.serving.errors import ApiError
 from umer1.serving.runner import Runner, Started, TokenPiece
 from umer1.serving.settings import EmbedOptions, ServerSettings
 
-LONG = EmbedOptions(max_new_tokens=60, temperature=50.0)  # noise: nothing ends it early
+LONG = EmbedOptions(max_new_tokens=24, temperature=50.0)  # noise: nothing ends it early
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_requests_join_while_others_run(with_runner, offline, held_engine):
     first, second, most = with_runner(use)
     assert most == 2
     for text, got in (("seven", first), ("eight", second)):
-        same(got, offline.encode(text, "gen", 60, 50.0, progress=False))
+        same(got, offline.encode(text, "gen", 24, 50.0, progress=False))
 
 
 def test_pixels_and_tokens_are_made_in_worker_threads(with_runner, picture, monkeypatch):
@@ -169,7 +169,7 @@ def test_cancelling_frees_every_page_and_leaves_the_others_alone(with_runner, of
     results, state = with_runner(use)
     assert all(isinstance(each, asyncio.CancelledError) for each in results[::2])
     for place in (1, 3, 5, 7):
-        wanted = offline.encode(f"number {place}", "gen", 60, 50.0, progress=False)
+        wanted = offline.encode(f"number {place}", "gen", 24, 50.0, progress=False)
         same(results[place], wanted)
     assert (state["rows"], state["running"], state["waiting"]) == (0, 0, 0)
 
@@ -203,7 +203,7 @@ def test_bad_items_are_the_clients_fault(with_runner):
         for item, fragment in (
             ("", "item 4: is empty"),
             ({"image": b"no picture"}, "not an image"),
-            ("word " * 200_000, "key-value memory"),
+            ("word " * 40_000, "key-value memory"),
         ):
             with pytest.raises(ApiError, match=fragment) as refused:
                 await runner.embed(item, EmbedOptions(number=4))
@@ -247,7 +247,7 @@ def test_draining_finishes_what_runs_and_refuses_the_rest(with_runner, offline, 
     refused, results = with_runner(use)
     assert (refused.status, refused.code) == (503, "shutting_down")
     for place, got in enumerate(results):
-        same(got, offline.encode(f"{place}", "gen", 60, 50.0, progress=False))
+        same(got, offline.encode(f"{place}", "gen", 24, 50.0, progress=False))
 
 
 def test_what_does_not_finish_in_time_gets_503(with_runner, held_engine):
