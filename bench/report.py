@@ -28,6 +28,7 @@ from bench.training import table
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "docs" / "performance.md", ROOT / "docs" / "numerics.md"]
 RESULTS = ROOT / "bench" / "results"
+ELSEWHERE = ("serving-load",)  # blocks that another command writes: bench.serving_load
 BLOCK = re.compile(
     r"(<!-- begin: (?P<name>[\w-]+) -->\n)(?P<body>.*?)(<!-- end: (?P=name) -->)", re.DOTALL
 )
@@ -71,6 +72,8 @@ def render(page: str, files: list[Path]) -> str:
     contents = [read(file) for file in files]
 
     def fill(block: re.Match) -> str:
+        if block["name"] in ELSEWHERE:
+            return block[0]
         kind, _, device = block["name"].partition("-")
         if kind not in TABLES or device not in DEVICES:
             known = ", ".join(f"{kind}-{device}" for kind in TABLES for device in DEVICES)

@@ -144,6 +144,11 @@ def test_report_is_a_subcommand(tmp_path, capsys):
     assert "usage: python -m bench report" in capsys.readouterr().out
 
 
+def test_blocks_of_other_commands_are_left(tmp_path):
+    text = "<!-- begin: serving-load -->\nfigures\n<!-- end: serving-load -->\n"
+    assert report.render(text, []) == text
+
+
 def test_an_unknown_block_or_file_is_named(tmp_path):
     with pytest.raises(ValueError, match="rows-tpu.*the page may have claims-cpu"):
         report.render("<!-- begin: rows-tpu -->\n<!-- end: rows-tpu -->", [])
