@@ -14,7 +14,7 @@ from bench.serving.clients import Answered
 from bench.serving.mix import CHAT, MAX_TOKENS, Options, Part
 from umer1 import Embedder
 
-TRIAL = 400  # items by which the number of threads is chosen
+TRIAL = 200  # items by which the number of threads is chosen
 
 
 class Vectors(NamedTuple):

@@ -148,9 +148,13 @@ def open_indexes(options: list[str]) -> dict:
 
 def _embedder(model: str, device: str | None, slots: int, kv_memory: float | None):
     from umer1 import Embedder
+    from umer1.cli.output import note
     from umer1.engine import NativeEngine, SpecialTokens
+    from umer1.serving.threads import leave_a_core
 
     loaded = Embedder.load(model, device=device)
+    if loaded.model.device.type == "cpu":
+        note(f"{leave_a_core()} threads compute")
     engine = NativeEngine(
         loaded.model,
         SpecialTokens.of(loaded.processor),
