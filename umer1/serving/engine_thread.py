@@ -14,6 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
+import torch
+
 from umer1.engine import Finished, Generated, NativeEngine
 from umer1.engine.scheduler import Request
 
@@ -87,6 +89,8 @@ class EngineThread:
             self._thread.join()
 
     def _run(self) -> None:
+        # a new thread takes over what torch.set_num_threads said when it asks, and not before
+        torch.get_num_threads()
         while self._take_calls():
             if not self.engine.idle:
                 self._step()
