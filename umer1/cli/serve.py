@@ -74,7 +74,7 @@ def serve(
     """
     from umer1.cli.models import model_identity
     from umer1.cli.output import note
-    from umer1.serving.serve import serve as run
+    from umer1.serving.process_memory import bound_memory
     from umer1.serving.settings import MIB, ServerSettings
 
     settings = ServerSettings(
@@ -95,6 +95,7 @@ def serve(
         raise ValueError(f"--port: got {port}, wants 0 to 65535")
     if settings.media_domains and not allow_media_urls:
         raise ValueError("--media-domain: wants --allow-media-urls too")
+    bound_memory()
     indexes = open_indexes(index or [])
     embedder = _embedder(model, device, slots, kv_memory)
     if host not in ("127.0.0.1", "::1", "localhost") and not settings.api_keys:
@@ -103,6 +104,7 @@ def serve(
         note(f"index {each}: {len(opened)} items, modes {', '.join(opened.modes)}")
 
     from umer1.serving.app import create_app
+    from umer1.serving.serve import serve as run
 
     def listening(host: str, port: int) -> None:
         state = app.state.runner.describe()
