@@ -18,8 +18,12 @@ IDENTITY = "fake@0"
 class HashingEmbedder:
     """Equal items have equal vectors in both modes; `calls` records the options."""
 
+    dimension = 16
+
     def __init__(self):
         self.calls = []
+        trained = SimpleNamespace(matryoshka_dimensions=(), aligned_modes=False)
+        self.model = SimpleNamespace(config=trained)
 
     def encode(self, items, mode="both", n=1, progress=True, **options):
         self.calls.append({"items": items, "mode": mode, "n": n, "progress": progress, **options})

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from umer1.cli import data, doctor, embed, evaluate, insights, profile, search, serve, train
+from umer1.cli import data, doctor, embed, evaluate, index, insights, profile, search, serve, train
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -15,6 +15,7 @@ app = typer.Typer(
 )
 app.command("doctor")(doctor.doctor)
 app.command("embed")(embed.embed)
+app.add_typer(index.app, name="index")
 app.command("search")(search.search)
 app.command("serve")(serve.serve)
 app.command("profile")(profile.profile)
@@ -49,6 +50,7 @@ def umer1(
       umer1 doctor                             what works on this machine
       umer1 embed "seven" photo.jpg            vectors, and the reasoning
       umer1 search "seven" --items photos/     nearest neighbours
+      umer1 index build my.index photos/       keep an index, then: search --index
       umer1 serve                              OpenAI's API, and a page
       umer1 data mini --out data/mini          a small, real benchmark
       umer1 train sft --config tiny-sft        train on it from scratch

@@ -1,5 +1,6 @@
 """umer1 search"""
 
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -11,26 +12,31 @@ from umer1.cli.output import JsonOption
 
 def search(
     queries: Annotated[
-        list[str] | None,
+        list[str],
         typer.Argument(
-            help="What to look for: texts, pictures, videos, .jsonl files, - for stdin."
+            metavar="QUERIES...",
+            help="What to look for: texts, pictures, videos, .jsonl files, - for stdin.",
         ),
-    ] = None,
+    ],
     index: Annotated[
-        Path | None, typer.Option("--index", "-x", help="An index made with --save.")
+        Path | None, typer.Option("--index", "-x", help="An index of umer1 index build.")
     ] = None,
     items: Annotated[
         list[str] | None,
         typer.Option(
-            "--items", help="What to search in: a directory of pictures, a .jsonl file, an item."
+            "--items",
+            help="What to search in, just this once: a directory, a .jsonl file, an item.",
         ),
-    ] = None,
-    save: Annotated[
-        Path | None, typer.Option(help="Keep the index of --items in this directory.")
     ] = None,
     k: Annotated[int, typer.Option("-k", help="Results per query.")] = 5,
     model: ModelOption = "tiny",
-    mode: Annotated[str, typer.Option(help="Compare disc or gen vectors.")] = "gen",
+    mode: Annotated[
+        str | None,
+        typer.Option(help="Items by their disc or gen vectors, or fused. Default: gen if there."),
+    ] = None,
+    query_mode: Annotated[
+        str | None, typer.Option(help="Embed queries as disc or gen; default: as the items.")
+    ] = None,
     instruction: Annotated[
         str | None, typer.Option(help="Put before the text of every query.")
     ] = None,
@@ -39,100 +45,83 @@ def search(
         int, typer.Option(help="Items computed together; changes no vector.")
     ] = 32,
     readout: Annotated[
-        str, typer.Option(help='Disc vectors "at" their token, or "after" it.')
-    ] = "at",
+        str | None, typer.Option(help='Disc vectors "at" their token, or "after"; as the index.')
+    ] = None,
     device: DeviceOption = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Find the nearest neighbours of texts, pictures and videos.
 
-    Search in items given here, or in an index kept from before. An index
-    remembers which model made it and is refused with another one. Without a
-    query, --save only builds.
+    Search in an index, or in items given here. An index remembers which model
+    made it and is refused with another one. fused compares the mean of both
+    cosines. Disc queries are fast; they find gen items only where the
+    checkpoint was trained with both modes aligned.
 
     \b
     Examples:
       umer1 search "a red bicycle" --items photos/
-      umer1 search --items photos/ --save photos.index
       umer1 search query.jpg "at night" --index photos.index -k 3
-      umer1 search "seven" --index digits.index --mode disc --json
+      umer1 search "seven" --index digits.index --mode fused --json
     """
+    from umer1.cli.indexing import add_items, create_or_continue
     from umer1.cli.items import read_items
     from umer1.cli.models import load_embedder, model_identity
-    from umer1.cli.output import note, print_json, stdout_to_stderr
-    from umer1.retrieval import Index
+    from umer1.cli.output import print_json, stdout_to_stderr
+    from umer1.retrieval import VectorIndex
 
-    if mode not in ("disc", "gen"):
-        raise typer.BadParameter("need disc or gen", param_hint="--mode")
+    if mode not in (None, "disc", "gen", "fused"):
+        raise typer.BadParameter("need disc, gen or fused", param_hint="--mode")
+    if query_mode not in (None, "disc", "gen") or (query_mode and mode == "fused"):
+        raise typer.BadParameter("need disc or gen, and no fused mode", param_hint="--query-mode")
     if (index is None) == (not items):
         raise typer.BadParameter("give one of --index and --items")
-    if not queries and save is None:
-        raise typer.BadParameter("give something to look for, or --save to only build an index")
-    if save is not None and index is not None:
-        raise typer.BadParameter("--save goes with --items")
     # everything that can be wrong with the input, before the model is loaded
-    query_ids, query_items = read_items(queries, instruction=instruction) if queries else ([], [])
+    query_ids, query_items = read_items(queries, instruction=instruction)
     identity = model_identity(model)
-    options = {
-        "mode": mode,
-        "max_new_tokens": max_new_tokens,
-        "batch_size": batch_size,
-        "progress": not quiet,
-        "readout": readout,
-    }
-    if index is not None:
-        found = Index.load(index)
-        _check_origin(found, index, identity, mode, readout)
-    else:
-        ids, parsed = read_items(items)
-    with stdout_to_stderr():
-        embedder = load_embedder(model, device)
-        if index is None:
-            found = _build(Index, embedder, ids, parsed, identity, options)
-        if save is not None:
-            found.save(save)
-            note(f"wrote an index of {len(found)} items to {save}")
-        results = _search(found, embedder, query_ids, query_items, k, options) if queries else []
+    options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    with stdout_to_stderr(), tempfile.TemporaryDirectory() as temporary:
+        if index is not None:
+            found = VectorIndex.open(index)
+            found.check_model(identity, readout)
+            mode = mode or ("gen" if "gen" in found.modes else "disc")
+            embedder = load_embedder(model, device)
+        else:
+            ids, parsed = read_items(items)
+            embedder = load_embedder(model, device)
+            mode = mode or "gen"
+            found = create_or_continue(
+                Path(temporary) / "items",
+                embedder,
+                model=identity,
+                modes=("disc", "gen") if mode == "fused" else (mode,),
+                readout=readout or "at",
+                dimension=None,
+            )
+            add_items(found, embedder, ids, parsed, show=not quiet, **options)
+        embed_as = query_mode or ("both" if mode == "fused" else mode)
+        results = _search(
+            found, embedder, query_ids, query_items, k, mode,
+            mode_of_queries=embed_as, progress=not quiet, **options,
+        )  # fmt: skip
     if json:
         print_json({"model": identity, "mode": mode, "items": len(found), "queries": results})
     else:
         _show(results)
 
 
-def _build(index_class, embedder, ids, items, identity, options):
-    out = embedder.encode(items, **options)
-    entries = [{"summary": summary} for summary in out.summary]
-    vectors = {options["mode"]: getattr(out, options["mode"])}
-    return index_class.build(
-        ids, vectors, model=identity, readout=options["readout"], entries=entries
-    )
-
-
-def _check_origin(found, path, identity, mode, readout):
-    if found.model != identity:
-        raise ValueError(
-            f"{path} was made with {found.model}, the model here is {identity}: build it again"
-        )
-    if mode == "disc" and found.readout != readout:
-        raise ValueError(
-            f"{path} holds disc vectors read {found.readout!r} their token, "
-            f"--readout is {readout!r}"
-        )
-
-
-def _search(found, embedder, ids, items, k, options):
-    out = embedder.encode(items, **options)
-    neighbours, scores = found.search(getattr(out, options["mode"]), k, mode=options["mode"])
+def _search(found, embedder, ids, items, k, mode, *, mode_of_queries, **options):
+    out = embedder.encode(items, mode=mode_of_queries, readout=found.manifest.readout, **options)
+    given = {"disc": out.disc, "gen": out.gen}
+    vectors = {name: array for name, array in given.items() if array is not None}
     results = []
-    for number, identity in enumerate(ids):
+    for number, (identity, hits) in enumerate(
+        zip(ids, found.search(vectors, k, mode), strict=True)
+    ):
         row = {"query": identity}
         if out.summary:
             row |= {"reasoning": out.reasoning[number], "summary": out.summary[number]}
-        row["results"] = [
-            {"id": name, "score": float(score), **found.entry(name)}
-            for name, score in zip(neighbours[number], scores[number], strict=True)
-        ]
+        row["results"] = [{**hit.entry, "id": hit.id, "score": hit.score} for hit in hits]
         results.append(row)
     return results
 
@@ -145,5 +134,5 @@ def _show(results):
 
 
 def _in_brackets(row):
-    summary = " ".join((row.get("summary") or "").split())
+    summary = " ".join(str(row.get("summary") or "").split())
     return f"  ({summary})" if summary else ""

@@ -74,6 +74,8 @@ class ModelConfig:
     """Element type of the saved weights, as torch names it."""
     matryoshka_dimensions: tuple[int, ...] = ()
     """Lengths that the vectors may be cut to, if training saw to it (vLLM reads the same name)."""
+    aligned_modes: bool = False
+    """Training made one space of gen and disc vectors: queries of one mode may search the other's."""
 
     def __post_init__(self) -> None:
         _require_positive(self, "config")
@@ -132,6 +134,7 @@ class ModelConfig:
         values["mrope_section"] = tuple(rope.get("mrope_section", (16, 24, 24)))
         values["rope_theta"] = float(rope.get("rope_theta") or pick("rope_theta", 1e6))
         values["matryoshka_dimensions"] = tuple(data.get("matryoshka_dimensions") or ())
+        values["aligned_modes"] = data.get("aligned_modes") is True
         values["dtype"] = str(pick("dtype") or pick("torch_dtype") or "float32")
         values["vision"] = _vision_from_dict(data.get("vision_config"))
         missing = [
@@ -145,7 +148,7 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The flat `config.json` of the original Qwen2-VL checkpoints."""
-        skip = {"vision", "mrope_section", "dtype", "matryoshka_dimensions"}
+        skip = {"vision", "mrope_section", "dtype", "matryoshka_dimensions", "aligned_modes"}
         data: dict[str, Any] = {"architectures": [ARCHITECTURE], "model_type": MODEL_TYPE}
         data |= {
             item.name: getattr(self, item.name) for item in fields(self) if item.name not in skip
@@ -160,6 +163,8 @@ class ModelConfig:
         }
         if self.matryoshka_dimensions:
             data["matryoshka_dimensions"] = list(self.matryoshka_dimensions)
+        if self.aligned_modes:
+            data["aligned_modes"] = True
         vision = {item.name: getattr(self.vision, item.name) for item in fields(self.vision)}
         # Both spellings: the hub's files say in_chans, transformers' class says in_channels.
         data["vision_config"] = vision | {

@@ -1,5 +1,5 @@
-"""Exact search over stored vectors."""
+"""Search over stored vectors: an index on disk, with FAISS."""
 
-from umer1.retrieval.index import Index
+from umer1.retrieval.vector_index import Hit, VectorIndex
 
-__all__ = ["Index"]
+__all__ = ["Hit", "VectorIndex"]

@@ -119,7 +119,8 @@ def _where(pairs, numbers: list[int]) -> list[str]:
 
 
 def prepare_model(model: Qwen2VL, config: SFTConfig) -> None:
-    """What is trained, what is computed twice, which dimensions the saved model will say it has learned."""
+    """What is trained, what is computed twice, and what the saved model will say it
+    has learned: dimensions, aligned modes."""
     choose_trainable(model, config)
     model.gradient_checkpointing = config.gradient_checkpointing
     width = model.config.hidden_size
@@ -127,6 +128,7 @@ def prepare_model(model: Qwen2VL, config: SFTConfig) -> None:
         raise ValueError(
             f"matryoshka: got dimension {too_wide[0]}, the model's vectors have {width}"
         )
+    model.config = replace(model.config, aligned_modes=config.align_weight > 0)
     if config.matryoshka:
         sizes = (*sorted(config.matryoshka), width)
         model.config = replace(model.config, matryoshka_dimensions=sizes)

@@ -1,4 +1,4 @@
-"""embed and search: what counts as an item, files, JSON, refusals."""
+"""embed: what counts as an item, files, JSON, refusals."""
 
 import io
 import json
@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from umer1.cli.items import read_items
-from umer1.retrieval import Index
 
 
 def test_arguments_are_told_apart_by_their_form(photos, tmp_path, monkeypatch):
@@ -153,59 +152,3 @@ def test_a_bad_output_name_is_refused_before_the_model_runs(run, embedder, tmp_p
     result = run("embed", "a", "-o", tmp_path / "out.pkl")
     assert (result.status, embedder.calls) == (1, [])
     assert "need a name that ends in .npz or .jsonl, or a directory's" in result.err
-
-
-def test_search_in_items_finds_the_equal_one_first(run, embedder, photos):
-    result = run("search", photos / "p1.png", "--items", photos, "-k", 2, "--json")
-    content = json.loads(result.out)
-    hits = content["queries"][0]["results"]
-    assert hits[0]["id"] == str(photos / "p1.png")
-    assert len(hits) == 2
-    assert hits[0]["score"] == pytest.approx(1)
-    assert hits[0]["summary"] == "thing"
-
-
-def test_an_index_is_kept_and_searched(run, embedder, photos, tmp_path):
-    index = tmp_path / "photos.index"
-    built = run("search", "--items", photos, "--save", index)
-    assert (built.status, built.out) == (0, "")
-    assert len(Index.load(index)) == 3
-    embedder.calls.clear()
-    result = run("search", photos / "p2.png", "--index", index, "-k", 1)
-    assert result.status == 0
-    assert f"  1  1.0000  {photos / 'p2.png'}  (thing)" in result.out
-    # only the query is embedded
-    assert [len(call["items"]) for call in embedder.calls] == [1]
-
-
-def test_an_index_of_another_model_or_readout_is_refused(run, embedder, photos, tmp_path):
-    index = tmp_path / "photos.index"
-    run("search", "--items", photos, "--save", index, "--mode", "disc")
-    other = run("search", "x", "--index", index, "--mode", "disc", "--model", "other")
-    assert other.status == 1
-    assert "was made with tiny@0, the model here is other@0" in other.err
-    after = run("search", "x", "--index", index, "--mode", "disc", "--readout", "after")
-    assert "disc vectors read 'at' their token, --readout is 'after'" in after.err
-    gen = run("search", "x", "--index", index, "--mode", "gen")
-    assert "the index holds disc" in gen.err
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["x"],
-        ["x", "--index", "a", "--items", "b"],
-        ["--items", "b"],
-        ["x", "--index", "a", "--save", "c"],
-    ],
-)
-def test_search_options_that_do_not_fit_are_wrong_usage(run, embedder, arguments):
-    result = run("search", *arguments)
-    assert result.status == 2
-    assert embedder.calls == []
-
-
-def test_no_index_there(run, embedder, tmp_path):
-    result = run("search", "x", "--index", tmp_path)
-    assert result.status == 1
-    assert "no index here" in result.err
