@@ -1,7 +1,6 @@
 """Exact candidates by inner product: FAISS over blocks of stored rows.
 
-A view is what a search compares: [(mode, queries, weight)], and the score of an item is the sum of
-weight * <query, item's vector of that mode>. Shapes: m queries, d dimension, c candidates.
+Shapes: m queries, w numbers of a vector, c candidates.
 """
 
 from __future__ import annotations
@@ -13,25 +12,23 @@ import numpy as np
 from umer1.retrieval.files import Stored
 from umer1.retrieval.library import faiss_library
 
-View = list[tuple[str, np.ndarray, float]]
 # float32 numbers of a block that has to be converted or put together: 64 MiB
 BLOCK_NUMBERS = 1 << 24
 
 
 def exact_candidates(
-    stored: Stored, view: View, count: int, first_row: int = 0
+    stored: Stored, space: str, queries: np.ndarray, count: int, first_row: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The `count` best rows from `first_row` on: scores float32 and rows int64, both [m, c], in no
-    order.
+    """The `count` best rows from `first_row` on, for queries float32 [m, w]: scores float32 and rows
+    int64, both [m, c], in no order.
 
     c is `count` or the number of rows that are not deleted. Scores carry the rounding of float32
     products.
     """
     faiss = faiss_library()
-    queries = np.concatenate([part * np.float32(weight) for _, part, weight in view], axis=1)
     scores = np.empty((len(queries), 0), np.float32)
     rows = np.empty((len(queries), 0), np.int64)
-    for block_rows, vectors in _blocks(stored, [mode for mode, _, _ in view], first_row):
+    for block_rows, vectors in _blocks(stored, space, first_row):
         found, places = faiss.knn(
             queries, vectors, min(count, len(vectors)), faiss.METRIC_INNER_PRODUCT
         )
@@ -44,24 +41,19 @@ def exact_candidates(
     return scores, rows
 
 
-def exact_scores(stored: Stored, view: View, query: int, rows: np.ndarray) -> np.ndarray:
-    """float32 [c] of one query against rows int64 [c], summed in float64.
+def exact_scores(stored: Stored, space: str, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """float32 [c] of one query [w] against rows int64 [c], summed in float64.
 
     Row by row, so that a score depends neither on its neighbours nor on the machine's BLAS.
     """
-    total = np.zeros(len(rows))
-    for mode, queries, weight in view:
-        vectors = stored.vectors(mode, rows).astype(np.float64)
-        total += weight * np.einsum("cd,d->c", vectors, queries[query].astype(np.float64))
-    return total.astype(np.float32)
+    vectors = stored.vectors(space, rows).astype(np.float64)
+    return np.einsum("cw,w->c", vectors, query.astype(np.float64)).astype(np.float32)
 
 
-def _blocks(
-    stored: Stored, modes: list[str], first_row: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(rows int64 [b], vectors float32 [b, d * modes]) of rows that are not deleted."""
-    step = max(1, BLOCK_NUMBERS // (stored.format.dimension * len(modes)))
-    if stored.format.dtype == "float32" and len(modes) == 1 and stored.alive[first_row:].all():
+def _blocks(stored: Stored, space: str, first_row: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(rows int64 [b], vectors float32 [b, w]) of rows that are not deleted."""
+    step = max(1, BLOCK_NUMBERS // stored.width(space))
+    if stored.format.dtype == "float32" and space != "fused" and stored.alive[first_row:].all():
         # nothing to convert: the mapped file itself
         step = max(1, stored.manifest.rows)
     for start in range(first_row, stored.manifest.rows, step):
@@ -69,9 +61,7 @@ def _blocks(
         alive = stored.alive[stretch]
         if not alive.any():
             continue
-        rows = np.arange(stretch.start, stretch.stop)
-        parts = [stored.vectors(mode, stretch) for mode in modes]
-        vectors = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+        rows, vectors = np.arange(stretch.start, stretch.stop), stored.vectors(space, stretch)
         if not alive.all():
             rows, vectors = rows[alive], vectors[alive]
         yield rows, vectors

@@ -107,9 +107,26 @@ class Stored:
         self.alive = np.ones(rows, dtype=bool)
         self.alive[gone] = False
 
-    def vectors(self, mode: str, rows: np.ndarray | slice) -> np.ndarray:
-        """float32 [n, d] of row numbers int64 [n], or of a stretch of rows."""
-        return self.format.decode(self.records[mode][rows])
+    def vectors(self, space: str, rows: np.ndarray | slice) -> np.ndarray:
+        """float32 [n, width] of row numbers int64 [n], or of a stretch of rows.
+
+        space: "disc", "gen", or "fused": both, end to end.
+        """
+        parts = [self.format.decode(self.records[mode][rows]) for mode in self.modes_of(space)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    def modes_of(self, space: str) -> tuple[str, ...]:
+        return ("disc", "gen") if space == "fused" else (space,)
+
+    def width(self, space: str) -> int:
+        """Numbers of a vector."""
+        return self.format.dimension * len(self.modes_of(space))
+
+    @property
+    def spaces(self) -> tuple[str, ...]:
+        """What can be searched."""
+        modes = self.manifest.modes
+        return (*modes, "fused") if len(modes) == 2 else modes
 
     def item(self, row: int) -> tuple[str, dict]:
         """Id and entry of a row."""

@@ -21,17 +21,17 @@ DTYPES = ("float32", "float16", "int8")
 # the longest manifest has two structures and an instruction: more is no manifest
 MOST_BYTES = 1 << 20
 _FOLDER = re.compile(r"data-\d{6}")
-_STRUCTURE = re.compile(r"(hnsw|ivfpq)-(disc|gen)-\d{6,}\.faiss")
+_STRUCTURE = re.compile(r"(hnsw|ivfpq)-(disc|gen|fused)-\d{6,}\.numbers")
 
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """A FAISS file over the first `rows` rows of one mode; `sha256` of the file."""
+    """A file that finds candidates among the first `rows` rows of one space; its CRC-32."""
 
     kind: str
     file: str
     rows: int
-    sha256: str
+    checksum: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +84,8 @@ class Manifest:
             _check_count(name, getattr(self, name))
         if not isinstance(self.folder, str) or not _FOLDER.fullmatch(self.folder):
             raise ValueError(f"folder: got {self.folder!r}, wants data- and six digits")
-        for mode, structure in self.structures.items():
-            _check_structure(mode, structure, self)
+        for space, structure in self.structures.items():
+            _check_structure(space, structure, self)
 
     @classmethod
     def read(cls, directory: Path) -> Manifest:
@@ -126,7 +126,7 @@ def _from_json(values, path):
     try:
         given["modes"] = tuple(given["modes"])
         given["structures"] = {
-            mode: Structure(**structure) for mode, structure in given["structures"].items()
+            space: Structure(**structure) for space, structure in given["structures"].items()
         }
         return Manifest(**given)
     except (TypeError, AttributeError, ValueError) as error:
@@ -143,12 +143,13 @@ def _check_count(name, value, least=0):
         raise ValueError(f"{name}: got {value!r}, wants a whole number of at least {least}")
 
 
-def _check_structure(mode, structure, manifest):
-    if mode not in manifest.modes:
-        raise ValueError(f"structures: got {mode!r}, the index holds {manifest.modes}")
+def _check_structure(space, structure, manifest):
+    if not set(("disc", "gen") if space == "fused" else (space,)) <= set(manifest.modes):
+        raise ValueError(f"structures: got {space!r}, the index holds {manifest.modes}")
     _check_choice("structures", structure.kind, ("hnsw", "ivfpq"))
     if not isinstance(structure.file, str) or not _STRUCTURE.fullmatch(structure.file):
         raise ValueError(f"structures: got the file {structure.file!r}")
     _check_count("structures", structure.rows, least=1)
+    _check_count("structures", structure.checksum)
     if structure.rows > manifest.rows:
         raise ValueError(f"structures: cover {structure.rows} of {manifest.rows} rows")

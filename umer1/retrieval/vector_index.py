@@ -23,7 +23,9 @@ import numpy as np
 from umer1.retrieval.checks import checked_ids, checked_vectors, entries_or_empty
 from umer1.retrieval.files import Stored, append
 from umer1.retrieval.manifest import NAME, Manifest
-from umer1.retrieval.search import SEARCH_MODES, best_rows, view_of
+from umer1.retrieval.search import SEARCH_MODES, best_rows, compared
+from umer1.retrieval.structures import load
+from umer1.retrieval.upkeep import clear, optimized
 
 log = logging.getLogger("umer1")
 
@@ -46,8 +48,9 @@ class VectorIndex:
     def __init__(self, directory: Path, manifest: Manifest):
         self.directory = directory
         self._stored = Stored(directory, manifest)
-        self._structures: dict = {}
-        self._writing = threading.RLock()
+        # space -> what the manifest said, and the structure
+        self._loaded: dict[str, tuple] = {}
+        self._loading, self._writing = threading.Lock(), threading.Lock()
 
     @classmethod
     def create(
@@ -96,7 +99,7 @@ class VectorIndex:
     def open(cls, directory: str | Path) -> VectorIndex:
         """An index that is there; ValueError says what is wrong with its files."""
         directory = Path(directory)
-        return cls(directory, Manifest.read(directory))
+        return _while_it_changes(directory, lambda manifest: cls(directory, manifest))
 
     @staticmethod
     def exists(directory: str | Path) -> bool:
@@ -190,7 +193,6 @@ class VectorIndex:
             mode: "disc", "gen", or "fused": the mean of both cosines. If queries lack the mode, those
                 of the other one search its items, with a warning unless the index is aligned.
         """
-        stored = self._stored
         if mode not in SEARCH_MODES:
             raise ValueError(f"mode: got {mode!r}, wants one of {', '.join(SEARCH_MODES)}")
         needed = ("disc", "gen") if mode == "fused" else (mode,)
@@ -201,14 +203,15 @@ class VectorIndex:
         if isinstance(k, bool) or not isinstance(k, int) or k < 1:
             raise ValueError(f"k: got {k!r}, wants at least 1")
         checked = checked_vectors(queries, self.manifest, "queries")
-        view, crossed = view_of(checked, mode)
+        compared_queries, crossed = compared(checked, mode)
         if crossed and not self.manifest.aligned:
             log.warning(
                 "%s: queries of the other mode search %s items, but %s was not trained with both "
                 "modes aligned: expect poor results",
                 self.directory, mode, self.model,
             )  # fmt: skip
-        found = best_rows(stored, self._structures, view, k)
+        stored, structure = self._searchable(mode)
+        found = best_rows(stored, structure, mode, compared_queries, k)
         return [
             [
                 Hit(identity, float(score), entry, row)
@@ -256,14 +259,22 @@ class VectorIndex:
             return len(gone)
 
     def optimize(self) -> None:
-        """Make what lets a large index be searched fast."""
+        """Make what lets a large index be searched fast, and drop rows that were deleted if they are
+        many. Row numbers may change. Minutes for a million rows; a killed run changes nothing."""
+        with self._change():
+            manifest = optimized(self.directory, self._stored)
+            if manifest != self.manifest:
+                manifest.write(self.directory)
+                self._stored = Stored(self.directory, manifest)
+            clear(self.directory, manifest)
 
     def refresh(self) -> bool:
         """Show what other processes have written since; whether there was anything."""
-        manifest = Manifest.read(self.directory)
-        if manifest == self.manifest:
+        if Manifest.read(self.directory) == self.manifest:
             return False
-        self._stored = Stored(self.directory, manifest)
+        self._stored = _while_it_changes(
+            self.directory, lambda manifest: Stored(self.directory, manifest)
+        )
         return True
 
     def _commit(self, ids, vectors, entries, gone):
@@ -282,6 +293,21 @@ class VectorIndex:
             known.pop(before.item(row)[0], None)
         known.update(zip(ids, range(before.manifest.rows, manifest.rows), strict=True))
 
+    def _searchable(self, space):
+        """What is stored, and its structure, read when it is first needed."""
+        with self._loading:
+            while True:
+                stored = self._stored
+                described = stored.manifest.structures.get(space)
+                try:
+                    if self._loaded.get(space, (None, None))[0] != described:
+                        self._loaded[space] = described, load(stored, space)
+                    return stored, self._loaded.get(space, (None, None))[1]
+                except ValueError:
+                    # another process may have put others in their place
+                    if not self.refresh():
+                        raise
+
     @contextmanager
     def _change(self):
         """One writer at a time, and it starts from what is on the disk."""
@@ -289,3 +315,14 @@ class VectorIndex:
             fcntl.flock(lock, fcntl.LOCK_EX)
             self.refresh()
             yield
+
+
+def _while_it_changes(directory, read):
+    """What `read` makes of the manifest; once more where another process has just replaced it."""
+    while True:
+        manifest = Manifest.read(directory)
+        try:
+            return read(manifest)
+        except ValueError:
+            if Manifest.read(directory) == manifest:
+                raise
