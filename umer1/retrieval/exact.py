@@ -10,10 +10,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from umer1.retrieval.files import Stored
-from umer1.retrieval.library import faiss_library
+from umer1.retrieval.library import copy_into, faiss_library
 
 # float32 numbers of a block that has to be converted or put together: 64 MiB
 BLOCK_NUMBERS = 1 << 24
+# FAISS multiplies float16 itself, which is faster than converting the rows for so few queries
+FEW_QUERIES = 8
 
 
 def exact_candidates(
@@ -25,13 +27,11 @@ def exact_candidates(
     c is `count` or the number of rows that are not deleted. Scores carry the rounding of float32
     products.
     """
-    faiss = faiss_library()
     scores = np.empty((len(queries), 0), np.float32)
     rows = np.empty((len(queries), 0), np.int64)
-    for block_rows, vectors in _blocks(stored, space, first_row):
-        found, places = faiss.knn(
-            queries, vectors, min(count, len(vectors)), faiss.METRIC_INNER_PRODUCT
-        )
+    for block in _blocks(stored, space, first_row):
+        found, places = _nearest(stored, space, block, queries, count)
+        block_rows = np.arange(block.start, block.stop) if isinstance(block, slice) else block
         scores = np.concatenate([scores, found], axis=1)
         rows = np.concatenate([rows, block_rows[places]], axis=1)
         if scores.shape[1] > count:
@@ -50,18 +50,31 @@ def exact_scores(stored: Stored, space: str, query: np.ndarray, rows: np.ndarray
     return np.einsum("cw,w->c", vectors, query.astype(np.float64)).astype(np.float32)
 
 
-def _blocks(stored: Stored, space: str, first_row: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(rows int64 [b], vectors float32 [b, w]) of rows that are not deleted."""
+def _nearest(stored, space, block, queries, count):
+    """Scores [m, c] and places in the block [m, c]; c is `count` or the block's rows."""
+    faiss = faiss_library()
+    metric = faiss.METRIC_INNER_PRODUCT
+    if stored.format.dtype == "float16" and len(queries) < FEW_QUERIES:
+        halves = stored.numbers(space, block)
+        index = faiss.IndexScalarQuantizer(
+            stored.width(space), faiss.ScalarQuantizer.QT_fp16, metric
+        )
+        copy_into(index.codes, halves.view(np.uint8).reshape(-1))
+        index.is_trained, index.ntotal = True, len(halves)
+        return index.search(queries, min(count, len(halves)))
+    vectors = stored.vectors(space, block)
+    return faiss.knn(queries, vectors, min(count, len(vectors)), metric)
+
+
+def _blocks(stored: Stored, space: str, first_row: int) -> Iterator[slice | np.ndarray]:
+    """Stretches of rows, or row numbers int64 [b] where some of a stretch are deleted."""
     step = max(1, BLOCK_NUMBERS // stored.width(space))
     if stored.format.dtype == "float32" and space != "fused" and stored.alive[first_row:].all():
         # nothing to convert: the mapped file itself
         step = max(1, stored.manifest.rows)
     for start in range(first_row, stored.manifest.rows, step):
-        stretch = slice(start, min(start + step, stored.manifest.rows))
-        alive = stored.alive[stretch]
-        if not alive.any():
-            continue
-        rows, vectors = np.arange(stretch.start, stretch.stop), stored.vectors(space, stretch)
-        if not alive.all():
-            rows, vectors = rows[alive], vectors[alive]
-        yield rows, vectors
+        alive = stored.alive[start : start + step]
+        if alive.all():
+            yield slice(start, start + len(alive))
+        elif alive.any():
+            yield start + np.flatnonzero(alive)

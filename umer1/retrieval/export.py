@@ -89,7 +89,7 @@ def _qdrant(index, destination, name):
         # rows have unit length: cosine and inner product are the same
         size = models.VectorParams(size=index.dimension, distance=models.Distance.COSINE)
         client.create_collection(name, vectors_config=dict.fromkeys(index.modes, size))
-        for numbers, items, vectors in _batches(index):
+        for items, vectors in _batches(index):
             points = [
                 models.PointStruct(
                     id=point_id(identity),
@@ -103,17 +103,17 @@ def _qdrant(index, destination, name):
         client.close()
 
 
-def _batches(index) -> Iterator[tuple[list[int], list[tuple[str, dict]], dict]]:
-    """(row numbers, items, mode -> float32 [b, d])."""
+def _batches(index) -> Iterator[tuple[list[tuple[str, dict]], dict]]:
+    """(ids and entries, mode -> float32 [b, d])."""
     numbers, items = [], []
     for number, identity, entry in index.items():
         numbers.append(number)
         items.append((identity, entry))
         if len(items) == BATCH_ROWS:
-            yield numbers, items, {mode: index.vectors(mode, numbers) for mode in index.modes}
+            yield items, {mode: index.vectors(mode, numbers) for mode in index.modes}
             numbers, items = [], []
     if items:
-        yield numbers, items, {mode: index.vectors(mode, numbers) for mode in index.modes}
+        yield items, {mode: index.vectors(mode, numbers) for mode in index.modes}
 
 
 def _schema(pyarrow, index):
@@ -127,7 +127,7 @@ def _schema(pyarrow, index):
 
 
 def _record_batches(pyarrow, schema, index):
-    for _, items, vectors in _batches(index):
+    for items, vectors in _batches(index):
         columns = {"id": [identity for identity, _ in items]}
         for mode, rows in vectors.items():
             flat = pyarrow.array(rows.reshape(-1))

@@ -39,10 +39,7 @@ def append(
 
     Returns what the next manifest has to say: rows, item_bytes, deleted.
     """
-    lines = [
-        json.dumps({"id": identity, "entry": entry}, ensure_ascii=False).encode() + b"\n"
-        for identity, entry in items
-    ]
+    lines = [_line(identity, entry) for identity, entry in items]
     ends = manifest.item_bytes + np.cumsum([len(line) for line in lines], dtype=_INT64)
     gone = np.array(list(deleted), dtype=_INT64)
     folder = directory / manifest.folder
@@ -74,6 +71,14 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _line(identity, entry):
+    try:
+        line = json.dumps({"id": identity, "entry": entry}, ensure_ascii=False, allow_nan=False)
+        return line.encode() + b"\n"
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"entries: {identity!r} cannot be written as JSON: {error}") from None
 
 
 def _append(path, content, length):
@@ -114,6 +119,11 @@ class Stored:
         """
         parts = [self.format.decode(self.records[mode][rows]) for mode in self.modes_of(space)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    def numbers(self, space: str, rows: np.ndarray | slice) -> np.ndarray:
+        """The stored numbers [n, width], in their own type and without their scales."""
+        parts = [self.records[mode]["values"][rows] for mode in self.modes_of(space)]
+        return np.concatenate(parts, axis=1)
 
     def modes_of(self, space: str) -> tuple[str, ...]:
         return ("disc", "gen") if space == "fused" else (space,)

@@ -34,5 +34,6 @@ class RowFormat:
         """records [n] -> float32 [n, d]; float32 rows that lie side by side are not copied."""
         values = records["values"]
         if self.dtype == "int8":
-            return values * records["scale"][:, None]
+            # numpy converts twice as fast when told what to convert to
+            return np.multiply(values, records["scale"][:, None], dtype=np.float32)
         return np.ascontiguousarray(values, dtype=np.float32)
