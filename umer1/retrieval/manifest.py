@@ -20,6 +20,8 @@ KINDS = ("auto", "flat", "ivfpq", "hnsw")
 DTYPES = ("float32", "float16", "int8")
 # the longest manifest has two structures and an instruction: more is no manifest
 MOST_BYTES = 1 << 20
+# of a vector
+MOST_NUMBERS = 1 << 16
 _FOLDER = re.compile(r"data-\d{6}")
 _STRUCTURE = re.compile(r"(hnsw|ivfpq)-(disc|gen|fused)-\d{6,}\.numbers")
 
@@ -77,9 +79,9 @@ class Manifest:
             raise ValueError(f"aligned: got {self.aligned!r}, wants true or false")
         if self.instruction is not None and not isinstance(self.instruction, str):
             raise ValueError(f"instruction: got {self.instruction!r}, wants a text or nothing")
-        _check_count("dimension", self.dimension, least=1)
+        _check_count("dimension", self.dimension, least=1, most=MOST_NUMBERS)
         if self.cut_from is not None:
-            _check_count("cut_from", self.cut_from, least=self.dimension)
+            _check_count("cut_from", self.cut_from, least=self.dimension, most=MOST_NUMBERS)
         for name in ("rows", "item_bytes", "deleted", "commit"):
             _check_count(name, getattr(self, name))
         if not isinstance(self.folder, str) or not _FOLDER.fullmatch(self.folder):
@@ -138,9 +140,9 @@ def _check_choice(name, value, known):
         raise ValueError(f"{name}: got {value!r}, wants one of {', '.join(known)}")
 
 
-def _check_count(name, value, least=0):
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 1 << 48:
-        raise ValueError(f"{name}: got {value!r}, wants a whole number of at least {least}")
+def _check_count(name, value, least=0, most=1 << 48):
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ValueError(f"{name}: got {value!r}, wants a whole number from {least} to {most}")
 
 
 def _check_structure(space, structure, manifest):
