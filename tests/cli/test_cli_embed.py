@@ -41,10 +41,52 @@ def test_arguments_are_told_apart_by_their_form(photos, tmp_path, monkeypatch):
     ]
 
 
-def test_a_directory_is_its_pictures(photos):
+def test_a_directory_is_its_pictures_and_videos(photos):
+    (photos / "deep").mkdir()
+    (photos / "deep" / "clip.MP4").touch()
+    (photos / "notes.txt").touch()
     ids, items = read_items([str(photos)])
-    assert ids == [str(photos / f"p{number}.png") for number in range(3)]
-    assert items[0] == {"image": ids[0]}
+    clip = str(photos / "deep" / "clip.MP4")
+    assert ids == [clip, *(str(photos / f"p{number}.png") for number in range(3))]
+    assert items[:2] == [{"video": clip}, {"image": ids[1]}]
+
+
+def test_rows_of_a_table(photos, tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    content = (photos / "p1.png").read_bytes()
+    rows = [
+        {"id": 7, "text": "x", "image": None, "video": None},
+        {"id": None, "text": None, "image": {"bytes": None, "path": "photos/p0.png"}},
+        {"id": None, "text": "y", "image": {"bytes": content, "path": "p1.png"}},
+        {"id": None, "text": None, "image": {"bytes": content, "path": None}, "disc": 1.0},
+    ]
+    path = tmp_path / "rows.parquet"
+    columns = {name: [row.get(name) for row in rows] for name in ("id", "text", "image", "disc")}
+    parquet.write_table(pyarrow.table(columns), path)
+    ids, items = read_items([str(path)], instruction="Find:")
+    assert ids == ["7", "photos/p0.png", "p1.png y", f"{path}:3"]
+    assert items == [
+        {"instruction": "Find:", "text": "x"},
+        {"instruction": "Find:", "image": str(photos / "p0.png")},
+        {"instruction": "Find:", "text": "y", "image": content},
+        {"instruction": "Find:", "image": content},
+    ]
+
+
+def test_bad_tables_are_one_clear_error(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "rows.parquet"
+    path.write_text("no table")
+    with pytest.raises(ValueError, match="rows.parquet: not a readable Parquet file"):
+        read_items([str(path)])
+    parquet.write_table(pyarrow.table({"caption": ["a"]}), path)
+    with pytest.raises(ValueError, match="has the columns caption, needs any of text, image"):
+        read_items([str(path)])
+    parquet.write_table(pyarrow.table({"text": ["a", None]}), path)
+    with pytest.raises(ValueError, match="rows.parquet:1: an item needs at least one of text"):
+        read_items([str(path)])
 
 
 def test_lines_from_stdin(monkeypatch):
@@ -71,7 +113,7 @@ BAD_ITEMS = [
     (["{bad}"], r"bad.jsonl:1: not JSON"),
     (["{list}"], r"list.jsonl:1: got list, need a string or an object"),
     (["{empty}"], r"empty.jsonl:1: an item needs at least one of text"),
-    (["{folder}"], "no pictures below this directory"),
+    (["{folder}"], "no pictures or videos below this directory"),
 ]
 
 

@@ -15,7 +15,7 @@ def embed(
     items: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Texts, pictures, videos, directories of pictures, .jsonl files, - for stdin."
+            help="Texts, pictures, videos, directories of them, .jsonl or .parquet files, - for stdin."
         ),
     ] = None,
     model: ModelOption = "tiny",

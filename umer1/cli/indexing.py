@@ -89,9 +89,9 @@ def entry_of(item: dict, result) -> dict:
     entry = {"text": item["text"]} if item.get("text") else {}
     for key in MEDIA:
         value = item.get(key)
-        places = [_address(one) for one in (value if isinstance(value, list) else [value])]
-        if value and all(places):
-            entry[key] = places if isinstance(value, list) else places[0]
+        addresses = [_address(one) for one in (value if isinstance(value, list) else [value])]
+        if value and all(addresses):
+            entry[key] = addresses if isinstance(value, list) else addresses[0]
     if entry.get("images"):
         entry["image"] = entry["images"][0]
     for name in ("reasoning", "summary"):

@@ -1,5 +1,5 @@
-"""What to embed, from the command line: texts, pictures, videos, directories of pictures, JSON
-lines.
+"""What to embed, from the command line: texts, pictures, videos, directories of both, JSON lines,
+Parquet.
 """
 
 import json
@@ -22,11 +22,11 @@ def read_items(
 ) -> tuple[list[str], list[dict]]:
     """Ids and items of a command line, in the order: arguments, texts, images, videos.
 
-    An argument is, by this order: "-" (JSON lines from stdin), a .jsonl file, a picture or video by
-    its ending, a directory (every picture in it), else a text. texts, images and videos are taken
-    as what they are called; a video may be a directory of frames. instruction goes before the text
-    of every item that has none of its own. An id is the `id` of a JSON line, else the path or the
-    text; ids have to differ.
+    An argument is, by this order: "-" (JSON lines from stdin), a .jsonl or .parquet file, a picture
+    or video by its ending, a directory (every picture and video in it), else a text. texts, images
+    and videos are taken as what they are called; a video may be a directory of frames. instruction
+    goes before the text of every item that has none of its own. An id is the `id` of a line or row,
+    else the path or the text; ids have to differ.
     """
     pairs = [pair for argument in arguments for pair in _of_argument(argument)]
     pairs += [(text, {"text": text}) for text in texts]
@@ -55,6 +55,10 @@ def _of_argument(argument):
         path = Path(_existing(argument))
         with open(path, encoding="utf-8") as lines:
             return _json_lines(lines, str(path), path.parent)
+    if suffix == ".parquet" and not remote:
+        from umer1.cli.item_tables import table_items
+
+        return table_items(Path(_existing(argument)), _resolve)
     if suffix in IMAGE_SUFFIXES or argument.startswith("data:image/"):
         return [(argument, {"image": argument if remote else _existing(argument)})]
     if suffix in VIDEO_SUFFIXES:
@@ -73,10 +77,16 @@ def _is_directory(argument):
 
 
 def _of_directory(directory):
-    paths = sorted(path for path in directory.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not paths:
-        raise ValueError(f"{directory}: no pictures below this directory")
-    return [(str(path), {"image": str(path)}) for path in paths]
+    paths = sorted(directory.rglob("*"))
+    kinds = {path: _kind(path) for path in paths if _kind(path)}
+    if not kinds:
+        raise ValueError(f"{directory}: no pictures or videos below this directory")
+    return [(str(path), {kind: str(path)}) for path, kind in kinds.items()]
+
+
+def _kind(path):
+    suffix = path.suffix.lower()
+    return "image" if suffix in IMAGE_SUFFIXES else "video" if suffix in VIDEO_SUFFIXES else None
 
 
 def _existing(path):

@@ -15,7 +15,7 @@ def search(
         list[str],
         typer.Argument(
             metavar="QUERIES...",
-            help="What to look for: texts, pictures, videos, .jsonl files, - for stdin.",
+            help="What to look for: texts, pictures, videos, .jsonl or .parquet files, - for stdin.",
         ),
     ],
     index: Annotated[
