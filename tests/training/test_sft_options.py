@@ -49,6 +49,7 @@ def test_everything_at_once(sft_config, records, with_negatives):
     )
     assert json.loads((path / "config.json").read_text())["matryoshka_dimensions"] == [8, 16, 32]
     model = Embedder.load(path, device="cpu").model
+    assert model.config.aligned_modes
     assert model.config.matryoshka_dimensions == (8, 16, 32)
     assert all(torch.isfinite(each).all() for each in model.parameters())
     from transformers import AutoConfig

@@ -12,8 +12,8 @@ import numpy as np
 from umer1.retrieval.files import Stored
 from umer1.retrieval.library import copy_into, faiss_library
 
-# float32 numbers of a block that has to be converted or put together: 64 MiB
-BLOCK_NUMBERS = 1 << 24
+# float32 numbers looked at together: 4 MiB stay in the cache, and their memory is used again
+BLOCK_NUMBERS = 1 << 20
 # FAISS multiplies float16 itself, which is faster than converting the rows for so few queries
 FEW_QUERIES = 8
 
@@ -69,9 +69,6 @@ def _nearest(stored, space, block, queries, count):
 def _blocks(stored: Stored, space: str, first_row: int) -> Iterator[slice | np.ndarray]:
     """Stretches of rows, or row numbers int64 [b] where some of a stretch are deleted."""
     step = max(1, BLOCK_NUMBERS // stored.width(space))
-    if stored.format.dtype == "float32" and space != "fused" and stored.alive[first_row:].all():
-        # nothing to convert: the mapped file itself
-        step = max(1, stored.manifest.rows)
     for start in range(first_row, stored.manifest.rows, step):
         alive = stored.alive[start : start + step]
         if alive.all():
