@@ -17,7 +17,13 @@ from starlette.exceptions import HTTPException
 
 from umer1 import __version__
 from umer1.embedder import Embedder
-from umer1.serving import chat_route, embeddings_route, status_routes
+from umer1.serving import (
+    chat_route,
+    embeddings_route,
+    page_route,
+    search_route,
+    status_routes,
+)
 from umer1.serving.body_limits import BodyLimits
 from umer1.serving.door import Door
 from umer1.serving.errors import ApiError
@@ -43,6 +49,7 @@ def create_app(
     and `metrics`: routes find them in `request.app.state`.
     """
     settings = settings or ServerSettings()
+    search_route.check_indexes(indexes or {}, settings)
     runner = Runner(embedder, settings)
     metrics = Metrics(runner)
 
@@ -59,7 +66,8 @@ def create_app(
     app.state.runner, app.state.settings, app.state.metrics = runner, settings, metrics
     app.state.indexes = dict(indexes or {})
     app.state.gate = MediaGate(settings, sizes=embedder.processor.limits)
-    for route in (embeddings_route, chat_route, status_routes):
+    routes = (embeddings_route, chat_route, search_route, status_routes, page_route)
+    for route in routes:
         app.include_router(route.router)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
