@@ -35,10 +35,15 @@ export function showWritten({ reasoning, summary }, writing) {
   box.scrollTop = box.scrollHeight;
 }
 
+function time(seconds) {
+  if (seconds < 1) return `${Math.round(1000 * seconds)} ms`;
+  return `${seconds.toFixed(seconds < 10 ? 1 : 0)} s`;
+}
+
 // tokens: null if the server did not say. seconds: from sending to the last event.
 export function showFacts({ tokens, seconds, finish, firstSeconds }) {
-  const facts = [`${seconds.toFixed(seconds < 10 ? 1 : 0)} s in all`];
-  if (firstSeconds !== null) facts.push(`first word after ${firstSeconds.toFixed(1)} s`);
+  const facts = [`${time(seconds)} in all`];
+  if (firstSeconds !== null) facts.push(`first word after ${time(firstSeconds)}`);
   if (tokens !== null) facts.unshift(`${grouped(tokens)} ${tokens === 1 ? "token" : "tokens"}`);
   fill(document.getElementById("facts"), facts.join(" · "));
   const caution = document.getElementById("caution");

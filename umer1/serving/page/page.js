@@ -21,7 +21,9 @@ async function connect() {
   const [models, lists] = await Promise.all([getJson("v1/models"), getJson("v1/indexes")]);
   model = models.data[0].id;
   indexes = lists.data;
-  fill(at("server"), model.split(/[\\/]/).pop());
+  const { dimension } = models.data[0];
+  const size = dimension ? ` · ${grouped(dimension)} dimensions` : "";
+  fill(at("server"), model.split(/[\\/]/).pop() + size);
   at("server").title = model;
   fill(
     at("index"),
@@ -122,15 +124,21 @@ function request(messages) {
     mode: "both",
     stream: true,
     stream_options: { include_usage: true },
+    // the index's disc vectors were read in one place of the two
+    readout: chosen()?.readout ?? "at",
     temperature: Number(at("temperature").value) || 0,
     seed: Number(at("seed").value) || 0,
     ...(think === "" ? {} : { max_think_tokens: Number(think) }),
   };
 }
 
+function chosen() {
+  return indexes.find((one) => one.name === at("index").value);
+}
+
 async function search(embedding, signal) {
   const wanted = summaryWords(embedding.summary);
-  const index = indexes.find((one) => one.name === at("index").value);
+  const index = chosen();
   at("no-index").hidden = indexes.length > 0;
   if (!index) {
     showWhy(null, { wanted, aligned: false });

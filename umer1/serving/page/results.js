@@ -42,7 +42,7 @@ function elsewhere(other, rank, found, items) {
 function row(hit, rank, wanted, other) {
   const more = element("div", { class: "more", hidden: "" });
   const name = title(hit);
-  const below = hit.summary || (hit.text !== name && hit.text) || "";
+  const below = [hit.summary, hit.text].find((text) => text && text !== name) || "";
   const head = element(
     "button",
     { type: "button", "aria-expanded": "false" },

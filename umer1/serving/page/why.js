@@ -67,7 +67,7 @@ function moved({ disc, gen }, shown) {
   const tell = (hit, verb) => [
     `${verb} `, named(hit), `: ${ordinal(inDisc.get(hit.number))} by disc, ${ordinal(inGen.get(hit.number))} by gen.`,
   ];
-  return [rise && tell(rise, "Reasoning lifts"), fall && tell(fall, "It lowers")].filter(Boolean);
+  return [rise && tell(rise, "Gen lifts"), fall && tell(fall, "Gen lowers")].filter(Boolean);
 }
 
 function furthest(hits, distance) {
