@@ -169,7 +169,8 @@ function curve(from, to, width) {
 function path(number, shape, kind) {
   const made = document.createElementNS(SVG, "path");
   made.setAttribute("d", shape);
-  made.setAttribute("class", kind);
+  const lit = document.querySelector(`li.lit[data-number="${number}"]`);
+  made.setAttribute("class", lit ? `${kind} lit` : kind);
   made.setAttribute("data-number", number);
   return made;
 }
