@@ -31,22 +31,22 @@ def hit(number, **changes):
 
 
 @pytest.mark.parametrize(
-    "status, headers, shown",
+    "status, reason, headers, shown",
     [
-        (400, {}, "so it is."),
-        (413, {}, "so it is."),
-        (429, {"Retry-After": "7"}, "so it is. It asks to wait 7 s."),
-        (500, {}, "so it is."),
-        (503, {"Retry-After": "5"}, "so it is. It asks to wait 5 s."),
-        (504, {}, "so it is."),
+        (400, "so it is", {}, "so it is"),
+        (413, "so it is", {}, "so it is"),
+        (429, "try again in 7 s", {"Retry-After": "7"}, "try again in 7 s"),
+        (500, "so it is", {}, "so it is"),
+        (503, "so it is", {"Retry-After": "5"}, "so it is (try again in 5 s)"),
+        (504, "so it is", {}, "so it is"),
     ],
 )
-def test_a_refusal_is_told_in_the_servers_words(open_page, scripted, status, headers, shown):
+def test_a_refusal_is_told_in_the_servers_words(open_page, scripted, status, reason, headers, shown):
     address, script = scripted
-    script.refusal = status, "so it is.", headers
+    script.refusal = status, reason, headers
     page = open_page(address, expected=(str(status),))
     ask(page)
-    assert told(page) == shown
+    assert told(page) == f"The server refuses: {shown}"
     assert page.locator("#wrong").get_attribute("role") == "alert"
     script.refusal = None
     page.click("#embed")
@@ -80,7 +80,7 @@ def test_an_error_in_the_stream(open_page, scripted):
     script.error = "not finished within 300 seconds"
     page = open_page(address)
     ask(page)
-    assert told(page) == "not finished within 300 seconds"
+    assert told(page) == "The server broke off: not finished within 300 seconds"
 
 
 @pytest.mark.parametrize("how", ["button", "Escape"])

@@ -57,7 +57,7 @@ export async function* events(path, body, signal) {
         if (data === "[DONE]") return;
         if (!data) continue;
         const event = JSON.parse(data);
-        if (event.error) throw new Refused(event.error.message, 500);
+        if (event.error) throw new Refused(`The server broke off: ${event.error.message}`);
         yield event;
       }
     }

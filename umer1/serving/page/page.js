@@ -54,8 +54,13 @@ function refused(error) {
     at("secret").focus();
     return;
   }
-  const wait = error.wait ? ` It asks to wait ${error.wait} s.` : "";
-  tell(`${error.message}${wait}`);
+  if (error.status) return tell(`The server refuses: ${error.message}${waiting(error)}`);
+  tell(error.message);
+}
+
+// How long the server asks to wait, if its message does not say so itself.
+function waiting({ wait, message }) {
+  return wait && !message.includes(`${wait} s`) ? ` (try again in ${wait} s)` : "";
 }
 
 async function embed() {
