@@ -1,12 +1,15 @@
 """Real files through the page to the real server: the same vectors and lists as offline."""
 
+import base64
 import json
+from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 from PIL import Image
 
+from umer1.cli import main
 from umer1.evaluation import load_tasks
 
 pytestmark = pytest.mark.slow
@@ -117,6 +120,8 @@ def test_text_by_keyboard_alone(open_page, address, embedder, collection):
     page.keyboard.press("Enter")
     finished(page)
     check_like_offline(page, embedder, collection, text)
+    # the pointer lights what lies under it
+    page.mouse.move(0, 0)
     page.locator("#text").focus()
     for _ in range(30):
         page.keyboard.press("Tab")
@@ -134,11 +139,38 @@ def test_text_by_keyboard_alone(open_page, address, embedder, collection):
     assert page.evaluate("document.activeElement.id") == "text"
 
 
+def test_the_page_the_client_and_the_command_agree(open_page, address, photo_query, tmp_path):
+    text = "Find the photo this piece was cut from."
+    page = open_page(address, **CLIPBOARD)
+    page.set_input_files("#file", photo_query["image"])
+    page.locator("#media img").wait_for()
+    page.fill("#text", text)
+    embed_and_wait(page)
+    openai = pytest.importorskip("openai")
+    data = base64.b64encode(Path(photo_query["image"]).read_bytes()).decode()
+    parts = [
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}},
+        {"type": "text", "text": text},
+    ]
+    with openai.OpenAI(base_url=f"{address}v1", api_key="none", max_retries=0) as client:
+        answer = client.chat.completions.create(
+            model="tiny",
+            messages=[{"role": "user", "content": parts}],
+            extra_body={"mode": "both"},
+        )
+    items = tmp_path / "items.jsonl"
+    items.write_text(json.dumps({"id": "a", "image": photo_query["image"], "text": text}))
+    assert main(["embed", str(items), "-o", str(tmp_path / "out.npz"), "-q"]) == 0
+    stored = np.load(tmp_path / "out.npz")
+    for mode in ("disc", "gen"):
+        vector = copied(page, mode)
+        np.testing.assert_array_equal(np.array(answer.embedding[mode], np.float32), vector)
+        np.testing.assert_array_equal(stored[mode][0], vector)
+
+
 def test_dropped_and_pasted(
     open_page, address, embedder, collection, photo_query, clip, drop, tmp_path
 ):
-    from pathlib import Path
-
     page = open_page(address, **CLIPBOARD)
     picture = Path(photo_query["image"])
     drop(page, "dragenter", picture, "image/png")

@@ -41,7 +41,9 @@ def hit(number, **changes):
         (504, "so it is", {}, "so it is"),
     ],
 )
-def test_a_refusal_is_told_in_the_servers_words(open_page, scripted, status, reason, headers, shown):
+def test_a_refusal_is_told_in_the_servers_words(
+    open_page, scripted, status, reason, headers, shown
+):
     address, script = scripted
     script.refusal = status, reason, headers
     page = open_page(address, expected=(str(status),))
