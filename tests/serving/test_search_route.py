@@ -127,6 +127,8 @@ def test_results_hold_what_the_index_has(client, encoded):
     assert by_id["zero"]["summary"] == encoded.summary[0]
     assert by_id["one"]["thumbnail"] == "/v1/indexes/both/items/1/thumbnail"
     assert by_id["three"]["text"] == ""
+    kinds = {name: hit["kind"] for name, hit in by_id.items()}
+    assert kinds == {"zero": "text", "one": "image", "two": "video", "three": "image"}
 
 
 @pytest.mark.parametrize(
@@ -211,6 +213,13 @@ def test_what_has_no_thumbnail_is_not_found(client, root, address):
     answer = client.get(f"/v1/indexes/{address}/thumbnail")
     assert answer.status_code == 404
     assert str(root) not in answer.text
+
+
+def test_nothing_is_asked_of_addresses(client, encoded):
+    vector = {"gen": encoded.gen[0].tolist()}
+    hits = post(client, index="gen", vector=vector, k=5).json()["results"]["gen"]
+    shown = {hit["id"]: hit["thumbnail"] is not None for hit in hits}
+    assert shown == {"n0": True, "n1": True, "n2": True, "n3": False, "n4": False}
 
 
 def test_an_index_of_another_model_is_refused_at_the_start(embedder, tmp_path):

@@ -32,6 +32,7 @@ from umer1.serving.metrics import Metrics
 from umer1.serving.openapi import describe_errors
 from umer1.serving.runner import Runner
 from umer1.serving.settings import ServerSettings
+from umer1.serving.thumbnails import Thumbnails
 from umer1.serving.watch import Watch
 
 log = logging.getLogger("umer1")
@@ -45,8 +46,8 @@ def create_app(
 ) -> FastAPI:
     """The ASGI application; its lifespan starts and ends the engine's thread.
 
-    `app.state` has `runner`, `settings`, `indexes` (name -> umer1.retrieval.VectorIndex), `gate`
-    and `metrics`: routes find them in `request.app.state`.
+    `app.state` has `runner`, `settings`, `indexes` (name -> umer1.retrieval.VectorIndex), `gate`,
+    `thumbnails` and `metrics`: routes find them in `request.app.state`.
     """
     settings = settings or ServerSettings()
     search_route.check_indexes(indexes or {}, settings)
@@ -65,6 +66,7 @@ def create_app(
     )
     app.state.runner, app.state.settings, app.state.metrics = runner, settings, metrics
     app.state.indexes = dict(indexes or {})
+    app.state.thumbnails = Thumbnails()
     app.state.gate = MediaGate(settings, sizes=embedder.processor.limits)
     routes = (embeddings_route, chat_route, search_route, status_routes, page_route)
     for route in routes:

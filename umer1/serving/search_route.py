@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -18,7 +19,7 @@ from umer1.serving.items import read_item
 from umer1.serving.runner import Runner
 from umer1.serving.schemas import Request
 from umer1.serving.settings import EmbedOptions, ServerSettings
-from umer1.serving.thumbnails import Thumbnails, has_picture
+from umer1.serving.thumbnails import kind_of
 
 if TYPE_CHECKING:
     from umer1.retrieval import Hit, VectorIndex
@@ -29,7 +30,6 @@ THUMBNAIL_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "default-src 'none'; sandbox",
 }
-_thumbnails = Thumbnails()
 
 SearchMode = Literal["disc", "gen", "fused"]
 Vector = Annotated[list[float], Field(min_length=1)]
@@ -87,18 +87,16 @@ async def indexes(request: HttpRequest) -> dict[str, Any]:
     }
 
 
-@router.post("/v1/search")
-async def search(request: HttpRequest, body: SearchRequest) -> dict[str, Any]:
+@router.post("/v1/search", response_class=Response)
+async def search(request: HttpRequest, body: SearchRequest) -> Response:
     """The nearest items of an index, one list for each mode asked for."""
     state = request.app.state
     index = _index(state, body.index)
     check_model(body.model, state.settings)
     _check_modes(body, index)
     if body.vector is not None:
-        queries, query = (
-            {mode: np.array([row], np.float32) for mode, row in body.vector.items()},
-            None,
-        )
+        queries = {mode: np.array([row], np.float32) for mode, row in body.vector.items()}
+        query = {}
     else:
         queries, query = await _embed(state, index, body)
     runner: Runner = state.runner
@@ -109,8 +107,8 @@ async def search(request: HttpRequest, body: SearchRequest) -> dict[str, Any]:
         except ValueError as error:
             raise ApiError(400, str(error), param="vector", code="bad_vector") from None
         results[mode] = [_result(body.index, hit) for hit in hits[0]]
-    answer = {"object": "search.results", "index": body.index, "results": results}
-    return answer if query is None else {**answer, "query": query}
+    answer = {"object": "search.results", "index": body.index, "results": results, **query}
+    return Response(json.dumps(answer, allow_nan=False), media_type="application/json")
 
 
 @router.get("/v1/indexes/{name}/items/{number}/thumbnail", response_class=Response)
@@ -123,7 +121,7 @@ async def thumbnail(request: HttpRequest, name: str, number: int) -> Response:
     except KeyError:
         message = f"index {name!r} has no item number {number}"
         raise ApiError(404, message, param="number", code="item_not_found") from None
-    content = await state.runner.in_worker(_thumbnails.of, index.directory, entry)
+    content = await state.thumbnails.of(index.directory, entry, state.runner.in_worker)
     return Response(content, media_type="image/jpeg", headers=THUMBNAIL_HEADERS)
 
 
@@ -154,7 +152,7 @@ def _check_modes(body: SearchRequest, index: VectorIndex) -> None:
 
 
 async def _embed(state: Any, index: VectorIndex, body: SearchRequest) -> tuple[dict, dict]:
-    """Vectors by mode float32 [1, d], and what the model wrote."""
+    """Vectors by mode float32 [1, d], and what the model wrote as a field of the answer."""
     settings: ServerSettings = state.settings
     if body.max_tokens is not None and body.max_tokens > settings.max_tokens:
         raise ApiError(
@@ -180,18 +178,14 @@ async def _embed(state: Any, index: VectorIndex, body: SearchRequest) -> tuple[d
         for name, vectors in (("disc", found.disc), ("gen", found.gen))
         if vectors is not None
     }
-    written = {}
-    if found.gen is not None:
-        written = {
-            "reasoning": found.reasoning[0],
-            "summary": found.summary[0],
-            "finish": found.finish[0],
-        }
-    return queries, written
+    if found.gen is None:
+        return queries, {}
+    written = {name: getattr(found, name)[0] for name in ("reasoning", "summary", "finish")}
+    return queries, {"query": written}
 
 
 def _result(name: str, hit: Hit) -> dict[str, Any]:
-    entry = hit.entry
+    entry, kind = hit.entry, kind_of(hit.entry)
     address = f"/v1/indexes/{name}/items/{hit.number}/thumbnail"
     return {
         "id": hit.id,
@@ -199,7 +193,8 @@ def _result(name: str, hit: Hit) -> dict[str, Any]:
         "number": hit.number,
         "text": _text(entry.get("text")),
         "summary": _text(entry.get("summary")),
-        "thumbnail": address if has_picture(entry) else None,
+        "kind": kind,
+        "thumbnail": None if kind == "text" else address,
     }
 
 

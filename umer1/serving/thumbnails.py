@@ -4,9 +4,10 @@ frames of 160 x 160 side by side.
 
 from __future__ import annotations
 
+import asyncio
 import io
-import threading
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,13 @@ QUALITY = 80
 KEPT_BYTES = 32 << 20
 FRAMES = 3
 FRAME_SIDE = 160
+DECODING = 2
 REMOTE = ("http://", "https://", "data:", "file:")
 
 
-def has_picture(entry: dict) -> bool:
-    """Whether an item of an index has something to show."""
-    return bool(_source(entry)[1])
+def kind_of(entry: dict) -> str:
+    """What an item of an index shows itself by: "image" or "video", else "text"."""
+    return _source(entry)[0]
 
 
 class Thumbnails:
@@ -36,35 +38,38 @@ class Thumbnails:
     def __init__(self):
         self._kept: OrderedDict[tuple, bytes] = OrderedDict()
         self._bytes = 0
-        self._lock = threading.Lock()
-        # decoding takes memory and time: the engine goes first
-        self._decoding = threading.BoundedSemaphore(2)
+        # workers are for the model's prompts too
+        self._decoding = asyncio.Semaphore(DECODING)
 
-    def of(self, root: Path, entry: dict) -> bytes:
-        """The JPEG of one item of an index in the directory `root`, below which relative paths of
-        the entry are. ApiError 404 if the item has no picture, or it is missing or damaged."""
+    async def of(self, root: Path, entry: dict, in_worker: Callable[..., Awaitable]) -> bytes:
+        """The JPEG of one item of an index.
+
+        Args:
+            root: the index's directory; relative paths of the entry are below it.
+            in_worker: `in_worker(function, *arguments)` runs it in a thread.
+
+        Raises ApiError 404 if the item has no picture, or it is missing or damaged.
+        """
         key = (root, repr(_source(entry)))
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
-        with self._decoding:
-            made = _thumbnail(root, entry)
-        with self._lock:
-            if key not in self._kept:
-                self._kept[key] = made
-                self._bytes += len(made)
-            while self._bytes > KEPT_BYTES:
-                self._bytes -= len(self._kept.popitem(last=False)[1])
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        async with self._decoding:
+            made = await in_worker(_thumbnail, root, entry)
+        if key not in self._kept:
+            self._kept[key] = made
+            self._bytes += len(made)
+        while self._bytes > KEPT_BYTES:
+            self._bytes -= len(self._kept.popitem(last=False)[1])
         return made
 
 
 def _thumbnail(root: Path, entry: dict) -> bytes:
-    kind, source = _source(entry)
-    if not source:
+    kind, paths = _source(entry)
+    if kind == "text":
         raise ApiError(404, "this item has no picture", code="no_thumbnail")
     try:
-        image = _picture(kind, source, root)
+        image = _picture(kind, [_path(one, root) for one in paths])
     except (MediaError, OSError) as error:
         # the reason may name a path of this machine
         raise ApiError(
@@ -75,31 +80,34 @@ def _thumbnail(root: Path, entry: dict) -> bytes:
     return buffer.getvalue()
 
 
-def _source(entry: dict) -> tuple[str, Any]:
-    """("image" | "video", its path or a list of paths); the source is None where there is none."""
-    if entry.get("image") or entry.get("images"):
-        image = entry.get("image") or entry["images"]
-        return "image", image[0] if isinstance(image, list) else image
-    return "video", entry.get("video")
+def _source(entry: dict) -> tuple[str, list[str]]:
+    """("image" | "video" | "text", the files that it names; a video's may be its frames)."""
+    for key in ("image", "images", "video"):
+        value = entry.get(key)
+        files = [value] if isinstance(value, str) else value
+        if isinstance(files, list) and files and all(map(_is_file_name, files)):
+            return ("video", files) if key == "video" else ("image", files[:1])
+    return "text", []
 
 
-def _picture(kind: str, source: Any, root: Path) -> Image.Image:
-    paths = [_path(one, root) for one in (source if isinstance(source, list) else [source])]
+def _is_file_name(value: Any) -> bool:
+    # nothing is ever fetched
+    return isinstance(value, str) and bool(value) and not value.startswith(REMOTE)
+
+
+def _picture(kind: str, paths: list[Path]) -> Image.Image:
     if kind == "image":
         image = load_image(paths[0], "item")
         image.thumbnail((SIDE, SIDE))
         return image
-    frames = load_video(paths[0] if len(paths) == 1 else paths, "item", num_frames=FRAMES)
-    return _strip(frames)
+    return _strip(load_video(paths[0] if len(paths) == 1 else paths, "item", num_frames=FRAMES))
 
 
-def _path(source: Any, root: Path) -> Path:
-    """A file that the index names: an absolute path, or one below `root`. Nothing is fetched."""
-    if not isinstance(source, str) or source.startswith(REMOTE):
-        raise MediaError("not a file")
+def _path(source: str, root: Path) -> Path:
+    """A file that the index names: an absolute path, or one below `root`."""
     path = root / source
     if not Path(source).is_absolute() and not path.resolve().is_relative_to(root.resolve()):
-        raise MediaError("outside of the index's data")
+        raise MediaError("outside of the index's directory")
     return path
 
 

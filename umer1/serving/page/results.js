@@ -93,6 +93,7 @@ function thumbnail(hit) {
     .then((address) => {
       image.src = address;
       frame.append(image);
+      if (hit.kind === "video") frame.append(element("span", { class: "clip" }, "clip"));
     })
     .catch((error) => {
       frame.classList.add("lost");
