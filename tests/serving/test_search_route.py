@@ -226,5 +226,6 @@ def test_an_index_of_another_model_is_refused_at_the_start(embedder, tmp_path):
     index = VectorIndex.create(tmp_path / "i", model="other@1", dimension=embedder.dimension)
     with pytest.raises(ValueError, match=r"made with other@1.*build it again"):
         create_app(embedder, ServerSettings(model_identity=IDENTITY), {"photos": index})
-    with pytest.raises(ValueError, match="wants a name of letters"):
-        create_app(embedder, ServerSettings(model_identity=IDENTITY), {"a/b": index})
+    for name in ("a/b", "..", "", "a b"):
+        with pytest.raises(ValueError, match="wants a name of letters"):
+            create_app(embedder, ServerSettings(model_identity="other@1"), {name: index})

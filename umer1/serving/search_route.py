@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -61,7 +62,7 @@ class SearchRequest(Request):
 def check_indexes(indexes: Mapping[str, VectorIndex], settings: ServerSettings) -> None:
     """ValueError for an index of another model than the one served, or a name no address holds."""
     for name, index in indexes.items():
-        if not name or not all(letter.isalnum() or letter in "-_." for letter in name):
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
             raise ValueError(f"index {name!r}: wants a name of letters, digits, '-', '_' and '.'")
         if settings.model_identity:
             index.check_model(settings.model_identity)

@@ -100,8 +100,35 @@ def test_stopping_leaves_the_stream(open_page, scripted, how):
         page.keyboard.press("Escape")
     page.locator("#embed").wait_for()
     assert script.left.wait(60), "the server was not told"
-    assert "Stopped" in page.locator("#facts").inner_text()
+    assert "stopped" in page.locator("#facts").inner_text()
     assert page.locator(".writing").count() == 0 and page.locator("#wrong").inner_text() == ""
+
+
+def test_before_the_first_word_the_page_shows_that_the_model_reads(open_page, scripted):
+    address, script = scripted
+    script.pieces = []
+    script.hold.set()
+    page = open_page(address)
+    ask(page)
+    page.locator("#reasoning.writing").wait_for()
+    assert page.locator("#facts").inner_text() == "reading"
+    assert page.locator("#result").get_attribute("aria-busy") == "true"
+    page.click("#stop")
+    page.locator("#result").wait_for(state="hidden")
+    assert page.locator("#status").inner_text() == "Stopped."
+
+
+def test_vectors_can_be_copied_where_browsers_have_no_clipboard(open_page, scripted):
+    address, _ = scripted
+    page = open_page(address)
+    page.evaluate("() => Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+    ask(page)
+    finished(page)
+    page.click("#copy-disc")
+    page.get_by_role("button", name="Copied").wait_for()
+    page.fill("#text", "")
+    page.keyboard.press("Control+V")
+    page.wait_for_function("() => document.getElementById('text').value === '[0.6,0.8]'")
 
 
 def test_tags_never_show_however_the_text_is_cut(open_page, scripted):

@@ -80,7 +80,7 @@ async function embed() {
   } catch (error) {
     if (error.name === "AbortError") {
       at("status").textContent = "Stopped.";
-      fill(at("facts"), "Stopped before the vectors came.");
+      if (!latest) fill(at("facts"), "stopped before the vectors came");
     } else if (error instanceof Refused) {
       refused(error);
     } else {
@@ -88,8 +88,9 @@ async function embed() {
       throw error;
     }
   } finally {
-    at("reasoning").classList.remove("writing");
-    at("summary").classList.remove("writing");
+    const wrote = [at("reasoning"), at("summary")];
+    for (const one of wrote) one.classList.remove("writing");
+    at("result").hidden = !latest && wrote.every((one) => !one.textContent);
     running = null;
     busy(false);
   }
@@ -103,8 +104,8 @@ async function run(messages, signal) {
   for await (const event of events("v1/chat/completions", request(messages), signal)) {
     const piece = event.choices?.[0]?.delta?.content;
     if (piece) {
+      if (firstSeconds === null) fill(at("facts"));
       firstSeconds ??= since();
-      at("result").hidden = false;
       written += piece;
       showWritten(parts(written), true);
     }
@@ -112,7 +113,6 @@ async function run(messages, signal) {
     embedding = event.embedding ?? embedding;
   }
   if (!embedding?.gen) throw new Refused("The answer ended without vectors.");
-  at("result").hidden = false;
   showWritten(embedding, false);
   showFacts({ tokens, seconds: since(), firstSeconds, finish: embedding.finish });
   latest = embedding;
@@ -167,23 +167,36 @@ async function search(embedding, signal) {
 
 function clear() {
   latest = null;
-  for (const id of ["result", "nearest", "apart", "caution", "no-index"]) at(id).hidden = true;
+  for (const id of ["nearest", "apart", "caution", "no-index"]) at(id).hidden = true;
   for (const id of ["facts", "why", "words", "disc", "gen", "cosine"]) fill(at(id));
   showWritten({ reasoning: "", summary: "" }, true);
+  fill(at("facts"), "reading");
+  at("result").hidden = false;
 }
 
 function busy(now) {
   at("stop").hidden = !now;
   at("embed").hidden = now;
-  document.body.classList.toggle("busy", now);
+  at("result").setAttribute("aria-busy", now);
   if (now) at("status").textContent = "The model reads and reasons.";
 }
 
 async function copy(mode, button) {
   const label = button.textContent;
-  await navigator.clipboard.writeText(JSON.stringify(latest[mode]));
+  await toClipboard(JSON.stringify(latest[mode]));
   button.textContent = "Copied";
   setTimeout(() => (button.textContent = label), 1500);
+}
+
+// Browsers have a clipboard only where the connection is safe: http from another machine is not.
+async function toClipboard(text) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  const box = element("textarea", { class: "hidden" });
+  box.value = text;
+  document.body.append(box);
+  box.select();
+  document.execCommand("copy");
+  box.remove();
 }
 
 at("ask").addEventListener("submit", (event) => {
