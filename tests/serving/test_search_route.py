@@ -48,7 +48,7 @@ def client(embedder, encoded, root):
         {"text": TEXTS[0], "summary": encoded.summary[0]},
         {"image": str(root / "red.jpg"), "text": TEXTS[1]},
         {"video": [str(root / "clip" / f"{number}.png") for number in range(8)]},
-        {"image": "../red.jpg", "text": {"not": "a text"}},
+        {"image": "../../red.jpg", "text": {"not": "a text"}},
     ]
     index = VectorIndex.create(
         root / "index" / "both", model=IDENTITY, dimension=embedder.dimension
