@@ -17,13 +17,7 @@ from starlette.exceptions import HTTPException
 
 from umer1 import __version__
 from umer1.embedder import Embedder
-from umer1.serving import (
-    chat_route,
-    embeddings_route,
-    page_route,
-    search_route,
-    status_routes,
-)
+from umer1.serving import chat_route, embeddings_route, page_route, search_route, status_routes
 from umer1.serving.body_limits import BodyLimits
 from umer1.serving.door import Door
 from umer1.serving.errors import ApiError
@@ -68,8 +62,7 @@ def create_app(
     app.state.indexes = dict(indexes or {})
     app.state.thumbnails = Thumbnails()
     app.state.gate = MediaGate(settings, sizes=embedder.processor.limits)
-    routes = (embeddings_route, chat_route, search_route, status_routes, page_route)
-    for route in routes:
+    for route in (embeddings_route, chat_route, search_route, status_routes, page_route):
         app.include_router(route.router)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
