@@ -7,6 +7,7 @@ thread, where they fit nothing that comes later.
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import platform
@@ -14,6 +15,7 @@ import platform
 # decoding needs 64 numbers of rows times five shapes; a prompt's own shapes rarely come again
 PRODUCTS = 512
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # of mallopt(3)
+SECONDS = 10.0  # between two returns of what is free; one takes some 10 ms, in a thread of its own
 _LARGE = 1 << 20  # bytes: a larger block goes back to the system when it is freed
 
 
@@ -30,3 +32,13 @@ def bound_memory() -> None:
     ):
         if name not in os.environ:
             mallopt(option, value)
+
+
+async def return_freed_memory() -> None:
+    """Every `SECONDS`, until it is cancelled. Prompts that are kept are small objects among the
+    large ones of requests that come and go: glibc holds on to the gaps between them. Nothing to do
+    where the C library is another."""
+    library = ctypes.CDLL(None)
+    while hasattr(library, "malloc_trim"):
+        await asyncio.sleep(SECONDS)
+        await asyncio.to_thread(library.malloc_trim, 0)
