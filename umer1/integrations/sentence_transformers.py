@@ -18,7 +18,8 @@ SentenceTransformerTrainer can train them; a gen vector has none, for the tokens
 from __future__ import annotations
 
 import logging
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -198,11 +199,11 @@ class Umer1(InputModule):
         bool [B]: whether `<gen_emb>` was written.
         """
         mode, sequences = _known(mode or self.mode), sequences_of(features)
-        learns = torch.is_grad_enabled() and self.model.training
+        learns = torch.is_grad_enabled()
         if mode == "disc":
             vectors = self._learn(sequences) if learns else self._disc(sequences)
             return features | {"sentence_embedding": vectors}
-        if learns:
+        if learns and self.training:
             raise RuntimeError(
                 "mode 'gen' has no gradient: train disc vectors here, and both with `umer1 train`"
             )
@@ -241,8 +242,9 @@ class Umer1(InputModule):
     def _disc(self, sequences: list[Sequence]) -> Tensor:
         prompts = [Prompt(each, place, len(each) - 1) for place, each in enumerate(sequences)]
         vectors = [None] * len(prompts)
-        for finished in self._ready(len(prompts)).submit(prompts, Sampling(1), samples=0):
-            vectors[finished.prompt] = finished.disc
+        with self._ready(len(prompts)) as engine:
+            for finished in engine.submit(prompts, Sampling(1), samples=0):
+                vectors[finished.prompt] = finished.disc
         return torch.stack(vectors)
 
     @torch.inference_mode(False)
@@ -251,12 +253,12 @@ class Umer1(InputModule):
         prompts = [Prompt(each, place) for place, each in enumerate(sequences)]
         # parameters stay where optimizers and .to() look for them
         packing = nullcontext() if obstacle(self.model) else pack_weights(self.model, keep=True)
-        with packing:
-            return generate(self._ready(len(prompts)), prompts, sampling)
+        with packing, self._ready(len(prompts)) as engine:
+            return generate(engine, prompts, sampling)
 
-    def _ready(self, rows: int) -> NativeEngine:
+    @contextmanager
+    def _ready(self, rows: int) -> Iterator[NativeEngine]:
         """The engine; another one when the model has moved."""
-        self.model.eval()
         place = (self.model.device, self.model.dtype)
         if self._engine is None or self._place != place:
             self._engine = NativeEngine(self.model, SpecialTokens.of(self.processor))
@@ -266,6 +268,12 @@ class Umer1(InputModule):
             self._engine.load((), self._engine.version + 1)
             self._learned = False
         self._engine.resize(max(rows, self._engine.slots))
+        training = self.model.training
+        self.model.eval()
+        try:
+            yield self._engine
+        finally:
+            self.model.train(training)
         return self._engine
 
     def __getstate__(self) -> dict:

@@ -1,0 +1,279 @@
+"""UME-R1's reinforcement learning in TRL's GRPOTrainer (1.16).
+
+    from umer1.integrations.trl import GenerativeRollouts, format_reward, paired_rows, rank_gap_reward
+
+    trainer = GRPOTrainer(
+        "zhibinlan/UME-R1-2B",
+        reward_funcs=[format_reward, rank_gap_reward],
+        args=GRPOConfig(shuffle_dataset=False, ...),
+        train_dataset=Dataset.from_list(paired_rows(pairs)),
+        rollout_func=GenerativeRollouts(),
+    )
+
+One pass of this project's engine gives the tokens, their log-probabilities and the generative
+vectors, so no reward needs a forward of its own. The engine has its own copy of the weights and takes
+the policy's before each batch of rollouts. TRL trains on texts and images, not on videos.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+import umer1_kernels as kernels
+from umer1.data.records import Pair, Side
+from umer1.engine import Prompt, Rollout, Sampling, generate
+from umer1.engine.requests import row_seed
+from umer1.engine.weights import write_weights
+from umer1.model.config import ModelConfig
+from umer1.model.key_names import canonical_key, checkpoint_tensors
+from umer1.model.packed_weights import PackedWeights, pack_weights
+from umer1.model.qwen2_vl import Qwen2VL
+from umer1.model.sequence import Sequence
+from umer1.processor import Processor
+from umer1.prompts import DIALECTS, format_ok, prompt_tail
+
+if TYPE_CHECKING:
+    from trl import GRPOTrainer
+
+
+class GenerativeRollouts:
+    """TRL's `rollout_func`: what it returns beside prompts, completions and log-probabilities are
+    columns for rewards.
+
+    gen_emb: float32 [H] on the policy's device, L2-normalised. gen_hit: whether the completion wrote
+    `<gen_emb>`; where it did not, gen_emb is some other state. gen_text: the completion with every
+    special token, which TRL's own `completions` lack.
+
+    Args:
+        slots: most rows decoded together.
+    """
+
+    def __init__(self, *, slots: int = 64):
+        if slots < 1:
+            raise ValueError(f"slots: got {slots}, wants at least 1")
+        self.slots = slots
+        self.version = 0  # how often the policy's weights were taken
+        self._model: Qwen2VL | None = None
+        self._packed: PackedWeights | None = None
+
+    def __call__(self, prompts: list, trainer: GRPOTrainer) -> dict[str, list]:
+        """One completion of each prompt; TRL has repeated them `num_generations` times."""
+        words = Processor.from_parts(trainer.processing_class.tokenizer)
+        sequences = _sequences(prompts, trainer.processing_class, words.image_pad_id)
+        first = trainer.accelerator.process_index * len(prompts)
+        numbered = [Prompt(each, first + place) for place, each in enumerate(sequences)]
+        sampling = _sampling(trainer, self.version)
+        self._take_weights(trainer)
+        # the engine goes when it is done, and its keys and values with it
+        results = generate(
+            self._model,
+            numbered,
+            sampling,
+            gen_id=words.gen_id,
+            eos_id=words.eos_id,
+            slots=self.slots,
+        )
+        rollouts: list[Rollout] = [result.rollouts[0] for result in results]
+        return {
+            "prompt_ids": [sequence.input_ids.tolist() for sequence in sequences],
+            "completion_ids": [rollout.tokens for rollout in rollouts],
+            "logprobs": [rollout.logprobs for rollout in rollouts],
+            "gen_emb": [rollout.vector for rollout in rollouts],
+            "gen_hit": [rollout.hit for rollout in rollouts],
+            "gen_text": [words.decode(rollout.tokens) for rollout in rollouts],
+        }
+
+    def _take_weights(self, trainer: GRPOTrainer) -> None:
+        policy = trainer.accelerator.unwrap_model(trainer.model)
+        device = trainer.accelerator.device
+        dtype = torch.bfloat16 if trainer.args.bf16 else next(policy.parameters()).dtype
+        if self._model is None or (self._model.device, self._model.dtype) != (device, dtype):
+            config = ModelConfig.from_dict(policy.config.to_dict())
+            with torch.device("meta"):
+                model = Qwen2VL(config).to(dtype).requires_grad_(False)
+            self._model = model.to_empty(device=device).eval()
+            self._packed = None
+        with _whole(policy) as named:
+            _check_complete(self._model, self._packed, named)
+            write_weights(self._model, self._packed, named.items())
+        if device.type == "cpu" and self._packed is None:
+            self._packed = pack_weights(self._model)
+        self.version += 1
+
+
+def rank_gap_reward(
+    gen_emb: list[Tensor],
+    gen_hit: list[bool],
+    pair: list,
+    side: list[str],
+    log_metric: Any = None,
+    kind: str = "rank_gap",
+    **_: Any,
+) -> list[float]:
+    """UME-R1's embedding reward, rank times gap, see `umer1_kernels.group_reward`.
+
+    The pairs of one batch, over all processes, are each other's candidates. `pair` and `side` are
+    columns of `paired_rows`. The whole of each pair must be in the process's batch, so
+    per_device_train_batch_size * steps_per_generation is a multiple of 2 * num_generations, and
+    shuffle_dataset is off.
+
+    Args:
+        kind: of the reward; give another one by `functools.partial`.
+    """
+    rows: dict[Any, dict[str, list[int]]] = {}
+    for row, (name, which) in enumerate(zip(pair, side, strict=True)):
+        if which not in ("query", "target"):
+            raise ValueError(f"side: got {which!r}, wants 'query' or 'target'")
+        rows.setdefault(name, {"query": [], "target": []})[which].append(row)
+    count = len(next(iter(rows.values()))["query"])
+    for name, sides in rows.items():
+        if count == 0 or any(len(places) != count for places in sides.values()):
+            raise ValueError(
+                f"pair {name!r}: {len(sides['query'])} completions of its query and "
+                f"{len(sides['target'])} of its target are in this batch, wants num_generations of each: "
+                "give the rows in the order of paired_rows, with shuffle_dataset=False and "
+                "per_device_train_batch_size * steps_per_generation a multiple of 2 * num_generations"
+            )
+    # [2, N, G]
+    order = torch.tensor(
+        [[sides[which] for sides in rows.values()] for which in ("query", "target")]
+    )
+    vectors, hits = torch.stack(list(gen_emb)), torch.tensor(gen_hit)
+    found = kernels.group_reward(
+        vectors[order[0].to(vectors.device)],
+        vectors[order[1].to(vectors.device)],
+        query_valid=hits[order[0]].to(vectors.device),
+        target_valid=hits[order[1]].to(vectors.device),
+        kind=kind,
+        group=dist.group.WORLD if dist.is_initialized() and dist.get_world_size() > 1 else None,
+    )
+    if log_metric is not None:
+        log_metric("rank", float(found.rank.mean()))
+        log_metric("gap", float(found.gap.mean()))
+    rewards = torch.zeros(len(gen_hit))
+    rewards[order] = torch.stack([found.query_reward, found.target_reward]).float().cpu()
+    return rewards.tolist()
+
+
+def format_reward(gen_text: list[str], **_: Any) -> list[float]:
+    """1 for a completion of the form <think>…</think>…<answer>…<gen_emb>, else 0."""
+    return [float(format_ok(text)) for text in gen_text]
+
+
+def paired_rows(pairs: Iterable[Pair], seed: int | None = None) -> list[dict[str, Any]]:
+    """Rows of a data set for GRPOTrainer: of each pair the query, then the target.
+
+    pairs: as `umer1.data.records.read_rl` gives them. seed: shuffles the pairs; GRPOTrainer must not
+    shuffle the rows. Columns: prompt (chat messages in the wording of UME-R1's RL), images (paths or
+    bytes; GRPOTrainer puts them before the text), pair (a number), side ("query" or "target").
+
+    Raises ValueError for a pair with a video.
+    """
+    numbered = list(enumerate(pairs))
+    if seed is not None:
+        random.Random(seed).shuffle(numbered)
+    return [
+        {"prompt": [{"role": "user", "content": part.text + _ASK}], "images": _images(part, number), "pair": number, "side": name}
+        for number, pair in numbered
+        for name, part in (("query", pair.query), ("target", pair.target))
+    ]  # fmt: skip
+
+
+_ASK = prompt_tail("gen", DIALECTS["rl"]).partition("<|im_end|>")[0]
+
+
+def _images(side: Side, number: int) -> list[dict]:
+    if side.video is not None:
+        raise ValueError(f"pair {number}: has a video, and TRL trains on texts and images alone")
+    # what data sets of the `datasets` library cast to images
+    return [{"bytes": each, "path": None} if isinstance(each, bytes) else {"bytes": None, "path": each} for each in side.images]  # fmt: skip
+
+
+def _sequences(prompts: list, processor: Any, image_pad_id: int) -> list[Sequence]:
+    """The very prompts that the policy will be trained on: rendered and processed as TRL does."""
+    found: list[Sequence] = []
+    for place, prompt in enumerate(prompts):
+        if place and prompt == prompts[place - 1]:
+            found.append(found[-1])
+            continue
+        text, images = prompt, []
+        if not isinstance(prompt, str):
+            parts = [part for turn in prompt for part in turn["content"] if isinstance(part, dict)]
+            if any(part.get("type") == "video" for part in parts):
+                raise ValueError(
+                    f"prompt {place}: has a video, and TRL trains on texts and images alone"
+                )
+            images = [part["image"] for part in parts if part.get("type") == "image"]
+            text = processor.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+        inputs = processor(text=[text], images=images or None, return_tensors="pt")
+        ids = inputs["input_ids"][0]
+        found.append(
+            Sequence(
+                ids,
+                ids == image_pad_id,
+                inputs["pixel_values"] if images else None,
+                inputs["image_grid_thw"] if images else torch.zeros(0, 3, dtype=torch.int64),
+            )
+        )
+    return found
+
+
+def _sampling(trainer: GRPOTrainer, version: int) -> Sampling:
+    args = trainer.args
+    for name, neutral in (
+        ("min_p", None),
+        ("repetition_penalty", 1.0),
+        ("generation_kwargs", None),
+    ):
+        if getattr(args, name) not in (neutral, {}):
+            raise ValueError(
+                f"{name}: got {getattr(args, name)!r}, the engine has only {neutral!r}"
+            )
+    return Sampling(
+        args.max_completion_length,
+        args.temperature,
+        args.top_p,
+        args.top_k,
+        seed=row_seed(args.seed, trainer.state.global_step, version),
+        stop="eos",
+    )
+
+
+@contextmanager
+def _whole(policy: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """The policy's weights by their checkpoint names; those of LoRA merged into them."""
+    merges = hasattr(policy, "merge_adapter")
+    if merges:
+        policy.merge_adapter()
+    try:
+        named = {}
+        for name, parameter in policy.named_parameters():
+            if "lora_" in name or ".original_module." in name:
+                continue
+            name = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+            key = canonical_key(name.replace(".modules_to_save.default.", "."))
+            if key is not None:
+                named[key] = parameter.detach()
+        yield named
+    finally:
+        if merges:
+            policy.unmerge_adapter()
+
+
+def _check_complete(model: Qwen2VL, packed: PackedWeights | None, named: dict) -> None:
+    if packed is not None:  # they were complete when it was packed, and their names do not change
+        return
+    for entry in checkpoint_tensors(model):
+        if entry.key not in named or tuple(named[entry.key].shape) != entry.shape:
+            got = tuple(named[entry.key].shape) if entry.key in named else "none"
+            raise ValueError(
+                f"policy: {entry.key} has shape {got}, wants {entry.shape}. Rollouts need whole weights: "
+                "sharded ones (ZeRO-3, FSDP) are trained by `umer1 train`"
+            )
