@@ -33,6 +33,7 @@ from umer1.embedder import BUNDLED
 from umer1.engine import Generated, NativeEngine, Prompt, Sampling, SpecialTokens, generate
 from umer1.hub import SMALL_FILES, WEIGHTS, local_directory
 from umer1.integrations.sentence_transformers_inputs import (
+    MODALITIES,
     as_item,
     features_of,
     padded,
@@ -79,7 +80,7 @@ class Umer1(InputModule):
     config_file_name = "sentence_umer1_config.json"
     config_keys = ["mode", "max_new_tokens", "stop", "max_think_tokens", "readout"]
     forward_kwargs = {"mode", "max_new_tokens", "max_think_tokens"}
-    modalities = ["text", "image", "video", "message"]
+    modalities = MODALITIES
 
     def __init__(
         self,

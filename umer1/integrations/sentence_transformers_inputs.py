@@ -17,6 +17,7 @@ from torch import Tensor
 from umer1.model.sequence import Sequence
 from umer1.prompts import Item, parse_item
 
+MODALITIES = ["text", "image", "video", "message"]
 _NO_MEDIA = torch.zeros(0, 3, dtype=torch.int64)
 
 
@@ -31,8 +32,7 @@ def as_item(given: Any, prompt: str, where: str) -> Item:
     if isinstance(given, (tuple, list)) and len(given) == 2 and isinstance(given[0], str):
         raise TypeError(f"{where}: is a pair of texts, wants one input; pairs are for rerankers")
     if isinstance(given, (str, np.ndarray, torch.Tensor)) or _is_clip(given):
-        kind = infer_modality(given)
-        given = {kind: given}
+        given = {infer_modality(given, MODALITIES): given}
     if isinstance(given, dict) and "role" not in given:
         given = {key: _plain(value) for key, value in given.items()}
         if given.keys() == {"image", "video"} or given.keys() == {"text", "image", "video"}:

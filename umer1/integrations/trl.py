@@ -6,7 +6,7 @@
         "zhibinlan/UME-R1-2B",
         reward_funcs=[format_reward, rank_gap_reward],
         args=GRPOConfig(shuffle_dataset=False, ...),
-        train_dataset=Dataset.from_list(paired_rows(pairs)),
+        train_dataset=Dataset.from_list(paired_rows(pairs)).cast_column("images", List(Image())),
         rollout_func=GenerativeRollouts(),
     )
 
@@ -17,6 +17,7 @@ the policy's before each batch of rollouts. TRL trains on texts and images, not 
 
 from __future__ import annotations
 
+import io
 import random
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+from PIL import Image
 from torch import Tensor, nn
 
 import umer1_kernels as kernels
@@ -167,33 +169,53 @@ def format_reward(gen_text: list[str], **_: Any) -> list[float]:
     return [float(format_ok(text)) for text in gen_text]
 
 
-def paired_rows(pairs: Iterable[Pair], seed: int | None = None) -> list[dict[str, Any]]:
+def paired_rows(
+    pairs: Iterable[Pair], seed: int | None = None, blank: Image.Image | None = None
+) -> list[dict[str, Any]]:
     """Rows of a data set for GRPOTrainer: of each pair the query, then the target.
 
-    pairs: as `umer1.data.records.read_rl` gives them. seed: shuffles the pairs; GRPOTrainer must not
-    shuffle the rows. Columns: prompt (chat messages in the wording of UME-R1's RL), images (paths or
-    bytes; GRPOTrainer puts them before the text), pair (a number), side ("query" or "target").
+    Columns: prompt (chat messages in the wording of UME-R1's RL), images (PNG or JPEG files as
+    `datasets` keeps them; GRPOTrainer puts them before the text), pair (a number), side ("query" or
+    "target").
 
-    Raises ValueError for a pair with a video.
+    Args:
+        pairs: as `umer1.data.records.read_rl` gives them.
+        seed: shuffles the pairs; GRPOTrainer must not shuffle the rows.
+        blank: the picture that a text alone gets, `umer1.media.blank_image` of the checkpoint's limits.
+
+    Raises:
+        ValueError: a pair has a video.
     """
     numbered = list(enumerate(pairs))
     if seed is not None:
         random.Random(seed).shuffle(numbered)
     return [
-        {"prompt": [{"role": "user", "content": part.text + _ASK}], "images": _images(part, number), "pair": number, "side": name}
+        {
+            "prompt": [{"role": "user", "content": part.text + _ASK}],
+            "images": _images(part, blank, f"pair {number}, {name}"),
+            "pair": number,
+            "side": name,
+        }
         for number, pair in numbered
         for name, part in (("query", pair.query), ("target", pair.target))
-    ]  # fmt: skip
+    ]
 
 
 _ASK = prompt_tail("gen", DIALECTS["rl"]).partition("<|im_end|>")[0]
 
 
-def _images(side: Side, number: int) -> list[dict]:
+def _images(side: Side, blank: Image.Image | None, where: str) -> list[dict[str, Any]]:
     if side.video is not None:
-        raise ValueError(f"pair {number}: has a video, and TRL trains on texts and images alone")
-    # what data sets of the `datasets` library cast to images
-    return [{"bytes": each, "path": None} if isinstance(each, bytes) else {"bytes": None, "path": each} for each in side.images]  # fmt: skip
+        raise ValueError(f"{where}: has a video, and TRL trains on texts and images alone")
+    sources: list[str | bytes] = list(side.images)
+    if not sources and blank is not None:
+        file = io.BytesIO()
+        blank.save(file, "PNG")
+        sources = [file.getvalue()]
+    return [
+        {"bytes": each, "path": None} if isinstance(each, bytes) else {"bytes": None, "path": each}
+        for each in sources
+    ]
 
 
 def _sequences(prompts: list, processor: Any, image_pad_id: int) -> list[Sequence]:
