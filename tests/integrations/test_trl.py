@@ -1,0 +1,272 @@
+"""Real runs of TRL's GRPOTrainer on the bundled model, with the rollouts and rewards of this project."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+pytest.importorskip("trl", minversion="1.16")
+pytest.importorskip("datasets")
+
+import datasets
+from trl import GRPOConfig, GRPOTrainer
+
+from umer1 import Embedder
+from umer1.data.records import Pair, Side
+from umer1.embedder import BUNDLED
+from umer1.engine import Generated, Rollout
+from umer1.integrations.trl import GenerativeRollouts
+from umer1.integrations.trl_pairs import format_reward, paired_rows, rank_gap_reward
+from umer1.media import blank_image
+from umer1.model.checkpoint import load_model
+from umer1.prompts import Item, Medium, format_ok
+from umer1.training.rewards import score
+from umer1.training.settings import RLConfig
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+SETTINGS = {
+    "max_steps": 2, "per_device_train_batch_size": 8, "steps_per_generation": 2,
+    "gradient_accumulation_steps": 2, "num_generations": 4, "max_completion_length": 24,
+    "learning_rate": 1e-3, "beta": 0.0, "temperature": 0.9, "shuffle_dataset": False,
+    "report_to": "none", "save_strategy": "no", "logging_steps": 1, "use_cpu": True, "bf16": False,
+    "disable_tqdm": True,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pairs(pictures):
+    """Queries with one, two and no pictures; targets of text and of a picture."""
+
+    def png(picture):
+        file = io.BytesIO()
+        picture.save(file, "PNG")
+        return file.getvalue()
+
+    first, second, third, _ = map(png, pictures)
+    sides = [
+        (Side(" what \n", images=[first]), Side("seven")),
+        (Side("both", images=[first, second]), Side("", images=[third])),
+        (Side("no picture"), Side("nine")),
+        (Side("x", images=[third]), Side("", images=[second])),
+    ]
+    return [Pair("some", *each) for each in sides]
+
+
+class Watched(GenerativeRollouts):
+    """Keeps what it returns, and the policy's own states at `<gen_emb>`."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    @torch.no_grad()
+    def __call__(self, prompts, trainer):
+        found = super().__call__(prompts, trainer)
+        policy = trainer.accelerator.unwrap_model(trainer.model)
+        policy = policy.get_base_model() if hasattr(policy, "get_base_model") else policy
+        processor, states = trainer.processing_class, []
+        for prompt, ids, tokens in zip(prompts, found["prompt_ids"], found["completion_ids"]):
+            pictures = [part["image"] for part in prompt[0]["content"] if part["type"] == "image"]
+            inputs = processor(
+                text=[processor.apply_chat_template(prompt, add_generation_prompt=True)],
+                images=pictures or None,
+                return_tensors="pt",
+            )
+            assert inputs["input_ids"][0].tolist() == ids
+            length, tail = len(ids), torch.tensor([tokens])
+            inputs["input_ids"] = torch.cat([inputs["input_ids"], tail], 1)
+            for name in ("attention_mask", "mm_token_type_ids"):
+                filler = torch.full_like(tail, int(name == "attention_mask"))
+                inputs[name] = torch.cat([inputs[name], filler], 1)
+            hidden = policy.base_model(**inputs).last_hidden_state[0]
+            gen = processor.tokenizer.convert_tokens_to_ids("<gen_emb>")
+            at = length + max((n for n, token in enumerate(tokens) if token == gen), default=0)
+            states.append(F.normalize(hidden[at], dim=0))
+        self.seen.append((found, states))
+        return found
+
+
+@pytest.fixture(scope="module")
+def run(pairs, tmp_path_factory):
+    """A function: (trainer, watched rollouts, differences of log-probabilities, rewards) of a run."""
+
+    def train(**more):
+        rows = datasets.Dataset.from_list(paired_rows(pairs, seed=1))
+        rows = rows.cast_column("images", datasets.List(datasets.Image()))
+        folder = str(tmp_path_factory.mktemp("grpo"))
+        rollouts, differences, rewards = Watched(), [], []
+
+        class Trainer(GRPOTrainer):
+            def _get_per_token_logps_and_entropies(self, *given, **settings):
+                result = super()._get_per_token_logps_and_entropies(*given, **settings)
+                self.policy_logps = result[0].detach()
+                return result
+
+            def _compute_loss(self, model, inputs):
+                loss = super()._compute_loss(model, inputs)
+                real = inputs["completion_mask"].bool()
+                apart = (self.policy_logps - inputs["sampling_per_token_logps"])[real]
+                differences.append(float(apart.abs().max()))
+                return loss
+
+            def _calculate_rewards(self, inputs, *given):
+                rewards.append((inputs, super()._calculate_rewards(inputs, *given)))
+                return rewards[-1][1]
+
+        trainer = Trainer(
+            str(BUNDLED["tiny"]),
+            reward_funcs=[format_reward, rank_gap_reward],
+            args=GRPOConfig(output_dir=folder, **SETTINGS),
+            train_dataset=rows,
+            rollout_func=rollouts,
+            **more,
+        )
+        before = {name: each.detach().clone() for name, each in trainer.model.named_parameters()}
+        trainer.train()
+        moved = max(
+            float((each.detach() - before[name]).abs().max())
+            for name, each in trainer.model.named_parameters()
+        )
+        assert moved > 1e-4
+        return trainer, rollouts, differences, rewards
+
+    return train
+
+
+@pytest.fixture(scope="module")
+def plain(run):
+    return run()
+
+
+def test_log_probabilities_are_the_policys_before_and_after_a_step(plain):
+    _, rollouts, differences, _ = plain
+    assert len(differences) == 4 and max(differences) < 5e-5
+    assert rollouts.version == 2
+
+
+def test_vectors_are_the_policys_states(plain):
+    _, rollouts, *_ = plain
+    hits = 0
+    for found, states in rollouts.seen:
+        for vector, hit, state in zip(found["gen_emb"], found["gen_hit"], states, strict=True):
+            assert float(vector.norm()) == pytest.approx(1, abs=1e-5)
+            if hit:
+                hits += 1
+                assert float((vector - state).abs().max()) < 5e-5
+    assert hits > 16
+    first, second = (found["gen_text"] for found, _ in rollouts.seen)
+    assert len(set(first)) > 4  # samples of one prompt differ
+    assert first != second
+
+
+def test_rewards_are_those_of_the_own_trainer(plain):
+    trainer, rollouts, _, rewards = plain
+    for inputs, given in rewards:
+        sides = {"query": [], "target": []}
+        for place in range(0, 16, 4):
+            rows = inputs[place : place + 4]
+            assert len({(row["pair"], row["side"]) for row in rows}) == 1
+            result = [Rollout([0], [0.0], row["gen_emb"], row["gen_hit"], "eos") for row in rows]
+            sides[rows[0]["side"]].append(Generated(rollouts=result))
+        texts = [[[row["gen_text"] for row in inputs[place : place + 4]]
+                  for place in range(0, 16, 4) if inputs[place]["side"] == side] for side in sides]  # fmt: skip
+        expected = score(sides["query"], sides["target"], texts, RLConfig(data="x", generations=4))
+        # rows come pair by pair, the query first
+        for column, values in ((0, expected.format), (1, expected.embedding)):
+            found = given[:, column].view(2, 2, 4).transpose(0, 1)
+            torch.testing.assert_close(found, values.to(found.dtype), atol=1e-6, rtol=0)
+    names = trainer.state.log_history[0]
+    assert {"rewards/rank_gap_reward/mean", "rank", "gap"} <= names.keys()
+
+
+@pytest.mark.slow
+def test_rollouts_of_lora_have_the_adapters_in_them(run):
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(
+        r=4, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False
+    )
+    trainer, rollouts, differences, _ = run(peft_config=config)
+    assert len(differences) == 4 and max(differences) < 5e-5
+    base = load_model(BUNDLED["tiny"]).decoder.layers[0].down.weight
+    kept = trainer.model.get_parameter(
+        "base_model.model.model.language_model.layers.0.mlp.down_proj.base_layer.weight"
+    )
+    torch.testing.assert_close(kept.detach(), base, atol=1e-6, rtol=0)
+
+
+def test_prompts_are_those_of_the_own_trainer(plain, pairs, pictures):
+    """Of pictures within the limits of both processors."""
+    _, rollouts, *_ = plain
+    processor = Embedder.load("tiny").processor
+    seen = {tuple(ids) for found, _ in rollouts.seen for ids in found["prompt_ids"]}
+    own = set()
+    for pair in pairs:
+        for side in (pair.query, pair.target):
+            media = tuple(Medium("image", each) for each in side.images)
+            item = Item(side.text, media)
+            own.add(tuple(processor.encode(item, mode="gen", dialect="rl").input_ids.tolist()))
+    assert seen == own
+
+
+def test_rows_of_pairs(pairs):
+    rows = paired_rows(pairs, seed=1)
+    assert [row["side"] for row in rows] == ["query", "target"] * 4
+    assert [row["pair"] for row in rows[::2]] == [row["pair"] for row in rows[1::2]]
+    assert (
+        sorted(row["pair"] for row in rows[::2]) == [0, 1, 2, 3] != [r["pair"] for r in rows[::2]]
+    )
+    assert [len(row["images"]) for row in paired_rows(pairs)] == [1, 0, 2, 1, 0, 0, 1, 1]
+    filled = paired_rows(pairs, blank=blank_image("evaluation"))
+    assert [len(row["images"]) for row in filled] == [1, 1, 2, 1, 1, 1, 1, 1]
+    blank = Image.open(io.BytesIO(filled[1]["images"][0]["bytes"]))
+    assert np.asarray(blank).shape == (56, 56, 3) and np.asarray(blank).min() == 255
+    with pytest.raises(ValueError, match="pair 0, target: has a video"):
+        paired_rows([Pair("some", Side("a"), Side("b", video=["frame.jpg"]))])
+
+
+def test_reward_wants_whole_pairs():
+    batch = {"gen_emb": [torch.eye(4)[n] for n in range(4)], "gen_hit": [True] * 4}
+    sides = ["query", "query", "target", "target"]
+    assert (
+        rank_gap_reward(**batch, pair=[0] * 4, side=sides) == [0.0] * 4
+    )  # nothing to compare with
+    for pair, side in (([0, 0, 0, 1], sides), ([0] * 4, ["query"] * 4), ([0, 0, 1, 1], sides)):
+        with pytest.raises(ValueError, match="pair 0: .* wants num_generations of each"):
+            rank_gap_reward(**batch, pair=pair, side=side)
+    with pytest.raises(ValueError, match="side: got 'pos', wants 'query' or 'target'"):
+        rank_gap_reward(**batch, pair=[0] * 4, side=["pos"] * 4)
+    good = "<think>a</think><answer>b\n<gen_emb>"
+    assert format_ok(good) and format_reward([good, "b"], completions=None) == [1.0, 0.0]
+
+
+def test_rows_in_any_order_get_their_rewards():
+    """Two pairs of two completions, one without a vector."""
+    chance = torch.Generator().manual_seed(3)
+    vectors = F.normalize(torch.randn(8, 6, generator=chance), dim=1)
+    hits = [True] * 7 + [False]
+    pair, side = [0, 0, 0, 0, 1, 1, 1, 1], ["query", "query", "target", "target"] * 2
+    straight = rank_gap_reward(list(vectors), hits, pair, side)
+    assert straight[7] == 0.0 and len(set(straight)) > 4
+    order = torch.tensor([3, 4, 0, 7, 2, 1, 6, 5])
+    turned = rank_gap_reward(
+        *([values[n] for n in order] for values in (vectors, hits, pair, side))
+    )
+    assert turned == pytest.approx([straight[n] for n in order], abs=1e-6)
+
+
+def test_settings_that_the_engine_lacks(plain):
+    trainer, rollouts, *_ = plain
+    for name, value in (("min_p", 0.1), ("repetition_penalty", 1.2)):
+        kept = getattr(trainer.args, name)
+        setattr(trainer.args, name, value)
+        with pytest.raises(ValueError, match=f"{name}: got {value}"):
+            GenerativeRollouts()(["<|im_start|>user\nseven<|im_end|>\n"], trainer)
+        setattr(trainer.args, name, kept)
+    part = [{"role": "user", "content": [{"type": "video", "video": "x.mp4"}]}]
+    with pytest.raises(ValueError, match="prompt 0: has a video"):
+        GenerativeRollouts()([part], trainer)
+    with pytest.raises(ValueError, match="slots: got 0"):
+        GenerativeRollouts(slots=0)
