@@ -9,6 +9,7 @@ import io
 import tempfile
 
 import numpy as np
+import torch
 from datasets import Dataset, Image, List
 from PIL import Image as Pictures
 from sklearn.datasets import load_digits
@@ -62,6 +63,8 @@ trainer = GRPOTrainer(
         beta=0.04,
         epsilon_high=0.28,
         loss_type="grpo",
+        bf16=torch.cuda.is_available(),
+        use_cpu=not torch.cuda.is_available(),
         logging_steps=1,
         save_strategy="no",
         report_to="none",

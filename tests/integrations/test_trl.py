@@ -1,6 +1,11 @@
 """Real runs of TRL's GRPOTrainer on the bundled model, with the rollouts and rewards of this project."""
 
 import io
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -270,3 +275,37 @@ def test_settings_that_the_engine_lacks(plain):
         GenerativeRollouts()([part], trainer)
     with pytest.raises(ValueError, match="slots: got 0"):
         GenerativeRollouts(slots=0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_processes_are_each_others_candidates(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {
+        "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TRL_EXPERIMENTAL_SILENCE": "1",
+    }  # fmt: skip
+    processes = [
+        subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("grpo_process.py"), tmp_path],
+            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    outputs = [process.communicate(timeout=580)[0] for process in processes]
+    for process, output in zip(processes, outputs):
+        assert process.returncode == 0, output
+    ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+    for name, weight in ranks[0]["weights"].items():
+        assert torch.equal(weight, ranks[1]["weights"][name])
+    texts = set()
+    for here, there in zip(ranks[0]["seen"], ranks[1]["seen"], strict=True):
+        both = {name: [*here[name], *there[name]] for name in here}
+        assert len(set(both["pair"])) == 4 and set(here["pair"]).isdisjoint(there["pair"])
+        rewards = both.pop("reward")
+        assert rank_gap_reward(**both) == pytest.approx(rewards, abs=1e-6)
+        texts.add(tuple(both["gen_text"]))
+    assert len(texts) == len(ranks[0]["seen"]) == 2
