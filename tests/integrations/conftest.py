@@ -1,10 +1,13 @@
-"""Data loaders as mteb hands them over, without its tasks."""
+"""Data loaders as mteb hands them over, without its tasks; pictures, clips and pairs."""
 
+import io
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from umer1.data.records import Pair, Side
 
 TASK = {"name": "Some", "type": "Retrieval", "prompt": None}
 
@@ -44,8 +47,6 @@ def pictures():
 def clips():
     """Video files of 24 and of 5 frames."""
     av = pytest.importorskip("av")
-    import io
-
     chance, files = np.random.default_rng(6), []
     for frames in (24, 5):
         file = io.BytesIO()
@@ -58,3 +59,22 @@ def clips():
             container.mux(stream.encode())
         files.append(file.getvalue())
     return files
+
+
+@pytest.fixture(scope="session")
+def pairs(pictures):
+    """Queries with one, two and no pictures; targets of text and of a picture."""
+
+    def png(picture):
+        file = io.BytesIO()
+        picture.save(file, "PNG")
+        return file.getvalue()
+
+    first, second, third, _ = map(png, pictures)
+    sides = [
+        (Side(" what \n", images=[first]), Side("seven")),
+        (Side("both", images=[first, second]), Side("", images=[third])),
+        (Side("no picture"), Side("nine")),
+        (Side("x", images=[third]), Side("", images=[second])),
+    ]
+    return [Pair("some", *each) for each in sides]

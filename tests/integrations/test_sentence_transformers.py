@@ -192,6 +192,8 @@ def test_encode_sees_new_weights_and_places(trainee, pictures):
     assert 0 < np.abs(half - fresh.encode(given)).max() < 0.05
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(120)
 def test_trainer_trains(trainee, tmp_path):
     pytest.importorskip("accelerate")
     from datasets import Dataset

@@ -1,17 +1,14 @@
 """Real runs of TRL's GRPOTrainer on the bundled model, with the rollouts and rewards of this project."""
 
-import io
 import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
 
 pytest.importorskip("trl", minversion="1.16")
 pytest.importorskip("datasets")
@@ -20,18 +17,16 @@ import datasets
 from trl import GRPOConfig, GRPOTrainer
 
 from umer1 import Embedder
-from umer1.data.records import Pair, Side
 from umer1.embedder import BUNDLED
 from umer1.engine import Generated, Rollout
 from umer1.integrations.trl import GenerativeRollouts
 from umer1.integrations.trl_pairs import format_reward, paired_rows, rank_gap_reward
-from umer1.media import blank_image
 from umer1.model.checkpoint import load_model
-from umer1.prompts import Item, Medium, format_ok
+from umer1.prompts import Item, Medium
 from umer1.training.rewards import score
 from umer1.training.settings import RLConfig
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore")]
 SETTINGS = {
     "max_steps": 2, "per_device_train_batch_size": 8, "steps_per_generation": 2,
     "gradient_accumulation_steps": 2, "num_generations": 4, "max_completion_length": 24,
@@ -39,25 +34,6 @@ SETTINGS = {
     "report_to": "none", "save_strategy": "no", "logging_steps": 1, "use_cpu": True, "bf16": False,
     "disable_tqdm": True,
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def pairs(pictures):
-    """Queries with one, two and no pictures; targets of text and of a picture."""
-
-    def png(picture):
-        file = io.BytesIO()
-        picture.save(file, "PNG")
-        return file.getvalue()
-
-    first, second, third, _ = map(png, pictures)
-    sides = [
-        (Side(" what \n", images=[first]), Side("seven")),
-        (Side("both", images=[first, second]), Side("", images=[third])),
-        (Side("no picture"), Side("nine")),
-        (Side("x", images=[third]), Side("", images=[second])),
-    ]
-    return [Pair("some", *each) for each in sides]
 
 
 class Watched(GenerativeRollouts):
@@ -187,7 +163,6 @@ def test_rewards_are_those_of_the_own_trainer(plain):
     assert {"rewards/rank_gap_reward/mean", "rank", "gap"} <= names.keys()
 
 
-@pytest.mark.slow
 def test_rollouts_of_lora_have_the_adapters_in_them(run):
     peft = pytest.importorskip("peft")
     config = peft.LoraConfig(
@@ -216,68 +191,6 @@ def test_prompts_are_those_of_the_own_trainer(plain, pairs, pictures):
     assert seen == own
 
 
-def test_rows_of_pairs(pairs):
-    rows = paired_rows(pairs, seed=1)
-    assert [row["side"] for row in rows] == ["query", "target"] * 4
-    assert [row["pair"] for row in rows[::2]] == [row["pair"] for row in rows[1::2]]
-    assert (
-        sorted(row["pair"] for row in rows[::2]) == [0, 1, 2, 3] != [r["pair"] for r in rows[::2]]
-    )
-    assert [len(row["images"]) for row in paired_rows(pairs)] == [1, 0, 2, 1, 0, 0, 1, 1]
-    filled = paired_rows(pairs, blank=blank_image("evaluation"))
-    assert [len(row["images"]) for row in filled] == [1, 1, 2, 1, 1, 1, 1, 1]
-    blank = Image.open(io.BytesIO(filled[1]["images"][0]["bytes"]))
-    assert np.asarray(blank).shape == (56, 56, 3) and np.asarray(blank).min() == 255
-    with pytest.raises(ValueError, match="pair 0, target: has a video"):
-        paired_rows([Pair("some", Side("a"), Side("b", video=["frame.jpg"]))])
-
-
-def test_reward_wants_whole_pairs():
-    batch = {"gen_emb": [torch.eye(4)[n] for n in range(4)], "gen_hit": [True] * 4}
-    sides = ["query", "query", "target", "target"]
-    assert (
-        rank_gap_reward(**batch, pair=[0] * 4, side=sides) == [0.0] * 4
-    )  # nothing to compare with
-    for pair, side in (([0, 0, 0, 1], sides), ([0] * 4, ["query"] * 4), ([0, 0, 1, 1], sides)):
-        with pytest.raises(ValueError, match="pair 0: .* wants num_generations of each"):
-            rank_gap_reward(**batch, pair=pair, side=side)
-    with pytest.raises(ValueError, match="side: got 'pos', wants 'query' or 'target'"):
-        rank_gap_reward(**batch, pair=[0] * 4, side=["pos"] * 4)
-    good = "<think>a</think><answer>b\n<gen_emb>"
-    assert format_ok(good) and format_reward([good, "b"], completions=None) == [1.0, 0.0]
-
-
-def test_rows_in_any_order_get_their_rewards():
-    """Two pairs of two completions, one without a vector."""
-    chance = torch.Generator().manual_seed(3)
-    vectors = F.normalize(torch.randn(8, 6, generator=chance), dim=1)
-    hits = [True] * 7 + [False]
-    pair, side = [0, 0, 0, 0, 1, 1, 1, 1], ["query", "query", "target", "target"] * 2
-    straight = rank_gap_reward(list(vectors), hits, pair, side)
-    assert straight[7] == 0.0 and len(set(straight)) > 4
-    order = torch.tensor([3, 4, 0, 7, 2, 1, 6, 5])
-    turned = rank_gap_reward(
-        *([values[n] for n in order] for values in (vectors, hits, pair, side))
-    )
-    assert turned == pytest.approx([straight[n] for n in order], abs=1e-6)
-
-
-def test_settings_that_the_engine_lacks(plain):
-    trainer, rollouts, *_ = plain
-    for name, value in (("min_p", 0.1), ("repetition_penalty", 1.2)):
-        kept = getattr(trainer.args, name)
-        setattr(trainer.args, name, value)
-        with pytest.raises(ValueError, match=f"{name}: got {value}"):
-            GenerativeRollouts()(["<|im_start|>user\nseven<|im_end|>\n"], trainer)
-        setattr(trainer.args, name, kept)
-    part = [{"role": "user", "content": [{"type": "video", "video": "x.mp4"}]}]
-    with pytest.raises(ValueError, match="prompt 0: has a video"):
-        GenerativeRollouts()([part], trainer)
-    with pytest.raises(ValueError, match="slots: got 0"):
-        GenerativeRollouts(slots=0)
-
-
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_two_processes_are_each_others_candidates(tmp_path):
     with socket.socket() as free:
