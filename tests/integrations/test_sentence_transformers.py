@@ -178,16 +178,17 @@ def test_both_losses_have_the_gradient_of_the_vectors(trainee, embedder, picture
 
 def test_encode_sees_new_weights_and_places(trainee, pictures):
     given = ["seven", pictures[0]]
-    before = {mode: trainee.encode(given, mode=mode, max_new_tokens=4) for mode in ("disc", "gen")}
+    before = trainee.encode(given)
     loss = F.mse_loss(trainee(trainee.preprocess(given))["sentence_embedding"], torch.ones(2, 128))
     loss.backward()
     for parameter in trainee.parameters():
         parameter.data.add_(parameter.grad, alpha=-1.0)  # a write that leaves no trace
     fresh = copy.deepcopy(trainee)
-    for mode, vectors in before.items():
-        after = trainee.encode(given, mode=mode, max_new_tokens=4)
-        assert np.abs(after - vectors).max() > 1e-4
-        np.testing.assert_array_equal(after, fresh.encode(given, mode=mode, max_new_tokens=4))
+    after = trainee.encode(given)
+    assert np.abs(after - before).max() > 1e-3
+    np.testing.assert_array_equal(after, fresh.encode(given))
+    written = trainee.encode(given, mode="gen", max_new_tokens=4)
+    np.testing.assert_array_equal(written, fresh.encode(given, mode="gen", max_new_tokens=4))
     half = trainee.to(torch.bfloat16).encode(given)
     assert 0 < np.abs(half - fresh.encode(given)).max() < 0.05
 
