@@ -235,6 +235,8 @@ def test_bad_arguments(model, pictures, tmp_path):
             to_sentence_transformer("tiny", **settings)
     with pytest.raises(ValueError, match="mode: got 'both'"):
         model.encode("seven", mode="both")
+    with pytest.raises(ValueError, match="max_new_tokens: got 0"):
+        model.encode("seven", mode="gen", max_new_tokens=0)
     with pytest.raises(TypeError, match="input 1: is a pair of texts"):
         model.encode(["one", ("a", "b")])
     with pytest.raises(ValueError, match="input 0: has an image and a video"):
@@ -247,7 +249,7 @@ def test_bad_arguments(model, pictures, tmp_path):
         model[0].save(str(tmp_path), safe_serialization=False)
     assert not list(tmp_path.iterdir())
     model.train()
-    with pytest.raises(RuntimeError, match="mode 'gen' has no gradient"):
+    with pytest.raises(RuntimeError, match="mode: 'gen' has no gradient"):
         model(model.preprocess(["a"], mode="gen"), mode="gen")
     model.eval()
 

@@ -136,6 +136,7 @@ def test_settings_that_the_engine_lacks(trainer):
         ("min_p", 0.1),
         ("repetition_penalty", 1.2),
         ("generation_kwargs", {"num_beams": 2}),
+        ("max_completion_length", None),
     ):
         settings = SimpleNamespace(**{**vars(trainer.args), name: value})
         other = SimpleNamespace(**{**vars(trainer), "args": settings})

@@ -206,23 +206,19 @@ class Umer1(InputModule):
             return features | {"sentence_embedding": vectors}
         if learns and self.training:
             raise RuntimeError(
-                "mode 'gen' has no gradient: train disc vectors here, and both with `umer1 train`"
+                "mode: 'gen' has no gradient; train disc vectors here, and both with `umer1 train`"
             )
-        sampling = Sampling(
-            max_new_tokens or self.max_new_tokens,
-            stop=self.stop,
-            max_think_tokens=self.max_think_tokens
-            if max_think_tokens is None
-            else max_think_tokens,
-        )
+        think = self.max_think_tokens if max_think_tokens is None else max_think_tokens
+        written = self.max_new_tokens if max_new_tokens is None else max_new_tokens
+        sampling = Sampling(written, stop=self.stop, max_think_tokens=think)
         rollouts = [result.rollouts[0] for result in self._generated(sequences, sampling)]
         hit = torch.tensor([rollout.hit for rollout in rollouts])
         if not hit.all():
             log.warning("%d of %d generations wrote no <gen_emb>", int((~hit).sum()), len(hit))
-        written = [torch.tensor(rollout.tokens) for rollout in rollouts]
+        tokens = [torch.tensor(rollout.tokens) for rollout in rollouts]
         return features | {
             "sentence_embedding": torch.stack([rollout.vector for rollout in rollouts]),
-            "completion_ids": padded(written, self.processor.pad_id),
+            "completion_ids": padded(tokens, self.processor.pad_id),
             "hit": hit,
         }
 
@@ -275,7 +271,6 @@ class Umer1(InputModule):
             yield self._engine
         finally:
             self.model.train(training)
-        return self._engine
 
     def __getstate__(self) -> dict:
         # processes of a pool make their own

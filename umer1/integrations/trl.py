@@ -144,6 +144,8 @@ def _sampling(trainer: GRPOTrainer, version: int) -> Sampling:
             raise ValueError(
                 f"{name}: got {getattr(args, name)!r}, the engine has only {neutral!r}"
             )
+    if args.max_completion_length is None:
+        raise ValueError("max_completion_length: got None, the engine wants a number")
     return Sampling(
         args.max_completion_length,
         args.temperature,
