@@ -194,7 +194,7 @@ def test_encode_sees_new_weights_and_places(trainee, pictures):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_trainer_trains(trainee, tmp_path):
     pytest.importorskip("accelerate")
     from datasets import Dataset
@@ -263,7 +263,7 @@ def test_strings_that_name_media_are_media(pictures, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_processes_of_a_pool_give_the_same_vectors(model):
     texts = [f"number {number}" for number in range(6)]
     expected = model.encode(texts, mode="gen", max_new_tokens=6)
