@@ -15,6 +15,7 @@ import torch
 
 from umer1.embeddings import Embeddings
 from umer1.engine import Engine, Generated, NativeEngine, Prompt, Sampling, SpecialTokens
+from umer1.engine.named import engine_name, open_engine
 from umer1.hub import SMALL_FILES, local_directory
 from umer1.model.checkpoint import load_model, read_config
 from umer1.model.packed_weights import PackedWeights, inference_dtype, pack_weights
@@ -62,26 +63,27 @@ class Embedder:
             dtype: default: bfloat16 on CUDA. On the CPU bfloat16 if the CPU multiplies it natively, the checkpoint is no
                 more precise, and the model has more than 50 M parameters: then it is 1.7 times as fast (0.1 B, AVX512-BF16).
                 Otherwise float32: the bundled model gains nothing by bfloat16, and writes another word in 3 texts of 100.
-            engine: "native", or "hf": transformers' own model and generate(), slow, to compare with. `model` then has
-                no weights.
+            engine: "native"; "hf": transformers' own model and generate(), slow, to compare with; "vllm:URL" or
+                "sglang:URL": servers that run the same checkpoint (several: URL,URL), their API key in
+                UMER1_ENGINE_KEY. With "hf" and SGLang `model` has no weights.
         """
-        if engine not in ("native", "hf"):
-            raise ValueError(f"engine: got {engine!r}, wants 'native' or 'hf'")
+        named = engine_name(engine)
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         source = BUNDLED.get(str(name), name)
         processor = Processor.load(source)
         config = read_config(local_directory(source, SMALL_FILES))
         dtype = dtype or inference_dtype(config, device)
-        if engine == "hf":
-            from umer1.engine.hf import HuggingFaceEngine
-
-            special = SpecialTokens.of(processor)
-            runs = HuggingFaceEngine.from_checkpoint(source, special, dtype=dtype, device=device)
+        if not named.needs_model:
             with torch.device("meta"):
-                return cls(Qwen2VL(config).to(dtype), processor, engine=runs)
+                model = Qwen2VL(config).to(dtype)
+            runs = open_engine(named, model, processor, source=source, device=device)
+            return cls(model, processor, engine=runs)
         model = load_model(source, dtype=dtype, device=device)
         packed = pack_weights(model) if device.type == "cpu" else None
-        return cls(model, processor, packed=packed)
+        if named.kind == "native":
+            return cls(model, processor, packed=packed)
+        runs = open_engine(named, model, processor, packed=packed)
+        return cls(model, processor, engine=runs, packed=packed)
 
     @property
     def dimension(self) -> int:

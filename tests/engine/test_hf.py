@@ -210,5 +210,6 @@ def test_an_embedder_runs_on_it(mode):
 
 
 def test_an_unknown_engine_is_named():
-    with pytest.raises(ValueError, match="engine: got 'vllm', wants 'native' or 'hf'"):
-        Embedder.load("tiny", engine="vllm")
+    for name in ("vllm", "vllm:", "native:http://a", "vllm:localhost:8000", "sglang:http://a,b"):
+        with pytest.raises(ValueError, match="engine: got .*, wants 'native', 'hf', 'vllm:URL' or"):
+            Embedder.load("tiny", engine=name)

@@ -20,11 +20,11 @@ WHOLE_FILE = 1 << 28
 SAMPLES, SAMPLE_BYTES = 64, 1 << 16
 
 
-def load_embedder(model: str, device: str | None = None):
+def load_embedder(model: str, device: str | None = None, engine: str = "native"):
     """The umer1.Embedder of `model`."""
     from umer1 import Embedder
 
-    return Embedder.load(model, device=device)
+    return Embedder.load(model, device=device, engine=engine)
 
 
 def model_identity(model: str) -> str:
