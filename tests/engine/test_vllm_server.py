@@ -205,9 +205,9 @@ def test_it_sleeps_and_wakes(engine, prompts):
     assert after.rollout.tokens == before.rollout.tokens
 
 
-def test_what_is_abandoned_stops_running(engine, prompts, url):
-    """Rows without an end token, so that they would run for long."""
-    engine.special = SpecialTokens(10_000, 10_000)
+def test_what_is_abandoned_stops_running(engine, processor, prompts, url):
+    """Rows that would run for long: their end tokens are such as nobody writes."""
+    engine.special = SpecialTokens(processor.image_pad_id, processor.video_pad_id)
 
     def source():
         yield from prompts[:2]
@@ -215,7 +215,7 @@ def test_what_is_abandoned_stops_running(engine, prompts, url):
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        list(engine.submit(source(), Sampling(900, temperature=1.0)))
+        list(engine.submit(source(), Sampling(900)))
     _until(lambda: _running(url) == 0)
 
 

@@ -43,13 +43,21 @@ def engine_name(name: str) -> EngineName:
 
 
 def open_engine(
-    named: EngineName, model, processor, *, packed=None, source=None, device="cpu"
+    named: EngineName,
+    model,
+    processor,
+    *,
+    packed=None,
+    weights_directory=None,
+    source=None,
+    device="cpu",
 ) -> Engine:
     """The engine of that name, unless it is the native one.
 
     Args:
         model: a Qwen2VL; for engines that do not need it, one on the meta device.
         processor, packed: as in `Embedder`.
+        weights_directory: new weights go to servers through it, see `vllm_engine`.
         source, device: where the checkpoint is and where "hf" runs it.
     """
     if named.kind == "hf":
@@ -60,7 +68,16 @@ def open_engine(
     if named.kind == "sglang":
         from umer1.engine.sglang import sglang_engine
 
-        return sglang_engine(named.urls, model.config, processor, key=named.key)
+        return sglang_engine(
+            named.urls, model.config, processor, weights_directory=weights_directory, key=named.key
+        )
     from umer1.engine.vllm import vllm_engine
 
-    return vllm_engine(named.urls, model, processor, packed=packed, key=named.key)
+    return vllm_engine(
+        named.urls,
+        model,
+        processor,
+        packed=packed,
+        weights_directory=weights_directory,
+        key=named.key,
+    )

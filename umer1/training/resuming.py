@@ -10,6 +10,7 @@ _FREE = {
     "output", "data", "data_path", "registry", "workers", "cache_encoded", "log_every", "save_every",
     "save_every_minutes", "keep_checkpoints", "on_nan", "time_limit_seconds", "gradient_checkpointing", "deepspeed",
     "fsdp", "rollout_slots", "microbatch_tokens", "wandb_project", "samples_every", "samples_count",
+    "rollout_engine", "rollout_weights",
 }  # fmt: skip
 # what decides which pairs a step sees, and what there is to load
 _FIXED = {

@@ -14,6 +14,7 @@ from umer1.engine import Generated, Prompt, Sampling, generate
 from umer1.model.packed_weights import obstacle, pack_weights
 from umer1.model.qwen2_vl import Qwen2VL
 from umer1.processor import Processor
+from umer1.training.remote_rollouts import generate_remotely
 from umer1.training.rewards import Rewards, score
 from umer1.training.rl_prompts import PromptPair
 from umer1.training.rollout_pack import RolloutGroup
@@ -61,7 +62,7 @@ def roll_out(
     """
     began = time.monotonic()
     prompts = [prompt for number, batch in enumerate(batches) for prompt in _prompts(number, batch, processor, config)]  # fmt: skip
-    results = _generate(model, processor, prompts, config, seed)
+    results = _generate(model, processor, prompts, config, seed, group)
     rolled = time.monotonic()
     metrics: dict[str, float] = {}
     groups, rows, first = [], [], 0
@@ -105,7 +106,12 @@ def _prompts(
 
 
 def _generate(
-    model: Qwen2VL, processor: Processor, prompts: list[Prompt], config: RLConfig, seed: int
+    model: Qwen2VL,
+    processor: Processor,
+    prompts: list[Prompt],
+    config: RLConfig,
+    seed: int,
+    group,
 ) -> list[Generated]:
     """A new engine each time: nothing that older weights have computed is left in it."""
     # every parameter of sampling is ours: none comes from the checkpoint's generation config
@@ -114,16 +120,21 @@ def _generate(
     )
     policy = _in_precision(model, config)
     training = policy.training
-    with nullcontext() if obstacle(policy) else pack_weights(policy, keep=True):
-        results = generate(
-            policy.eval(),
-            prompts,
-            sampling,
-            gen_id=processor.gen_id,
-            eos_id=processor.eos_id,
-            samples=config.generations,
-            slots=config.rollout_slots,
-        )
+    with nullcontext() if obstacle(policy) else pack_weights(policy, keep=True) as packed:
+        if config.rollout_engine != "native":
+            results = generate_remotely(
+                policy.eval(), processor, prompts, sampling, config, packed=packed, group=group
+            )
+        else:
+            results = generate(
+                policy.eval(),
+                prompts,
+                sampling,
+                gen_id=processor.gen_id,
+                eos_id=processor.eos_id,
+                samples=config.generations,
+                slots=config.rollout_slots,
+            )
     policy.train(training)
     return results
 

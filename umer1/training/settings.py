@@ -161,6 +161,10 @@ class RLConfig(RunConfig):
     skip_flat_groups: bool = False  # groups whose rewards are all equal are not learned from
     updates_per_rollout: int = 1  # optimizer steps on the same rollouts, with clipped ratios
     rollout_slots: int = 128
+    # "native", or servers that write the rollouts: vllm:URL, sglang:URL (several: URL,URL); the
+    # weights of every round go to them through `rollout_weights`, a directory that they see too
+    rollout_engine: str = "native"
+    rollout_weights: str = ""
     microbatch_tokens: int = 16384  # tokens per backward pass
     share_prompts: bool = True  # a prompt goes through the model once for all its completions
     freeze_vision: bool = False
@@ -170,6 +174,19 @@ class RLConfig(RunConfig):
             raise ValueError(
                 f"generations: got {self.generations}, wants at least 2 (advantages compare rollouts)"
             )
+        if self.rollout_engine != "native":
+            from umer1.engine.named import engine_name
+
+            if engine_name(self.rollout_engine).kind not in ("vllm", "sglang"):
+                raise ValueError(
+                    f"rollout_engine: got {self.rollout_engine!r}, wants 'native', 'vllm:URL' or "
+                    "'sglang:URL'"
+                )
+            if not self.rollout_weights:
+                raise ValueError(
+                    "rollout_weights: is empty, wants a directory that the servers of "
+                    f"{self.rollout_engine} see under the same name"
+                )
         choices = {
             "reward": ("rank_gap", "rank", "gap", "threshold", "adaptive_threshold"),
             "reference": ("copy", "lora", "precomputed"),

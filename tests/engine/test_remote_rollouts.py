@@ -1,0 +1,67 @@
+"""RL's rollouts by servers: the policy's weights go there, and what comes back is what the native
+engine would have written."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from fake_servers import FakeSGLang, FakeVllm
+from PIL import Image
+
+from umer1.data.records import Pair, Side
+from umer1.embedder import BUNDLED
+from umer1.model.checkpoint import load_model
+from umer1.processor import Processor
+from umer1.training.rl_prompts import PromptPair
+from umer1.training.rollouts import roll_out
+from umer1.training.settings import RLConfig
+
+TINY = BUNDLED["tiny"]
+PICTURE = Image.fromarray(np.arange(56 * 84 * 3, dtype=np.uint8).reshape(56, 84, 3))
+
+
+@pytest.mark.parametrize("kind", ["vllm", "sglang"])
+def test_rollouts_are_those_of_the_policy(kind, tmp_path):
+    processor = Processor.load(TINY)
+    policy = load_model(TINY, dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.mul_(1.05)  # the servers start with other weights
+    pairs = [
+        PromptPair(
+            place,
+            processor.encode({"image": PICTURE.rotate(90 * place), "text": "what?"}, mode="gen"),
+            processor.encode(f"the digit {place}", mode="gen"),
+            f"record {place}",
+            Pair("test", Side("what?"), Side("digit")),
+        )
+        for place in range(2)
+    ]
+    # greedy, so that both engines write the same
+    settings = {"batch_size": 2, "generations": 2, "max_new_tokens": 8, "temperature": 0.0}
+    ours = roll_out(policy, processor, [pairs], RLConfig(data="x", **settings), seed=3)
+    fake = (FakeVllm if kind == "vllm" else FakeSGLang)(
+        load_model(TINY, dtype=torch.float32), processor
+    )
+    with fake.running() as url:
+        config = RLConfig(
+            data="x", rollout_engine=f"{kind}:{url}", rollout_weights=str(tmp_path), **settings
+        )
+        theirs = roll_out(policy, processor, [pairs], config, seed=3)
+    assert fake.weight_version == "3" and not list(tmp_path.iterdir())
+    assert len(ours.groups) == len(theirs.groups) == 4
+    for one, other in zip(ours.groups, theirs.groups):
+        assert [each.tolist() for each in one.completions] == [
+            each.tolist() for each in other.completions
+        ]
+    for name in ("reward", "rank", "gap", "format"):
+        assert ours.metrics[name] == pytest.approx(theirs.metrics[name], abs=1e-4), name
+
+
+def test_servers_need_a_directory_and_are_named_rightly():
+    with pytest.raises(ValueError, match="rollout_weights: is empty, wants a directory"):
+        RLConfig(data="x", rollout_engine="vllm:http://localhost:8000")
+    for name in ("hf", "vllm"):
+        with pytest.raises(ValueError, match="engine: got"):
+            RLConfig(data="x", rollout_engine=name, rollout_weights="y")
