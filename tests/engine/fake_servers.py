@@ -179,6 +179,8 @@ class FakeVllm(FakeServer):
                 body["token_ids"], [self._frames(part) for part in body.get("content_parts", [])]
             )
             stops = set(wanted["stop_token_ids"])
+            if any(token >= self.model.config.vocab_size for token in stops):
+                raise Refused(400, "stop_token_ids: out of vocabulary")
             if not wanted.get("ignore_eos"):
                 stops.add(self.model.config.eos_token_id)
             tokens, _, _ = self.write(
@@ -253,7 +255,7 @@ class FakeVllm(FakeServer):
 
 
 class FakeSGLang(FakeServer):
-    """`sglang.launch_server --enable-return-hidden-states --enable-memory-saver`."""
+    """`sglang.launch_server --return-hidden-states-mode last --enable-memory-saver`."""
 
     gives_states = True
 
@@ -307,7 +309,11 @@ class FakeSGLang(FakeServer):
         if wanted["top_k"] != -1 and wanted["top_k"] < 1:
             raise Refused(400, "top_k must be -1 (disable) or at least 1")
         if body.get("return_hidden_states") == "last" and not self.gives_states:
-            raise Refused(400, "The requested return_hidden_states mode exceeds the server maximum")
+            raise Refused(
+                400,
+                "The server is not configured to return hidden states. "
+                "Please set `--return-hidden-states-mode last`",
+            )
         images = [[_picture(uri, "data:image/png;base64,")] for uri in body.get("image_data", [])]
         sequence = self.sequence(body["input_ids"], images)
         # it also stops at the end tokens of its own configuration

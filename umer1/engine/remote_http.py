@@ -88,7 +88,7 @@ class LoopThread:
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             threading.Thread(
-                target=self._loop.run_forever, name="umer1-remote", daemon=True
+                target=_run_until_stopped, args=(self._loop,), name="umer1-remote", daemon=True
             ).start()
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
@@ -99,6 +99,11 @@ class LoopThread:
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._loop = None
+
+
+def _run_until_stopped(loop: asyncio.AbstractEventLoop) -> None:
+    loop.run_forever()
+    loop.close()
 
 
 def _said(response) -> str:

@@ -1,6 +1,6 @@
 """Generation by SGLang: tokens, vectors and log-probabilities all from the server.
 
-    python -m sglang.launch_server --model-path MODEL --enable-return-hidden-states
+    python -m sglang.launch_server --model-path MODEL --return-hidden-states-mode last
     engine = sglang_engine(["http://localhost:30000"], config, processor)
 
 `return_hidden_states: "last"` gives the state, after the final norm, of the input that wrote the
@@ -113,7 +113,7 @@ class SGLangServer:
             )
         if "hidden_states" not in answer["meta_info"]:
             raise RuntimeError(
-                f"{self.url}: gives no states: start it with --enable-return-hidden-states"
+                f"{self.url}: gives no states: start it with --return-hidden-states-mode last"
             )
 
     async def longest(self) -> int:
