@@ -111,7 +111,7 @@ def _generate(
     prompts: list[Prompt],
     config: RLConfig,
     seed: int,
-    group,
+    group=None,
 ) -> list[Generated]:
     """A new engine each time: nothing that older weights have computed is left in it."""
     # every parameter of sampling is ours: none comes from the checkpoint's generation config
