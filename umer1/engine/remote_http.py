@@ -28,6 +28,12 @@ class Http:
     def __init__(self, url: str, *, key: str | None = None, seconds: float = 1800):
         if not url.startswith(("http://", "https://")):
             raise ValueError(f"url: got {url!r}, wants http://HOST:PORT")
+        try:
+            import httpx  # noqa: F401
+        except ModuleNotFoundError:
+            raise ImportError(
+                "engines over servers need httpx: pip install 'umer1[serve]'"
+            ) from None
         self.url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._seconds = seconds
