@@ -6,13 +6,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from fake_servers import FakeSGLang, FakeVllm
 from PIL import Image
 
 from umer1.data.records import Pair, Side
 from umer1.embedder import BUNDLED
+from umer1.engine import Sampling
 from umer1.model.checkpoint import load_model
 from umer1.processor import Processor
+from umer1.training.remote_rollouts import generate_remotely
 from umer1.training.rl_prompts import PromptPair
 from umer1.training.rollouts import roll_out
 from umer1.training.settings import RLConfig
@@ -57,6 +60,22 @@ def test_rollouts_are_those_of_the_policy(kind, tmp_path):
         ]
     for name in ("reward", "rank", "gap", "format"):
         assert ours.metrics[name] == pytest.approx(theirs.metrics[name], abs=1e-4), name
+
+
+def test_a_server_that_fails_in_one_process_is_an_error_in_all(tmp_path):
+    processor, policy = Processor.load(TINY), load_model(TINY, dtype=torch.float32)
+    config = RLConfig(
+        data="x", rollout_engine="vllm:http://127.0.0.1:9", rollout_weights=str(tmp_path)
+    )
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        with pytest.raises(RuntimeError, match="http://127.0.0.1:9: no answer to POST /pause"):
+            generate_remotely(
+                policy, processor, [], Sampling(), config, packed=None, group=dist.group.WORLD
+            )
+    finally:
+        dist.destroy_process_group()
+    assert not list(tmp_path.iterdir())
 
 
 def test_servers_need_a_directory_and_are_named_rightly():
