@@ -1,7 +1,7 @@
 """Servers that speak vLLM's and SGLang's HTTP protocols over our own model, one token per forward.
 
 What they take, refuse and answer follows vLLM 0.32 (`/inference/v1/generate` and its development
-routes) and SGLang 0.5.23 (`/generate` and its control routes). Both prepare pictures themselves, by
+routes) and SGLang 0.5.23 (`/vertex_generate` and its control routes). Both prepare pictures themselves, by
 the limits of the checkpoint's preprocessor_config.
 """
 
@@ -262,9 +262,15 @@ class FakeSGLang(FakeServer):
     def routes(self) -> None:
         app = self.app
 
-        @app.post("/generate")
-        async def generate(request: Request):
-            return self._generate(await self.body(request))
+        @app.post("/vertex_generate")
+        async def vertex_generate(request: Request):
+            body = await self.body(request)
+            _only(body, {"instances", "parameters"}, "request")
+            return {
+                "predictions": [
+                    self._generate(each | body["parameters"]) for each in body["instances"]
+                ]
+            }
 
         @app.get("/server_info")
         async def server_info(request: Request):

@@ -86,18 +86,21 @@ class SGLangServer:
             settings["stop_token_ids"] = stop
         if sampling.temperature:
             settings["sampling_seed"] = seed
-        body = {
-            "input_ids": prompt.ids + written,
+        instance: dict = {"input_ids": prompt.ids + written}
+        if prompt.media:
+            instance["image_data"] = [
+                f"data:image/png;base64,{medium.frames[0]}" for medium in prompt.media
+            ]
+        parameters = {
             "sampling_params": settings,
             "return_hidden_states": "last",
             "return_logprob": True,
             "return_prompt_token_ids": True,
         }
-        if prompt.media:
-            body["image_data"] = [
-                f"data:image/png;base64,{medium.frames[0]}" for medium in prompt.media
-            ]
-        answer = await self.http.post("/generate", body, again=True)
+        # the one route that takes token ids, pictures and "last" together: the schema of /generate
+        # knows only true and false, and the others of OpenAI's kind drop pictures beside token ids
+        body = {"instances": [instance], "parameters": parameters}
+        (answer,) = (await self.http.post("/vertex_generate", body, again=True))["predictions"]
         self._check(answer, prompt.whole + written)
         about = answer["meta_info"]
         logprobs = [each[0] for each in about["output_token_logprobs"]]
