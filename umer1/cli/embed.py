@@ -19,6 +19,8 @@ from umer1.cli.embed_ray import (
 from umer1.cli.models import DeviceOption, ModelOption
 from umer1.cli.output import JsonOption
 
+ENGINES = ("native", "hf", "vllm", "sglang")  # with ":URL" for the last two
+
 
 def embed(
     items: Annotated[
@@ -64,7 +66,10 @@ def embed(
     device: DeviceOption = None,
     engine: Annotated[
         str,
-        typer.Option(help='"native", or "ray": many workers, for very large collections.'),
+        typer.Option(
+            help='"native"; "vllm:URL" or "sglang:URL": servers that run the model; "ray": many '
+            "workers, for very large collections."
+        ),
     ] = "native",
     shard_items: ShardItemsOption = 1024,
     bad_items: BadItemsOption = "stop",
@@ -135,8 +140,10 @@ def embed(
             json=json,
         )
         return
-    if engine != "native":
-        raise ValueError(f"--engine: got {engine!r}, wants 'native' or 'ray'")
+    if engine.partition(":")[0] not in ENGINES:
+        raise ValueError(
+            f"--engine: got {engine!r}, wants 'native', 'hf', 'vllm:URL', 'sglang:URL' or 'ray'"
+        )
     if output is not None:
         check_output(output)
     ids, parsed = read_items(
@@ -148,7 +155,7 @@ def embed(
     )
     identity = model_identity(model)
     compute = partial(
-        _compute, lambda: load_embedder(model, device), options, batch_size, show=not quiet
+        _compute, lambda: load_embedder(model, device, engine), options, batch_size, show=not quiet
     )
     with stdout_to_stderr():
         if output is None:
