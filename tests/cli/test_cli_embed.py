@@ -194,3 +194,14 @@ def test_a_bad_output_name_is_refused_before_the_model_runs(run, embedder, tmp_p
     result = run("embed", "a", "-o", tmp_path / "out.pkl")
     assert (result.status, embedder.calls) == (1, [])
     assert "need a name that ends in .npz or .jsonl, or a directory's" in result.err
+
+
+def test_the_engine_reaches_the_loader_and_an_unknown_one_is_refused(run, embedder, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "umer1.cli.models.load_embedder", lambda *arguments: asked.append(arguments) or embedder
+    )
+    run("embed", "seven", "--engine", "vllm:http://one:8000", "--quiet")
+    assert asked == [("tiny", None, "vllm:http://one:8000")]
+    result = run("embed", "seven", "--engine", "vlmm:http://one:8000")
+    assert "--engine: got 'vlmm:http://one:8000', wants" in result.err and len(asked) == 1
