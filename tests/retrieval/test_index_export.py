@@ -64,6 +64,23 @@ def test_qdrant(gone, unit, tmp_path):
     client.close()
 
 
+@pytest.mark.parametrize("form", ["parquet", "lancedb", "qdrant"])
+def test_a_failure_leaves_nothing_half_written(gone, tmp_path, form):
+    pytest.importorskip({"parquet": "pyarrow", "qdrant": "qdrant_client"}.get(form, form))
+    items = gone.items
+
+    def damaged():
+        yield from list(items())[:2]
+        raise ValueError("row 2: not an item")
+
+    gone.items = damaged
+    place = tmp_path / "out.parquet" if form == "parquet" else tmp_path / "out"
+    with pytest.raises((ValueError, OSError), match="row 2: not an item"):
+        export_index(gone, form, str(place), "photos")
+    gone.items = items
+    export_index(gone, form, str(place), "photos")
+
+
 def test_refusals(index, tmp_path):
     with pytest.raises(ValueError, match="form: got 'csv', wants one of parquet, lancedb, qdrant"):
         export_index(index, "csv", str(tmp_path / "b"), "a")

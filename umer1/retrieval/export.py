@@ -86,21 +86,29 @@ def _qdrant(index, destination, name):
             raise ValueError(
                 f"{destination}: has a collection {name!r} already; give another --name or delete it"
             )
-        # rows have unit length: cosine and inner product are the same
-        size = models.VectorParams(size=index.dimension, distance=models.Distance.COSINE)
-        client.create_collection(name, vectors_config=dict.fromkeys(index.modes, size))
-        for items, vectors in _batches(index):
-            points = [
-                models.PointStruct(
-                    id=point_id(identity),
-                    vector={mode: vectors[mode][place].tolist() for mode in index.modes},
-                    payload={"id": identity, "model": index.model, **entry},
-                )
-                for place, (identity, entry) in enumerate(items)
-            ]
-            client.upsert(name, points, wait=True)
+        try:
+            _upload(client, models, index, name)
+        except BaseException:
+            client.delete_collection(name)
+            raise
     finally:
         client.close()
+
+
+def _upload(client, models, index, name):
+    # rows have unit length: cosine and inner product are the same
+    size = models.VectorParams(size=index.dimension, distance=models.Distance.COSINE)
+    client.create_collection(name, vectors_config=dict.fromkeys(index.modes, size))
+    for items, vectors in _batches(index):
+        points = [
+            models.PointStruct(
+                id=point_id(identity),
+                vector={mode: vectors[mode][place].tolist() for mode in index.modes},
+                payload={**entry, "id": identity, "model": index.model},
+            )
+            for place, (identity, entry) in enumerate(items)
+        ]
+        client.upsert(name, points, wait=True)
 
 
 def _batches(index) -> Iterator[tuple[list[tuple[str, dict]], dict]]:
