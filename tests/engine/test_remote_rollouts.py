@@ -42,7 +42,7 @@ def test_rollouts_are_those_of_the_policy(kind, tmp_path):
         for place in range(2)
     ]
     # greedy, so that both engines write the same
-    settings = {"batch_size": 2, "generations": 2, "max_new_tokens": 8, "temperature": 0.0}
+    settings = {"batch_size": 2, "generations": 2, "max_new_tokens": 4, "temperature": 0.0}
     ours = roll_out(policy, processor, [pairs], RLConfig(data="x", **settings), seed=3)
     fake = (FakeVllm if kind == "vllm" else FakeSGLang)(
         load_model(TINY, dtype=torch.float32), processor
