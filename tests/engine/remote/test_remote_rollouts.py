@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from fake_servers import FakeSGLang, FakeVllm
+from fake_sglang import FakeSGLang
+from fake_vllm import FakeVllm
 from PIL import Image
 
 from umer1.data.records import Pair, Side
