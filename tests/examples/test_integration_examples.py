@@ -31,6 +31,7 @@ def test_sentence_transformers_embeds(run, tmp_path):
 
 def test_sentence_transformers_trains(run, tmp_path):
     pytest.importorskip("sentence_transformers", minversion="6.0")
+    pytest.importorskip("sklearn")
     printed = run("train_sentence_transformers.py", "--output", str(tmp_path))
     before, after = (
         float(line.split()[-1]) for line in printed.splitlines() if line[:8] == "accuracy"
@@ -41,6 +42,7 @@ def test_sentence_transformers_trains(run, tmp_path):
 
 def test_grpo_steps(run, tmp_path):
     pytest.importorskip("trl", minversion="1.16")
+    pytest.importorskip("sklearn")
     printed = run("train_trl_grpo.py", "--steps", "2", "--output", str(tmp_path))
     steps = [line for line in printed.splitlines() if line.startswith("step ")]
     assert len(steps) == 2 and all("rank" in line and "format" in line for line in steps)
@@ -52,4 +54,5 @@ def test_grpo_steps(run, tmp_path):
 ])  # fmt: skip
 def test_vectors_are_searched(run, library, name, wanted):
     pytest.importorskip(library)
+    pytest.importorskip("skimage")
     assert wanted in run(name)
