@@ -2,25 +2,29 @@
 
 Prompts differ in length, so two caches grow with every new one. oneDNN keeps a compiled product for
 each shape, up to 1024 of some 100 kB. glibc keeps freed pixels and activations in an arena for each
-thread, where they fit nothing that comes later.
+thread, where they fit nothing that comes later; what lies between others goes back only when it is asked to.
 """
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import platform
 
 # decoding needs 64 numbers of rows times five shapes; a prompt's own shapes rarely come again
-PRODUCTS = 512
+PRODUCTS = 384
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # of mallopt(3)
 _LARGE = 1 << 20  # bytes: a larger block goes back to the system when it is freed
+
+
+EVERY = 10.0  # seconds between two requests to give freed memory back
 
 
 def bound_memory() -> None:
     """Call it before anything is computed. What the environment says about either goes first."""
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(PRODUCTS))
-    if platform.libc_ver()[0] != "glibc":
+    if not _is_glibc():
         return
     mallopt = ctypes.CDLL(None).mallopt
     for name, option, value in (
@@ -30,3 +34,17 @@ def bound_memory() -> None:
     ):
         if name not in os.environ:
             mallopt(option, value)
+
+
+async def keep_trimmed() -> None:
+    """Give what is free back to the system, again and again."""
+    if not _is_glibc():
+        return
+    trim = ctypes.CDLL(None).malloc_trim
+    while True:
+        await asyncio.sleep(EVERY)
+        await asyncio.to_thread(trim, 0)
+
+
+def _is_glibc() -> bool:
+    return platform.libc_ver()[0] == "glibc"

@@ -11,9 +11,12 @@ import gc
 import logging
 import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import uvicorn
 from fastapi import FastAPI
+
+from umer1.serving.process_memory import keep_trimmed
 
 log = logging.getLogger("umer1")
 LAST_ANSWERS = 5  # seconds for answers to reach their clients after everything has been computed
@@ -52,14 +55,18 @@ class _Server(uvicorn.Server):
         self.runner = config.app.state.runner
         self._listening = listening
         self._drain: asyncio.Task | None = None
+        self._trimming: asyncio.Task | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets=None) -> None:
         self._loop = asyncio.get_running_loop()
+        # of asyncio.to_thread, for media and names of hosts; by default as many as the host has cores
+        self._loop.set_default_executor(ThreadPoolExecutor(8, "umer1-aside"))
         await super().startup(sockets)
         if self.started:
             # the model and the libraries stay for good: no collection need look at them
             gc.freeze()
+            self._trimming = asyncio.create_task(keep_trimmed())
             self._listening()
 
     def handle_exit(self, sig, frame) -> None:
@@ -78,4 +85,5 @@ class _Server(uvicorn.Server):
 
     async def _finish(self) -> None:
         await self.runner.drain()
+        self._trimming.cancel()
         self.should_exit = True
