@@ -77,6 +77,7 @@ class Clients:
                     await self.ask(connection, self.mix.draw(chance, self._asked))
             except ServerGone as error:
                 self.told.broken[str(error)] += 1
+                await asyncio.sleep(0.5)
         connection.abort()
 
     async def ask(self, connection: Connection, request: Request) -> None:

@@ -21,7 +21,7 @@ class Answer:
 
 
 class ServerGone(ConnectionError):
-    """The server closed the connection, or said nothing for `SECONDS`."""
+    """The server closed the connection, does not take one, or said nothing for `SECONDS`."""
 
 
 class Connection:
@@ -42,13 +42,17 @@ class Connection:
 
     async def write(self, content: bytes) -> None:
         """Bytes as they are: also half a request, or none."""
-        if self._writer is None or self._reader.at_eof():
+        try:
+            if self._writer is None or self._reader.at_eof():
+                self.abort()
+                # a line of an event stream may hold a vector
+                opened = asyncio.open_connection(self.host, self.port, limit=1 << 24)
+                self._reader, self._writer = await opened
+            self._writer.write(content)
+            await self._writer.drain()
+        except OSError as error:
             self.abort()
-            # a line of an event stream may hold a vector
-            opened = asyncio.open_connection(self.host, self.port, limit=1 << 24)
-            self._reader, self._writer = await opened
-        self._writer.write(content)
-        await self._writer.drain()
+            raise ServerGone(f"{type(error).__name__}: {error}") from None
 
     async def answer(self) -> Answer:
         """The whole answer; an event stream until its end."""
