@@ -5,6 +5,7 @@ app = create_app(Embedder.load("tiny"), ServerSettings(model_name="tiny"))
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from contextlib import asynccontextmanager
@@ -23,6 +24,7 @@ from umer1.serving.door import Door
 from umer1.serving.errors import ApiError
 from umer1.serving.media_gate import MediaGate
 from umer1.serving.metrics import Metrics
+from umer1.serving.process_memory import return_freed_memory
 from umer1.serving.runner import Runner
 from umer1.serving.settings import ServerSettings
 from umer1.serving.watch import Watch
@@ -48,7 +50,9 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_: FastAPI):
         runner.start()
+        returning = asyncio.create_task(return_freed_memory())
         yield
+        returning.cancel()
         await runner.close()
 
     # the interactive pages of FastAPI load scripts from elsewhere; /openapi.json is there

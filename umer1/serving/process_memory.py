@@ -2,7 +2,7 @@
 
 Prompts differ in length, so two caches grow with every new one. oneDNN keeps a compiled product for
 each shape, up to 1024 of some 100 kB. glibc keeps freed pixels and activations in an arena for each
-thread, where they fit nothing that comes later; what lies between others goes back only when it is asked to.
+thread, where they fit nothing that comes later.
 """
 
 from __future__ import annotations
@@ -15,16 +15,14 @@ import platform
 # decoding needs 64 numbers of rows times five shapes; a prompt's own shapes rarely come again
 PRODUCTS = 384
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # of mallopt(3)
+SECONDS = 10.0  # between two returns of what is free; one takes some 10 ms, in a thread of its own
 _LARGE = 1 << 20  # bytes: a larger block goes back to the system when it is freed
-
-
-EVERY = 10.0  # seconds between two requests to give freed memory back
 
 
 def bound_memory() -> None:
     """Call it before anything is computed. What the environment says about either goes first."""
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(PRODUCTS))
-    if not _is_glibc():
+    if platform.libc_ver()[0] != "glibc":
         return
     mallopt = ctypes.CDLL(None).mallopt
     for name, option, value in (
@@ -36,15 +34,11 @@ def bound_memory() -> None:
             mallopt(option, value)
 
 
-async def keep_trimmed() -> None:
-    """Give what is free back to the system, again and again."""
-    if not _is_glibc():
-        return
-    trim = ctypes.CDLL(None).malloc_trim
-    while True:
-        await asyncio.sleep(EVERY)
-        await asyncio.to_thread(trim, 0)
-
-
-def _is_glibc() -> bool:
-    return platform.libc_ver()[0] == "glibc"
+async def return_freed_memory() -> None:
+    """Every `SECONDS`, until it is cancelled. Prompts that are kept are small objects among the
+    large ones of requests that come and go: glibc holds on to the gaps between them. Nothing to do
+    where the C library is another."""
+    library = ctypes.CDLL(None)
+    while hasattr(library, "malloc_trim"):
+        await asyncio.sleep(SECONDS)
+        await asyncio.to_thread(library.malloc_trim, 0)

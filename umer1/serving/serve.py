@@ -16,8 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 import uvicorn
 from fastapi import FastAPI
 
-from umer1.serving.process_memory import keep_trimmed
-
 log = logging.getLogger("umer1")
 LAST_ANSWERS = 5  # seconds for answers to reach their clients after everything has been computed
 
@@ -55,7 +53,6 @@ class _Server(uvicorn.Server):
         self.runner = config.app.state.runner
         self._listening = listening
         self._drain: asyncio.Task | None = None
-        self._trimming: asyncio.Task | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets=None) -> None:
@@ -66,7 +63,6 @@ class _Server(uvicorn.Server):
         if self.started:
             # the model and the libraries stay for good: no collection need look at them
             gc.freeze()
-            self._trimming = asyncio.create_task(keep_trimmed())
             self._listening()
 
     def handle_exit(self, sig, frame) -> None:
@@ -85,5 +81,4 @@ class _Server(uvicorn.Server):
 
     async def _finish(self) -> None:
         await self.runner.drain()
-        self._trimming.cancel()
         self.should_exit = True
