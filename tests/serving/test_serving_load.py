@@ -123,7 +123,7 @@ def test_a_good_run_passes():
         ("tasks after", {"after": row(tasks=5)}),
         ("files after", {"after": row(files=8)}),
         ("threads in the second half", {"samples": [row(at, threads=at) for at in range(20)]}),
-        ("growth of the server's own memory", {"samples": [row(at, rss_mib=500 + 3 * at) for at in range(20)]}),
+        ("growth of the server's own memory", {"samples": [row(at, rss_mib=500 + 6 * at) for at in range(20)]}),
         ("throughput", {"took": 1.2}),
     ],
 )  # fmt: skip
