@@ -84,9 +84,12 @@ def test_what_many_ask_at_once_equals_the_offline_embedder(with_runner, offline,
 
 def test_a_list_gets_the_samples_of_the_same_list_offline(with_runner, offline):
     texts = ["one", "two", "three"]
-    options = [EmbedOptions(temperature=1.0, seed=3, number=place) for place in range(3)]
+    options = [
+        EmbedOptions(temperature=20.0, seed=3, number=place, max_new_tokens=20)
+        for place in range(3)
+    ]
     got = with_runner(lambda runner: runner.embed_all(texts, options))
-    wanted = offline.encode(texts, "gen", temperature=1.0, seed=3, progress=False)
+    wanted = offline.encode(texts, "gen", 20, 20.0, seed=3, progress=False)
     assert np.array_equal(np.concatenate([each.embeddings.gen for each in got]), wanted.gen)
     lengths = [len(offline.processor.encode(text, mode="gen")) for text in texts]
     assert [each.prompt_tokens for each in got] == lengths

@@ -13,7 +13,7 @@ import os
 import platform
 
 # decoding needs 64 numbers of rows times five shapes; a prompt's own shapes rarely come again
-PRODUCTS = 512
+PRODUCTS = 384
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # of mallopt(3)
 SECONDS = 10.0  # between two returns of what is free; one takes some 10 ms, in a thread of its own
 _LARGE = 1 << 20  # bytes: a larger block goes back to the system when it is freed

@@ -11,6 +11,7 @@ import gc
 import logging
 import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import uvicorn
 from fastapi import FastAPI
@@ -56,6 +57,8 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets=None) -> None:
         self._loop = asyncio.get_running_loop()
+        # of asyncio.to_thread, for media and names of hosts; by default as many as the host has cores
+        self._loop.set_default_executor(ThreadPoolExecutor(8, "umer1-aside"))
         await super().startup(sockets)
         if self.started:
             # the model and the libraries stay for good: no collection need look at them
