@@ -107,6 +107,10 @@ def _stream(container: Any, max_pixels: float):
         raise MediaError("no video in the file")
     stream = container.streams.video[0]
     _check_size(stream.width, stream.height, max_pixels)
+    # frames in the stream have sizes of their own: small at first, huge later. The decoder's own
+    # planes are somewhat larger than the picture
+    room = 2 * stream.width * stream.height + (1 << 18)
+    stream.codec_context.options = {"max_pixels": str(room)}
     stream.thread_type = "AUTO"
     return stream
 
