@@ -50,6 +50,8 @@ class BodyLimits:
                 if data and _is_json(scope):
                     await check_json(data)
             except ApiError as error:
+                if not body.ended:
+                    await drop_body(scope, receive, 4 * self.most_bytes)
                 return await send_error(error, send)
             if data is None:  # the client left
                 return
@@ -58,11 +60,23 @@ class BodyLimits:
             self.held -= body.size
 
 
+async def drop_body(scope, receive, most_bytes: int = 256 << 20) -> None:
+    """Let what still comes of a body go by, up to so many bytes: a client that is cut off while it
+    sends does not see the answer. One that asks first whether to send is told at once."""
+    if dict(scope["headers"]).get(b"expect"):
+        return
+    while most_bytes > 0:
+        message = await receive()
+        most_bytes -= len(message.get("body", b""))
+        if not message.get("more_body"):
+            return
+
+
 class _Body:
-    """One body as it arrives. size: bytes of it that are held."""
+    """One body as it arrives. size: bytes of it that are held; ended: nothing more comes."""
 
     def __init__(self, limits: BodyLimits):
-        self.size = 0
+        self.size, self.ended = 0, False
         self._limits = limits
 
     async def read(self, scope, receive) -> bytes | None:
@@ -83,10 +97,11 @@ class _Body:
             message = await receive()
             if message["type"] == "http.disconnect":
                 return None
+            self.ended = not message.get("more_body")
             chunk = message.get("body", b"")
             self._hold(len(chunk))
             chunks.append(chunk)
-            if not message.get("more_body"):
+            if self.ended:
                 return b"".join(chunks)
 
     def _hold(self, size: int) -> None:

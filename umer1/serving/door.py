@@ -6,6 +6,7 @@ import hashlib
 import hmac
 from collections.abc import Callable, Iterable
 
+from umer1.serving.body_limits import drop_body
 from umer1.serving.errors import ApiError, send_error, shutting_down
 
 # with keys, these want one; the page's own files and the health checks are open
@@ -25,6 +26,7 @@ class Door:
         try:
             self._check(scope)
         except ApiError as error:
+            await drop_body(scope, receive)
             return await send_error(error, send)
         await self.app(scope, receive, send)
 

@@ -50,7 +50,7 @@ def server(embedder, internet, tmp_path_factory):
         max_tokens=32,
     )
     open_settings = ServerSettings(allow_media_urls=True)
-    limits = GateLimits(video_frames=100, video_seconds=60, item_tokens=2000)
+    limits = GateLimits(video_frames=100, video_seconds=60, item_tokens=100)
     app = create_app(embedder, settings, _indexes(embedder, tmp_path_factory.mktemp("index")))
     urls = MediaUrls(resolve=internet.resolve, transport=internet, seconds=0.5)
     sizes = embedder.processor.limits
@@ -141,7 +141,7 @@ class Internet(httpx.AsyncBaseTransport):
         kinds = {"content-type": "image/png"}
         png = _png(20, 20)
         answers = {
-            "/ok.png": lambda: httpx.Response(200, headers=kinds, content=png),
+            "/ok.png": lambda: httpx.Response(200, headers=kinds, stream=_Bytes(png)),
             "/inside": lambda: to("http://inside.example/x.png"),
             "/metadata": lambda: to("http://169.254.169.254/latest/meta-data"),
             "/loopback": lambda: to("//127.0.0.1/x.png"),
@@ -153,7 +153,7 @@ class Internet(httpx.AsyncBaseTransport):
             "/down": lambda: to("http://public.example/ok.png"),
             "/missing": lambda: httpx.Response(404, headers=kinds, content=png),
             "/html": lambda: httpx.Response(200, headers={"content-type": "text/html"}),
-            "/svg": lambda: httpx.Response(200, headers={"content-type": "image/png"}, content=SVG),
+            "/svg": lambda: httpx.Response(200, headers=kinds, stream=_Bytes(SVG)),
             "/packed": lambda: httpx.Response(
                 200, headers=kinds | {"content-encoding": "gzip"}, stream=_Drip(4)
             ),
@@ -164,6 +164,14 @@ class Internet(httpx.AsyncBaseTransport):
             "/stalls": lambda: httpx.Response(200, headers=kinds, stream=_Stall()),
         }
         return answers[path]()
+
+
+class _Bytes(httpx.AsyncByteStream):
+    def __init__(self, data):
+        self.data = data
+
+    async def __aiter__(self):
+        yield self.data
 
 
 class _Drip(httpx.AsyncByteStream):
@@ -230,9 +238,7 @@ SVG = b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg" onload="ale
 @pytest.fixture(scope="session")
 def uri():
     """(name of a file, media type) -> its data URI."""
-    return lambda name, declared: (
-        f"data:{declared};base64,{base64.b64encode(_file(name)).decode()}"
-    )
+    return lambda name, declared: f"data:{declared};base64,{base64.b64encode(_file(name)).decode()}"
 
 
 @pytest.fixture(scope="session")
@@ -254,13 +260,14 @@ def _chunk(kind, data):
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def _png(width, height, rows=None, end=True):
-    """A black picture; `rows`: so many of them are there."""
+def _png(width, height, rows=None, lost=0):
+    """A black picture; `rows`: so many of them are there; `lost`: bytes missing of the data."""
     rows = height if rows is None else rows
     head = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    data = zlib.compress(bytes((width + 7) // 8 + 1) * rows, 1)
-    chunks = [_chunk(b"IHDR", head), _chunk(b"IDAT", data)]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks) + (_chunk(b"IEND", b"") if end else b"")
+    data = zlib.compress(bytes((width + 7) // 8 + 1) * rows, 0 if lost else 9)
+    data = data[: len(data) - lost]
+    chunks = [_chunk(b"IHDR", head), _chunk(b"IDAT", data), _chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 def _picture(name, **options):
@@ -313,6 +320,8 @@ def _packets(encoder, size, places, rate):
     for place in places:
         frame = av.VideoFrame(*size, "yuv420p")
         frame.pts, frame.time_base = place, 1 / Fraction(rate)
+        for plane in frame.planes:
+            plane.update(bytes(plane.buffer_size))
         yield from encoder.encode(frame)
     yield from encoder.encode(None)
 
@@ -321,10 +330,10 @@ def _sound():
     import av
 
     file = io.BytesIO()
-    with av.open(file, "w", format="mp4") as container:
-        stream = container.add_stream("aac", rate=16000)
-        frame = av.AudioFrame("fltp", "mono", 1024)
-        frame.rate = 16000
+    with av.open(file, "w", format="mov") as container:
+        stream = container.add_stream("pcm_s16le", rate=16000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 160), np.int16), "s16", "mono")
+        frame.rate, frame.pts = 16000, 0
         for packet in [*stream.encode(frame), *stream.encode(None)]:
             container.mux(packet)
     return file.getvalue()
@@ -364,7 +373,7 @@ FILES = {
     "bomb.png": lambda: _png(12000, 12000),
     "lie.png": lambda: _png(200_000, 200_000, rows=1),
     "wide.png": lambda: _png(40_000, 2),
-    "half.png": lambda: _png(100, 100, rows=3),
+    "half.png": lambda: _png(100, 100, lost=900),
     "two_headers.png": lambda: _changed(
         _png(20, 20), 33, _chunk(b"IHDR", struct.pack(">IIBBBBB", 30000, 30000, 1, 0, 0, 0, 0))
     ),
@@ -376,8 +385,14 @@ FILES = {
     "frame.gif": lambda: _changed(
         data := _picture("GIF"), data.index(b",\0\0\0\0") + 5, b"\x60\xea\x60\xea"
     ),
-    "huge.webp": lambda: b"RIFF" + struct.pack("<I", 22) + b"WEBPVP8X" + struct.pack("<I", 10)
-    + bytes(4) + b"\xff\x3f\0\xff\x3f\0",
+    "huge.webp": lambda: (
+        b"RIFF"
+        + struct.pack("<I", 22)
+        + b"WEBPVP8X"
+        + struct.pack("<I", 10)
+        + bytes(4)
+        + b"\xff\x3f\0\xff\x3f\0"
+    ),
     "huge.bmp": lambda: _changed(_picture("BMP"), 18, struct.pack("<ii", 100_000, -100_000)),
     "huge.tiff": lambda: _tiff(100_000, 100_000),
     "loop.tiff": lambda: b"II*\0\x08\0\0\0\0\0\x08\0\0\0",
@@ -390,7 +405,7 @@ FILES = {
     "zip.tiff": lambda: _picture("TIFF") + _zip(),
     "zip.mp4": lambda: _clip("mp4", "mpeg4") + _zip(),
     "html.webm": lambda: _clip("webm", "libvpx") + b"<html>",
-    "sound.mp4": _sound,
+    "sound.mov": _sound,
     "many.mp4": lambda: _clip("mp4", "mpeg4", frames=101, size=(16, 16)),
     "long.mp4": lambda: _clip("mp4", "mpeg4", frames=3, rate=Fraction(1, 100)),
     "large.mp4": lambda: _clip("mp4", "mpeg4", frames=1, size=(4112, 2304)),
