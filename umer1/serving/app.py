@@ -24,6 +24,7 @@ from umer1.serving.door import Door
 from umer1.serving.errors import ApiError
 from umer1.serving.media_gate import MediaGate
 from umer1.serving.metrics import Metrics
+from umer1.serving.openapi import describe_errors
 from umer1.serving.process_memory import return_freed_memory
 from umer1.serving.runner import Runner
 from umer1.serving.settings import ServerSettings
@@ -68,6 +69,7 @@ def create_app(
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _defect)
+    describe_errors(app)
     # the last added is the outermost: nobody without a key fills memory with a body
     app.add_middleware(BodyLimits, most_bytes=settings.max_body_bytes)
     app.add_middleware(Door, api_keys=settings.api_keys, closing=lambda: runner.draining)
