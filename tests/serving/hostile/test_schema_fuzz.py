@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 def fuzz(server, directory, *options):
     command = [
         *(sys.executable, "-m", "schemathesis.cli", "--config-file", CONFIG, "run"),
-        *(f"{server.address}/openapi.json", "--checks", ",".join(CHECKS), "--seed", "0"),
+        *(f"{server.url}/openapi.json", "--checks", ",".join(CHECKS), "--seed", "0"),
         *("--header", "Authorization: Bearer right", "--warnings", "off", "--no-color", *options),
     ]
     run = subprocess.run(command, cwd=directory, capture_output=True, text=True)

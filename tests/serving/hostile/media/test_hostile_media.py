@@ -92,7 +92,7 @@ def test_too_many_pictures(server, uri):
     server.check_refused(message(*[picture] * 5), 400, "too_many_media", "5 pictures and clips")
 
 
-def test_good_media_pass_and_give_the_offline_vectors(server, embedder, uri, hostile_file):
+def test_good_media_pass_and_give_the_offline_vectors(server, offline, uri, hostile_file):
     """What is refused above is refused for its own sake."""
     for kind, file, declared in (
         ("image", "good.png", "image/png"),
@@ -103,7 +103,7 @@ def test_good_media_pass_and_give_the_offline_vectors(server, embedder, uri, hos
         answer = server.ask(message({"type": kind, kind: uri(file, declared)}))
         assert answer.status_code == 200, answer.text
         content = [{"type": kind, kind: hostile_file(file)}]
-        offline = embedder.encode(
+        expected = offline.encode(
             [[{"role": "user", "content": content}]], mode="disc", progress=False
         )
-        assert answer.json()["data"][0]["embedding"] == offline.disc[0].tolist()
+        assert answer.json()["data"][0]["embedding"] == expected.disc[0].tolist()
