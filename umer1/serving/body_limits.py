@@ -48,7 +48,10 @@ class BodyLimits:
             try:
                 data = await body.read(scope, receive)
                 if data and _is_json(scope):
-                    await check_json(data)
+                    if len(data) > _INLINE_BYTES:
+                        await asyncio.to_thread(check_json, data)
+                    else:
+                        check_json(data)
             except ApiError as error:
                 if not body.ended:
                     await drop_body(scope, receive, 4 * self.most_bytes)
@@ -128,15 +131,9 @@ class _Body:
         )
 
 
-async def check_json(body: bytes) -> None:
-    """Raises ApiError 400 for JSON that no parser should be given."""
-    if len(body) > _INLINE_BYTES:
-        await asyncio.to_thread(_check_json, body)
-    else:
-        _check_json(body)
-
-
-def _check_json(body: bytes) -> None:
+def check_json(body: bytes) -> None:
+    """Raises ApiError 400 for JSON that no parser should be given. Whether it is JSON at all is for
+    the parser to say."""
     # a parser guesses UTF-16 and UTF-32 by zeros; what follows would read them differently
     if b"\0" in body or not _is_utf8(body):
         raise _bad("not UTF-8")

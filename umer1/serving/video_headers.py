@@ -11,7 +11,8 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 
-from umer1.serving.refusals import damaged, too_large, unsupported
+from umer1.media.sources import DECODER_ERRORS
+from umer1.serving.refusals import MediaRefused, damaged, too_large, unsupported
 
 # FFmpeg's readers; naming one keeps it from trying the others, playlists among them
 _READERS = {"mp4": "mov", "mov": "mov", "webm": "matroska", "mkv": "matroska"}
@@ -55,8 +56,11 @@ def video_outline(data: bytes, name: str, most_frames: int) -> VideoOutline:
                     f"stream and at most {_MOST_STREAMS} in all"
                 )
             return _outline(container, container.streams.video[0], name, most_frames)
-    except av.FFmpegError as error:
-        raise damaged(f"a {name} file that cannot be read ({error.strerror})") from None
+    except MediaRefused:
+        raise
+    except DECODER_ERRORS as error:  # among them UnicodeDecodeError, of names in the file
+        reason = error.strerror if isinstance(error, av.FFmpegError) else type(error).__name__
+        raise damaged(f"a {name} file that cannot be read ({reason})") from None
 
 
 def _outline(container, stream, name: str, most_frames: int) -> VideoOutline:
