@@ -39,6 +39,9 @@ def serve(
     media_domain: Annotated[
         list[str] | None, typer.Option(help="Fetch from this domain only; repeat it for more.")
     ] = None,
+    media_port: Annotated[
+        list[int] | None, typer.Option(help="Fetch from this port; default: 80 and 443.")
+    ] = None,
     slots: Annotated[int, typer.Option(help="Rows written together; changes no vector.")] = 64,
     kv_memory: Annotated[
         float | None, typer.Option(help="GiB of keys and values; default: what the slots can use.")
@@ -47,6 +50,9 @@ def serve(
     max_items: Annotated[int, typer.Option(help="Inputs in one request.")] = 256,
     max_body: Annotated[int, typer.Option(help="MiB of one request.")] = 64,
     max_tokens: Annotated[int, typer.Option(help="Most tokens that one sample may write.")] = 2048,
+    max_prompt_tokens: Annotated[
+        int, typer.Option(help="Most tokens of one input, visual ones included.")
+    ] = 16_384,
     request_seconds: Annotated[float, typer.Option(help="Time of one request; then 504.")] = 300,
     drain_seconds: Annotated[
         float, typer.Option(help="Time for what runs after SIGTERM; then 503.")
@@ -86,10 +92,12 @@ def serve(
         max_items=max_items,
         allow_media_urls=allow_media_urls,
         media_domains=tuple(media_domain or ()),
+        media_ports=tuple(media_port or (80, 443)),
         max_waiting=max_waiting,
         request_seconds=request_seconds,
         drain_seconds=drain_seconds,
         max_tokens=max_tokens,
+        max_prompt_tokens=max_prompt_tokens,
     )
     if not 0 <= port < 1 << 16:
         raise ValueError(f"--port: got {port}, wants 0 to 65535")

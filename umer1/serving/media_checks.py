@@ -18,13 +18,12 @@ _TOKEN_PIXELS = 28 * 28  # of one visual token; of a video: of two frames
 
 @dataclass(frozen=True, slots=True)
 class GateLimits:
-    """What one medium, one item's media, and all media of one request may be.
+    """What one medium, and all media of one request, may be.
 
     Attributes:
         image_pixels, image_side: of a picture as its file gives it, before resizing.
         video_pixels: of one frame.
         video_work: pixels of all frames: what decoding to the last one may cost.
-        item_tokens: visual tokens of one item; each becomes 19 kB of patches.
         request_media, request_bytes: of all media of one request, downloads included.
     """
 
@@ -36,7 +35,6 @@ class GateLimits:
     video_frames: int = 20_000
     video_seconds: float = 600.0
     video_work: int = 20_000_000_000
-    item_tokens: int = 32_768
     request_media: int = 1024
     request_bytes: int = 64 << 20
 

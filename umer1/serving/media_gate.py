@@ -38,7 +38,7 @@ class MediaGate:
         limits: GateLimits | None = None,
         urls: MediaUrls | None = None,
     ):
-        self.sizes, self.limits = sizes, limits or GateLimits()
+        self.settings, self.sizes, self.limits = settings, sizes, limits or GateLimits()
         self.urls = None
         if settings.allow_media_urls:
             self.urls = urls or MediaUrls(
@@ -71,10 +71,11 @@ class RequestMedia:
 
     async def open_item(self, item: Item) -> Item:
         """The item with the bytes of files in place of what the client wrote. ApiError 400."""
-        opened, tokens, most = {}, 0, self._gate.limits.item_tokens
+        opened, tokens, most = {}, 0, self._gate.settings.max_prompt_tokens
         for medium in item.media:
             opened[id(medium)], more = await self._opened(medium)
             tokens += more
+            # before decoding: each visual token becomes 19 kB of patches
             if tokens > most:
                 raise ApiError(
                     400,

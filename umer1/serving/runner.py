@@ -274,6 +274,9 @@ class Runner:
             prompt = self.embedder.prompt(
                 item, options.mode, number=number, readout=options.readout
             )
+            tokens, most = len(prompt.sequence), self.settings.max_prompt_tokens
+            if tokens > most:
+                raise ValueError(f"item {number}: {tokens} prompt tokens, wants at most {most}")
             return self.engine.request(
                 prompt,
                 sampling_of(options),

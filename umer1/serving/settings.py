@@ -20,6 +20,8 @@ class ServerSettings:
         max_body_bytes: of a request.
         max_items: inputs in one request.
         max_text_characters: of one input, all its parts together.
+        max_prompt_tokens: of one input with its media: the engine reads a prompt in one step, in time
+            that grows with its square, and everybody waits.
         max_media_per_item: pictures and clips of one input.
         allow_media_urls: fetch media from http(s) addresses; data URIs always work.
         media_domains: fetch from these domains (and what is below them) only; none: from any.
@@ -38,6 +40,7 @@ class ServerSettings:
     max_body_bytes: int = 64 * MIB
     max_items: int = 256
     max_text_characters: int = 65_536
+    max_prompt_tokens: int = 16_384
     max_media_per_item: int = 16
     allow_media_urls: bool = False
     media_domains: tuple[str, ...] = ()

@@ -58,7 +58,10 @@ def video_outline(data: bytes, name: str, most_frames: int) -> VideoOutline:
             return _outline(container, container.streams.video[0], name, most_frames)
     except MediaRefused:
         raise
-    except (av.FFmpegError, *DECODER_ERRORS) as error:  # among them UnicodeDecodeError, of names in the file
+    except (
+        av.FFmpegError,
+        *DECODER_ERRORS,
+    ) as error:  # among them UnicodeDecodeError, of names in the file
         reason = error.strerror if isinstance(error, av.FFmpegError) else type(error).__name__
         raise damaged(f"a {name} file that cannot be read ({reason})") from None
 

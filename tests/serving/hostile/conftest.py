@@ -3,6 +3,7 @@
 import asyncio
 import io
 import socket
+from dataclasses import replace
 
 import httpx
 import numpy as np
@@ -36,14 +37,15 @@ def server(running_server, offline, internet, wait_until, tmp_path_factory):
         max_text_characters=2000,
         max_media_per_item=4,
         max_tokens=32,
+        max_prompt_tokens=180,
     )
-    limits = GateLimits(video_frames=100, video_seconds=60, item_tokens=100)
+    limits = GateLimits(video_frames=100, video_seconds=60)
     urls = MediaUrls(resolve=internet.resolve, transport=internet, seconds=0.5)
     sizes = offline.processor.limits
     gates = {
         False: MediaGate(settings, sizes=sizes, limits=limits),
         True: MediaGate(
-            ServerSettings(allow_media_urls=True), sizes=sizes, limits=limits, urls=urls
+            replace(settings, allow_media_urls=True), sizes=sizes, limits=limits, urls=urls
         ),
     }
     indexes = _indexes(offline, tmp_path_factory.mktemp("index"))

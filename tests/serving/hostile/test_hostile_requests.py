@@ -118,6 +118,12 @@ FIELDS = {
         "ud800",
     ),
     "text too long": (embed(input="a" * 3000), 400, "text_too_long", "at most 2000"),
+    "prompt too long": (
+        embed(input="\U0002a6d6" * 200),
+        400,
+        "bad_input",
+        "prompt tokens, wants at most 180",
+    ),
     "too many inputs": (embed(input=["a"] * 9), 400, "too_many_items", "at most 8"),
     "other model": (embed(model="gpt-4"), 404, "model_not_found", "gpt-4"),
     "path as model": (embed(model="../../etc/passwd"), 404, "model_not_found", ""),

@@ -84,7 +84,7 @@ def test_clip_is_refused(server, uri, name):
 
 def test_too_many_visual_tokens(server, uri):
     clip = {"type": "video", "video": uri("hundred.mp4", "video/mp4"), "nframes": 100}
-    server.check_refused(message(clip), 400, "media_too_large", "visual tokens, wants at most 100")
+    server.check_refused(message(clip), 400, "media_too_large", "visual tokens, wants at most 180")
 
 
 def test_too_many_pictures(server, uri):
