@@ -93,7 +93,9 @@ class replacing:
 
     def __init__(self, path: Path, *, sync: bool = True):
         self.path, self.sync = path, sync
-        self.temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        # processes of several machines may share the directory
+        writer = f"{os.uname().nodename}.{os.getpid()}"
+        self.temporary = path.with_name(f".{path.name}.{writer}.tmp")
 
     def __enter__(self):
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,15 @@ from typing import Annotated
 
 import typer
 
+from umer1.cli.embed_ray import (
+    BadItemsOption,
+    RayAddressOption,
+    ShardItemsOption,
+    WorkerCpusOption,
+    WorkerGpusOption,
+    WorkersOption,
+    embed_on_cluster,
+)
 from umer1.cli.models import DeviceOption, ModelOption
 from umer1.cli.output import JsonOption
 
@@ -53,6 +62,16 @@ def embed(
         ),
     ] = "at",
     device: DeviceOption = None,
+    engine: Annotated[
+        str,
+        typer.Option(help='"native", or "ray": many workers, for very large collections.'),
+    ] = "native",
+    shard_items: ShardItemsOption = 1024,
+    bad_items: BadItemsOption = "stop",
+    workers: WorkersOption = None,
+    worker_cpus: WorkerCpusOption = None,
+    worker_gpus: WorkerGpusOption = None,
+    ray_address: RayAddressOption = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
     json: JsonOption = False,
 ) -> None:
@@ -69,6 +88,7 @@ def embed(
       umer1 embed items.jsonl -o items.jsonl.npz --model zhibinlan/UME-R1-2B
       umer1 embed --video frames/ --instruction "Find a similar clip."
       umer1 embed "seven" --samples 4 --temperature 1 --json
+      umer1 embed tables/ --engine ray -o vectors --mode disc
 
     .npz holds the arrays ids, disc, gen (a row per item, or samples x d) and the
     texts; .jsonl holds one object per item. A name without an ending is a
@@ -76,12 +96,47 @@ def embed(
 
     Results go to disk as they finish, in NAME.partial until all are there. The
     same command again goes on where a stopped or killed one was.
+
+    With --engine ray the arguments are .jsonl and .parquet files, directories of
+    those, or directories of pictures, and the output is a directory of parquet
+    files, one per --shard-items items.
     """
     from umer1.cli.items import read_items
     from umer1.cli.models import load_embedder, model_identity
     from umer1.cli.output import note, print_json, stdout_to_stderr
     from umer1.cli.vectors import check_output, to_json
 
+    options = {
+        "mode": mode,
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "n": samples,
+        "seed": seed,
+        "readout": readout,
+    }
+    if engine == "ray":
+        if text or image or video or device:
+            raise ValueError(
+                "--text, --image, --video and --device are not for --engine ray, which wants "
+                ".jsonl and .parquet files or directories (and --worker-gpus)"
+            )
+        from umer1.integrations.ray_embed import Cluster
+
+        embed_on_cluster(
+            items or [],
+            output,
+            model,
+            options | {"batch_size": batch_size},
+            Cluster(ray_address, workers, worker_cpus, worker_gpus),
+            instruction=instruction,
+            shard_items=shard_items,
+            bad_items=bad_items,
+            show=not quiet,
+            json=json,
+        )
+        return
+    if engine != "native":
+        raise ValueError(f"--engine: got {engine!r}, wants 'native' or 'ray'")
     if output is not None:
         check_output(output)
     ids, parsed = read_items(
@@ -91,14 +146,6 @@ def embed(
         videos=video or [],
         instruction=instruction,
     )
-    options = {
-        "mode": mode,
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "n": samples,
-        "seed": seed,
-        "readout": readout,
-    }
     identity = model_identity(model)
     compute = partial(
         _compute, lambda: load_embedder(model, device), options, batch_size, show=not quiet
