@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from umer1.prompts import ITEM_KEYS
+from umer1.prompts import ITEM_KEYS, check_text
 
 MEDIA = ("image", "images", "video")
 REMOTE = ("http://", "https://", "data:")
@@ -36,6 +36,7 @@ def item_of_row(row: Any, where: str, directory: Path) -> tuple[str, dict]:
     identity = row.get("id")
     if identity is None:
         identity = " ".join(name for name in names if name) or where
+    check_text(str(identity), f"{where}, field 'id'")
     media = {key: _medium(given[key], directory) for key in MEDIA if key in given}
     return str(identity), given | media
 

@@ -69,14 +69,16 @@ class Run:
         if path.exists():
             _same(json.loads(path.read_text()), wanted, self.directory)
         else:
-            others = set(os.listdir(self.directory)) - {"lock", "lists"}
+            ours = ("lock", "lists", ".run.json.")
+            others = [name for name in os.listdir(self.directory) if not name.startswith(ours)]
             if others:
                 raise ValueError(f"{self.directory}: holds {min(others)}, and no run of this kind")
             with replacing(path) as file:
                 file.write(json.dumps(wanted, indent=1, ensure_ascii=False).encode() + b"\n")
         shutil.rmtree(self.directory / "attempts", ignore_errors=True)
         (self.directory / "attempts").mkdir()
-        for folder in (self.directory / "shards").glob("*"):
+        shards = (self.directory / "shards").glob("*")
+        for folder in (self.directory, self.directory / "lists", *shards):
             remove_strays(folder)
 
     def finish(self, sums: dict) -> dict:
