@@ -15,6 +15,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
@@ -109,33 +111,49 @@ def embed_on_ray(
 def connected(cluster: Cluster) -> Iterator[None]:
     """A Ray to work with: the caller's if there is one, else a cluster's, else one of our own.
 
-    Nothing of it listens beyond this machine, has a dashboard or reports its use.
+    Our own listens to this machine and to who knows its token, has no dashboard, and ends with the
+    block. None of them is told to report its use.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray Data starts its workers in a way that Ray's core warns of as an error, every time
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    import ray
-
-    if ray.is_initialized():
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         yield
         return
     address = cluster.address or os.environ.get("RAY_ADDRESS") or "local"
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address != "local":
-        ray.init(address=address, **quiet)
-    else:
+    own = address == "local"
+    settings = {
+        "num_cpus": cluster.local_cpus,
+        "object_store_memory": OBJECT_STORE_BYTES,
+        "include_dashboard": False,
+        "_node_ip_address": "127.0.0.1",
+    }
+    with _environment(ALONE | {"RAY_AUTH_TOKEN": secrets.token_hex(16)} if own else QUIET):
+        import ray
+
         ray.init(
-            address="local",
-            num_cpus=cluster.local_cpus,
-            object_store_memory=OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            _node_ip_address="127.0.0.1",
-            **quiet,
+            address, log_to_driver=False, logging_level=logging.ERROR, **(settings if own else {})
         )
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+# Ray replaces a loopback address by the machine's, unless it may have no cluster
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
+ALONE = QUIET | {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
+
+
+@contextlib.contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
     try:
         yield
     finally:
-        ray.shutdown()
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _scans(files: list[Path], shard_items: int) -> list[Scan]:
