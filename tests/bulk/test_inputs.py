@@ -85,8 +85,10 @@ def test_directories_stand_for_their_tables_or_their_pictures(tmp_path, collecti
     pictures.mkdir()
     for name in ("b.png", "a.jpg", "note.txt"):
         (pictures / name).touch()
-    assert inputs.find_files([tmp_path], tmp_path / "lists") == collection
-    [path] = inputs.find_files([pictures], tmp_path / "lists")
+    assert inputs.find_sources([tmp_path]) == collection
+    [found] = inputs.find_sources([pictures])
+    path = inputs.as_file(found, tmp_path / "lists")
+    assert inputs.as_file(path, tmp_path / "lists") == path
     assert [row["image"] for _, row in _rows(inputs.shards([inputs.scan(path, 9)]))] == [
         str(pictures / "a.jpg"), str(pictures / "b.png"),
     ]  # fmt: skip
@@ -104,7 +106,7 @@ def test_unusable_sources_are_named(tmp_path, name, message):
     (tmp_path / "x.txt").touch()
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=message):
-        inputs.find_files([tmp_path / name], tmp_path / "lists")
+        inputs.find_sources([tmp_path / name])
 
 
 def test_a_parquet_file_has_to_be_one_and_to_hold_items(tmp_path):

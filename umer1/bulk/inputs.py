@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from umer1.parts import replacing
 from umer1.prompts import ITEM_KEYS
 
 SUFFIXES = (".jsonl", ".parquet")
@@ -48,30 +50,52 @@ class Scan:
     pieces: tuple[tuple[int, int, int], ...]
 
 
-def find_files(sources: list[Path], lists: Path) -> list[Path]:
-    """The input files, absolute. A directory stands for the .jsonl and .parquet files below it, or,
-    without any, for a list of its pictures, which is written into `lists`.
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """A directory without tables: its pictures, at any depth."""
+
+    directory: Path
+    paths: tuple[Path, ...]
+
+
+def find_sources(sources: list[Path]) -> list[Path | Pictures]:
+    """Input files, absolute. A directory stands for the .jsonl and .parquet files below it, or,
+    without any, for its pictures.
 
     Raises ValueError for what is no such file or directory.
     """
-    files = []
+    found = []
     for source in sources:
         source = Path(source).absolute()
         if source.is_dir():
             below = sorted(path for path in source.rglob("*") if not path.name.startswith("."))
             tables = [path for path in below if path.suffix in SUFFIXES and path.is_file()]
-            files += tables or [_list_of_pictures(source, below, lists)]
+            pictures = tuple(path for path in below if path.suffix.lower() in PICTURES)
+            if not tables and not pictures:
+                raise ValueError(f"{source}: no .jsonl or .parquet file and no picture below it")
+            found += tables or [Pictures(source, pictures)]
         elif source.suffix in SUFFIXES and source.is_file():
-            files.append(source)
+            found.append(source)
         else:
-            found = "a file of another kind" if source.exists() else "nothing"
+            kind = "a file of another kind" if source.exists() else "nothing"
             raise ValueError(
-                f"{source}: is {found}, wants a .jsonl or .parquet file or a directory of those "
+                f"{source}: is {kind}, wants a .jsonl or .parquet file or a directory of those "
                 "or of pictures"
             )
-    if not files:
+    if not found:
         raise ValueError("nothing to embed: wants .jsonl or .parquet files or directories")
-    return files
+    return found
+
+
+def as_file(source: Path | Pictures, lists: Path) -> Path:
+    """The file itself, or a .jsonl list of the pictures, written into `lists`."""
+    if isinstance(source, Path):
+        return source
+    name = hashlib.sha256(os.fsencode(source.directory)).hexdigest()[:16]
+    with replacing(lists / f"{name}.jsonl") as file:
+        for path in source.paths:
+            file.write(json.dumps({"id": str(path), "image": str(path)}).encode() + b"\n")
+    return lists / f"{name}.jsonl"
 
 
 def scan(path: Path, shard_items: int) -> Scan:
@@ -127,20 +151,6 @@ def _parse(line: bytes) -> Any:
         return ValueError(f"not JSON ({getattr(error, 'msg', error)})")
     except RecursionError:
         return ValueError("not JSON that can be read (nested too deeply)")
-
-
-def _list_of_pictures(source: Path, below: list[Path], lists: Path) -> Path:
-    from umer1.parts import replacing
-
-    pictures = [path for path in below if path.suffix.lower() in PICTURES]
-    if not pictures:
-        raise ValueError(f"{source}: no .jsonl or .parquet file and no picture below it")
-    name = hashlib.sha256(str(source).encode()).hexdigest()[:16]
-    with replacing(lists / f"{name}.jsonl") as file:
-        for path in pictures:
-            row = {"id": str(path), "image": str(path)}
-            file.write(json.dumps(row, ensure_ascii=False).encode(errors="surrogatepass") + b"\n")
-    return lists / f"{name}.jsonl"
 
 
 def _scan_parquet(path: Path, shard_items: int) -> Scan:

@@ -69,10 +69,7 @@ class Run:
         if path.exists():
             _same(json.loads(path.read_text()), wanted, self.directory)
         else:
-            ours = ("lock", "lists", ".run.json.")
-            others = [name for name in os.listdir(self.directory) if not name.startswith(ours)]
-            if others:
-                raise ValueError(f"{self.directory}: holds {min(others)}, and no run of this kind")
+            refuse_strangers(self.directory)
             with replacing(path) as file:
                 file.write(json.dumps(wanted, indent=1, ensure_ascii=False).encode() + b"\n")
         shutil.rmtree(self.directory / "attempts", ignore_errors=True)
@@ -88,6 +85,15 @@ class Run:
         with replacing(self.done_path) as file:
             file.write(json.dumps(content, indent=1).encode() + b"\n")
         return content
+
+
+def refuse_strangers(directory: Path) -> None:
+    """ValueError if the directory holds something, and no run."""
+    ours = ("lock", "lists", ".run.json.")
+    names = os.listdir(directory)
+    others = [name for name in names if not name.startswith(ours)]
+    if others and "run.json" not in names:
+        raise ValueError(f"{directory}: holds {min(others)}, and no run of this kind")
 
 
 def plan(

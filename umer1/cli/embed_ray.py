@@ -46,6 +46,7 @@ def embed_on_cluster(
     """Embed files into a directory; print where and how many. For the rest see `embed_on_ray`."""
     from umer1.cli.models import model_identity
     from umer1.cli.output import note, print_json, stdout_to_stderr
+    from umer1.integrations import ray_embed
 
     _check(output, options)
     identity = model_identity(model)
@@ -53,9 +54,7 @@ def embed_on_cluster(
         # workers run elsewhere
         model = str(Path(model).absolute())
     with stdout_to_stderr():
-        from umer1.integrations.ray_embed import embed_on_ray
-
-        done = embed_on_ray(
+        done = ray_embed.embed_on_ray(
             [Path(source) for source in sources],
             output,
             model=identity,

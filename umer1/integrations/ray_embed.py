@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from umer1.bulk import Receipt, Run, Shard, ShardWorker
-from umer1.bulk.inputs import Scan, find_files, scan
-from umer1.bulk.run import plan
+from umer1.bulk.inputs import Scan, as_file, find_sources, scan
+from umer1.bulk.run import plan, refuse_strangers
 from umer1.bulk.worker import BAD
 from umer1.parts import take_lock
 from umer1.progress import progress_bar
@@ -88,12 +88,14 @@ def embed_on_ray(
     cluster = cluster or Cluster()
     if shard_items < 1:
         raise ValueError(f"shard_items: got {shard_items}, wants at least 1")
+    found = find_sources(sources)
     output = Path(output).absolute()
     output.mkdir(parents=True, exist_ok=True)
+    refuse_strangers(output)
     with take_lock(output, f"{output}: another process is writing it"):
-        files = find_files(sources, output / "lists")
+        files = [as_file(source, output / "lists") for source in found]
         with connected(cluster):
-            run, found = plan(
+            run, shards = plan(
                 output,
                 _scans(files, shard_items),
                 model=model,
@@ -104,7 +106,7 @@ def embed_on_ray(
             run.take_over()
             if (done := run.done()) is not None:
                 return done
-            return run.finish(_compute(run, found, load, bad_items, cluster, show))
+            return run.finish(_compute(run, shards, load, bad_items, cluster, show))
 
 
 @contextlib.contextmanager
