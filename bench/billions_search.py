@@ -51,27 +51,21 @@ def main(argv: list[str] | None = None) -> int:
     basis = random.standard_normal((LATENT, arguments.dimension)) / LATENT**0.5
     stored = draw(random, basis, max(arguments.rows + arguments.hnsw_rows))
     queries = draw(random, basis, QUERIES)
-    rows = []
+    command = (
+        f"python -m bench.billions_search --rows {' '.join(map(str, arguments.rows))} "
+        f"--hnsw-rows {' '.join(map(str, arguments.hnsw_rows))}"
+    )
+    content = {"command": command, "environment": environment(), "rows": []}
     for count in sorted({*arguments.rows, *arguments.hnsw_rows}):
-        part = stored[:count]
-        flat, exact = flat_search(part, queries)
-        found = [flat] if count in arguments.rows else []
-        if count in arguments.rows:
-            found += cells(part, queries, exact)
-        if count in arguments.hnsw_rows:
-            found.append(graph(part, queries, exact))
-        for row in found:
-            rows.append({**row, "rows": count, "dimension": arguments.dimension})
-            print(rows[-1], flush=True)
-        write(
-            arguments.json,
-            {
-                "command": f"python -m bench.billions_search --rows {' '.join(map(str, arguments.rows))} "
-                f"--hnsw-rows {' '.join(map(str, arguments.hnsw_rows))}",
-                "environment": environment(),
-                "rows": rows,
-            },
-        )
+        kinds = {
+            kind
+            for kind, counts in (("cells", arguments.rows), ("graph", arguments.hnsw_rows))
+            if count in counts
+        }
+        for row in measure(stored[:count], queries, kinds):
+            content["rows"].append({**row, "rows": count, "dimension": arguments.dimension})
+            write(arguments.json, content)
+            print(content["rows"][-1], flush=True)
     return 0
 
 
@@ -84,6 +78,16 @@ def draw(random: np.random.Generator, basis: np.ndarray, count: int) -> np.ndarr
         rows += NOISE**0.5 * random.standard_normal(rows.shape)
         made[block] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     return made
+
+
+def measure(stored: np.ndarray, queries: np.ndarray, kinds: set[str]) -> Iterator[dict]:
+    """The rows of one number of vectors; exact search beside the cells."""
+    flat, exact = flat_search(stored, queries)
+    if "cells" in kinds:
+        yield flat
+        yield from cells(stored, queries, exact)
+    if "graph" in kinds:
+        yield graph(stored, queries, exact)
 
 
 def flat_search(stored: np.ndarray, queries: np.ndarray) -> tuple[dict, np.ndarray]:

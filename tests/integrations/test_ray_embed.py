@@ -229,11 +229,11 @@ def test_a_bad_item_stops_the_run_with_one_line_or_is_recorded(local_ray, tmp_pa
 @pytest.mark.slow  # the real model, in processes of its own
 def test_killing_the_command_and_starting_it_again_gives_the_bits_of_the_offline_engine(tmp_path):
     source, output = tmp_path / "x.jsonl", tmp_path / "out"
-    items = [f"{number} red bicycles" for number in range(48)]
+    items = [f"{number} red bicycles" for number in range(24)]
     source.write_text("".join(json.dumps(item) + "\n" for item in items))
     command = [
         sys.executable, "-m", "umer1.cli", "embed", str(source), "--engine", "ray", "-o", str(output),
-        "--max-new-tokens", "24", "--temperature", "1", "--seed", "3", "--shard-items", "4",
+        "--max-new-tokens", "16", "--temperature", "1", "--seed", "3", "--shard-items", "2",
         "--workers", "2", "--worker-cpus", "1", "--quiet", "--json",
     ]  # fmt: skip
     environment = os.environ | {
@@ -259,12 +259,12 @@ def test_killing_the_command_and_starting_it_again_gives_the_bits_of_the_offline
         command, cwd=tmp_path, env=environment, capture_output=True, timeout=PATIENCE, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["items"] == 48
+    assert json.loads(done.stdout)["items"] == 24
     after = content(output)
     assert len(after) == 12 and before.items() <= after.items()
 
     out = Embedder.load("tiny").encode(
-        items, mode="both", max_new_tokens=24, temperature=1.0, seed=3, progress=False
+        items, mode="both", max_new_tokens=16, temperature=1.0, seed=3, progress=False
     )
     rows = list(shard_files.read_shards(output))
     assert [row["id"] for row in rows] == items

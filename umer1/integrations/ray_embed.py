@@ -141,7 +141,12 @@ def connected(cluster: Cluster) -> Iterator[None]:
 
 # Ray replaces a loopback address by the machine's, unless it may have no cluster
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
-ALONE = QUIET | {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
+ALONE = QUIET | {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_AUTH_MODE": "token",
+    # 15 by default: the work itself would stand behind everything else
+    "RAY_worker_niceness": "0",
+}
 
 
 @contextlib.contextmanager
