@@ -80,18 +80,19 @@ def test_a_changed_file_is_another_content(tmp_path):
     assert before[0] != after[0] and before[1] != after[1]
 
 
-def test_directories_stand_for_their_tables_or_their_pictures(tmp_path, collection):
+def test_directories_stand_for_their_tables_or_their_media(tmp_path, collection):
     pictures = tmp_path / "pictures"
     pictures.mkdir()
-    for name in ("b.png", "a.jpg", "note.txt"):
+    for name in ("b.png", "a.jpg", "c.MP4", "note.txt"):
         (pictures / name).touch()
     assert inputs.find_sources([tmp_path]) == collection
     [found] = inputs.find_sources([pictures])
     path = inputs.as_file(found, tmp_path / "lists")
     assert inputs.as_file(path, tmp_path / "lists") == path
-    assert [row["image"] for _, row in _rows(inputs.shards([inputs.scan(path, 9)]))] == [
-        str(pictures / "a.jpg"), str(pictures / "b.png"),
-    ]  # fmt: skip
+    names = [str(pictures / name) for name in ("a.jpg", "b.png", "c.MP4")]
+    kinds = zip(names, ("image", "image", "video"))
+    rows = [row for _, row in _rows(inputs.shards([inputs.scan(path, 9)]))]
+    assert rows == [{"id": name, kind: name} for name, kind in kinds]
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def test_directories_stand_for_their_tables_or_their_pictures(tmp_path, collecti
     [
         ("none.jsonl", "none.jsonl: is nothing, wants a .jsonl"),
         ("x.txt", "x.txt: is a file of another kind"),
-        ("empty", "empty: no .jsonl or .parquet file and no picture below it"),
+        ("empty", "empty: no .jsonl or .parquet file, picture or video below it"),
     ],
 )
 def test_unusable_sources_are_named(tmp_path, name, message):

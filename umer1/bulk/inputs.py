@@ -18,7 +18,10 @@ from umer1.parts import replacing
 from umer1.prompts import ITEM_KEYS
 
 SUFFIXES = (".jsonl", ".parquet")
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+MEDIA = {
+    "image": (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
+    "video": (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +54,16 @@ class Scan:
 
 
 @dataclass(frozen=True, slots=True)
-class Pictures:
-    """A directory without tables: its pictures, at any depth."""
+class Media:
+    """A directory without tables: its pictures and videos, at any depth."""
 
     directory: Path
     paths: tuple[Path, ...]
 
 
-def find_sources(sources: list[Path]) -> list[Path | Pictures]:
+def find_sources(sources: list[Path]) -> list[Path | Media]:
     """Input files, absolute. A directory stands for the .jsonl and .parquet files below it, or,
-    without any, for its pictures.
+    without any, for its pictures and videos.
 
     Raises ValueError for what is no such file or directory.
     """
@@ -70,31 +73,32 @@ def find_sources(sources: list[Path]) -> list[Path | Pictures]:
         if source.is_dir():
             below = sorted(path for path in source.rglob("*") if not path.name.startswith("."))
             tables = [path for path in below if path.suffix in SUFFIXES and path.is_file()]
-            pictures = tuple(path for path in below if path.suffix.lower() in PICTURES)
-            if not tables and not pictures:
-                raise ValueError(f"{source}: no .jsonl or .parquet file and no picture below it")
-            found += tables or [Pictures(source, pictures)]
+            media = tuple(path for path in below if _kind(path))
+            if not tables and not media:
+                raise ValueError(f"{source}: no .jsonl or .parquet file, picture or video below it")
+            found += tables or [Media(source, media)]
         elif source.suffix in SUFFIXES and source.is_file():
             found.append(source)
         else:
             kind = "a file of another kind" if source.exists() else "nothing"
             raise ValueError(
                 f"{source}: is {kind}, wants a .jsonl or .parquet file or a directory of those "
-                "or of pictures"
+                "or of pictures and videos"
             )
     if not found:
         raise ValueError("nothing to embed: wants .jsonl or .parquet files or directories")
     return found
 
 
-def as_file(source: Path | Pictures, lists: Path) -> Path:
-    """The file itself, or a .jsonl list of the pictures, written into `lists`."""
+def as_file(source: Path | Media, lists: Path) -> Path:
+    """The file itself, or a .jsonl list of the media, written into `lists`."""
     if isinstance(source, Path):
         return source
     name = hashlib.sha256(os.fsencode(source.directory)).hexdigest()[:16]
     with replacing(lists / f"{name}.jsonl") as file:
         for path in source.paths:
-            file.write(json.dumps({"id": str(path), "image": str(path)}).encode() + b"\n")
+            row = {"id": str(path), _kind(path): str(path)}
+            file.write(json.dumps(row).encode() + b"\n")
     return lists / f"{name}.jsonl"
 
 
@@ -142,6 +146,12 @@ def rows(shard: Shard) -> Iterator[tuple[str, Any]]:
                 left -= 1
                 yield f"{shard.path}:{number}", _parse(line)
             number += 1
+
+
+def _kind(path: Path) -> str | None:
+    """ "image", "video", or neither."""
+    suffix = path.suffix.lower()
+    return next((kind for kind, known in MEDIA.items() if suffix in known), None)
 
 
 def _parse(line: bytes) -> Any:

@@ -1,7 +1,7 @@
 """One run over a collection: what is computed, and the directory that holds it.
 
 run.json                       what every vector depends on
-lists/*.jsonl                  lists of the pictures of directories
+lists/*.jsonl                  lists of the media of directories
 shards/000000/000000000.parquet   one per shard, there whole or not at all
 attempts/                      shards that are being computed; empty afterwards
 done.json                      everything is there

@@ -103,7 +103,7 @@ def embed(
     same command again goes on where a stopped or killed one was.
 
     With --engine ray the arguments are .jsonl and .parquet files, directories of
-    those, or directories of pictures, and the output is a directory of parquet
+    those, or of pictures and videos, and the output is a directory of parquet
     files, one per --shard-items items.
     """
     from umer1.cli.items import read_items

@@ -70,7 +70,7 @@ def embed_on_ray(
     """Embed every item of `sources` into the directory `output`, or go on with it.
 
     Args:
-        sources: .jsonl and .parquet files, directories of those or of pictures.
+        sources: .jsonl and .parquet files, directories of those or of pictures and videos.
         model: identity of the weights, kept with the vectors.
         load: (cpus, gpus of a worker) -> its Embedder; called in the worker.
         options: of `Embedder.stream`; `mode` among them.
