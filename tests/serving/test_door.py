@@ -86,6 +86,24 @@ def test_a_shutting_down_server_takes_nothing_new(running_server):
     assert (ready.status_code, alive.status_code) == (503, 200)
 
 
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", ""])
+def test_a_local_server_without_keys_is_read_under_no_foreign_name(running_server, host):
+    with running_server() as server:
+        refused = httpx.get(f"{server.url}/v1/models", headers={"Host": host})
+        port = httpx.URL(server.url).port
+        taken = [
+            httpx.get(f"{server.url}/v1/models", headers={"Host": f"{name}:{port}"}).status_code
+            for name in ("localhost", "LOCALHOST", "umer1.localhost", "127.0.0.1", "[::1]")
+        ]
+    assert (refused.status_code, refused.json()["error"]["code"]) == (421, "host_not_allowed")
+    assert taken == [200] * 5
+
+
+def test_a_key_is_proof_enough_under_any_name(client):
+    headers = {"Host": "models.example", "Authorization": "Bearer first"}
+    assert client.get("/v1/models", headers=headers).status_code == 200
+
+
 def test_settings_are_checked():
     for bad, fragment in (
         ({"max_items": 0}, "max_items: got 0"),

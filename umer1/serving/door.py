@@ -1,9 +1,10 @@
-"""What is checked before a request's body is read: shutting down, API key, kind of content."""
+"""What is checked before a request's body is read: host, shutting down, API key, kind of content."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 from collections.abc import Callable, Iterable
 
 from umer1.serving.body_limits import drop_body
@@ -35,6 +36,8 @@ class Door:
         guarded = scope["path"].startswith(GUARDED)
         if guarded and self._digests:
             self._check_key(headers.get(b"authorization", b""))
+        if not self._digests and _is_loopback((scope.get("server") or ("",))[0]):
+            _check_host(headers.get(b"host", b"").decode("latin-1"))
         if scope["method"] != "POST":
             return
         if self.closing():
@@ -60,6 +63,27 @@ class Door:
                 code="invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )
+
+
+def _check_host(header: str) -> None:
+    """A page elsewhere whose name is made to lead to this machine must not read a server that asks
+    for no key: browsers say by which name they came."""
+    name = header.rpartition(":")[0] if header.rpartition(":")[2].isdecimal() else header
+    name = name.strip("[]").lower()
+    if not (name == "localhost" or name.endswith(".localhost") or _is_loopback(name)):
+        raise ApiError(
+            421,
+            f"Host: a server of this machine that has no API keys wants localhost or 127.0.0.1, "
+            f"got {header[:80]!r}",
+            code="host_not_allowed",
+        )
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
 
 
 def _digest(key: bytes) -> bytes:
