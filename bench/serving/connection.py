@@ -99,6 +99,6 @@ class Connection:
 
 def head(method: str, path: str, length: int) -> bytes:
     return (
-        f"{method} {path} HTTP/1.1\r\nHost: load\r\nContent-Type: application/json\r\n"
+        f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         f"Content-Length: {length}\r\n\r\n"
     ).encode()

@@ -58,7 +58,9 @@ class HashingEmbedder:
 @pytest.fixture
 def embedder(monkeypatch):
     made = HashingEmbedder()
-    monkeypatch.setattr("umer1.cli.models.load_embedder", lambda model, device=None, engine="native": made)
+    monkeypatch.setattr(
+        "umer1.cli.models.load_embedder", lambda model, device=None, engine="native": made
+    )
     monkeypatch.setattr("umer1.cli.models.model_identity", lambda model: f"{model}@0")
     return made
 

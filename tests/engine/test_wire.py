@@ -14,9 +14,9 @@ from PIL import Image
 
 from umer1.engine import NativeEngine, Prompt, Sampling, SpecialTokens
 from umer1.engine.hf import _thinking
-from umer1.engine.outcome import outcome, rest_of_tag
-from umer1.engine.reread import Reader, Written
-from umer1.engine.wire import media_pixels, wire_prompt
+from umer1.engine.remote.outcome import outcome, rest_of_tag
+from umer1.engine.remote.reread import Reader, Written
+from umer1.engine.remote.wire import media_pixels, wire_prompt
 from umer1.media import PixelFormat, image_patches, video_patches
 from umer1.model.config import ModelConfig, VisionConfig
 from umer1.model.sequence import Sequence

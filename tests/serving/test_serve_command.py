@@ -45,7 +45,7 @@ def test_sigterm_finishes_what_runs_and_ends_with_0(process, offline):
     body = json.dumps({"input": texts}).encode()
     host, port = url.removeprefix("http://").split(":")
     head = (
-        "POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\n"
+        "POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer secret\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     with socket.create_connection((host, int(port)), timeout=120) as client:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from umer1.serving import ServerSettings
-from umer1.serving.schemas import EmbeddingsRequest
+from umer1.serving.routes.schemas import EmbeddingsRequest
 
 PAGE = Path(__file__).parents[2] / "docs" / "serving.md"
 

@@ -14,7 +14,7 @@ BODY = json.dumps({"input": "seven", "temperature": 50.0, "max_tokens": 200}).en
 
 
 def request(body=BODY, length=None):
-    head = "POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = "POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {length or len(body)}\r\n\r\n".encode() + body
 
 

@@ -66,12 +66,12 @@ def open_engine(
         special = SpecialTokens.of(processor)
         return HuggingFaceEngine.from_checkpoint(source, special, dtype=model.dtype, device=device)
     if named.kind == "sglang":
-        from umer1.engine.sglang import sglang_engine
+        from umer1.engine.remote.sglang import sglang_engine
 
         return sglang_engine(
             named.urls, model.config, processor, weights_directory=weights_directory, key=named.key
         )
-    from umer1.engine.vllm import vllm_engine
+    from umer1.engine.remote.vllm import vllm_engine
 
     return vllm_engine(
         named.urls,

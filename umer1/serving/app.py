@@ -18,17 +18,17 @@ from starlette.exceptions import HTTPException
 
 from umer1 import __version__
 from umer1.embedder import Embedder
-from umer1.serving import chat_route, embeddings_route, page_route, search_route, status_routes
 from umer1.serving.body_limits import BodyLimits
 from umer1.serving.door import Door
 from umer1.serving.errors import ApiError
-from umer1.serving.media_gate import MediaGate
+from umer1.serving.media.gate import MediaGate
 from umer1.serving.metrics import Metrics
 from umer1.serving.openapi import describe_errors
 from umer1.serving.process_memory import return_freed_memory
+from umer1.serving.routes import chat, embeddings, page, search, status
+from umer1.serving.routes.thumbnails import Thumbnails
 from umer1.serving.runner import Runner
 from umer1.serving.settings import ServerSettings
-from umer1.serving.thumbnails import Thumbnails
 from umer1.serving.watch import Watch
 
 log = logging.getLogger("umer1")
@@ -46,7 +46,7 @@ def create_app(
     `thumbnails` and `metrics`: routes find them in `request.app.state`.
     """
     settings = settings or ServerSettings()
-    search_route.check_indexes(indexes or {}, settings)
+    search.check_indexes(indexes or {}, settings)
     runner = Runner(embedder, settings)
     metrics = Metrics(runner)
 
@@ -66,7 +66,7 @@ def create_app(
     app.state.indexes = dict(indexes or {})
     app.state.thumbnails = Thumbnails()
     app.state.gate = MediaGate(settings, sizes=embedder.processor.limits)
-    for route in (embeddings_route, chat_route, search_route, status_routes, page_route):
+    for route in (embeddings, chat, search, status, page):
         app.include_router(route.router)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _validation_error)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from umer1.processor import Processor
 from umer1.prompts import Item, Medium, parse_item
 from umer1.serving.errors import ApiError
-from umer1.serving.media_gate import MediaGate
+from umer1.serving.media.gate import MediaGate
 from umer1.serving.settings import ServerSettings
 
 

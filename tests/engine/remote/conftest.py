@@ -13,8 +13,8 @@ from PIL import Image
 
 from umer1.embedder import BUNDLED
 from umer1.engine import NativeEngine, Prompt, SpecialTokens
-from umer1.engine.sglang import sglang_engine
-from umer1.engine.vllm import vllm_engine
+from umer1.engine.remote.sglang import sglang_engine
+from umer1.engine.remote.vllm import vllm_engine
 from umer1.media import MediaLimits
 from umer1.model.checkpoint import load_model
 from umer1.processor import Processor

@@ -8,9 +8,10 @@ import pytest
 import torch
 from rollout_checks import prompts_of
 
-from umer1.engine import Prompt, Sampling, remote_http
-from umer1.engine.sglang import sglang_engine
-from umer1.engine.vllm import vllm_engine
+from umer1.engine import Prompt, Sampling
+from umer1.engine.remote import http_client
+from umer1.engine.remote.sglang import sglang_engine
+from umer1.engine.remote.vllm import vllm_engine
 
 
 def test_without_a_directory_weights_are_refused(make_engine):
@@ -63,7 +64,7 @@ def _until(condition, seconds=60):
 def test_a_passing_failure_is_tried_again_and_another_is_told(
     make_engine, servers, mine, monkeypatch
 ):
-    monkeypatch.setattr(remote_http, "_WAITS", (0.0, 0.0))
+    monkeypatch.setattr(http_client, "_WAITS", (0.0, 0.0))
     server, url = servers[0]
     engine = make_engine()
     assert list(engine.submit(mine[:1], Sampling(2)))
@@ -81,7 +82,7 @@ def test_a_passing_failure_is_tried_again_and_another_is_told(
 
 
 def test_a_server_that_is_not_there_is_named(kind, model, processor, monkeypatch, prompts):
-    monkeypatch.setattr(remote_http, "_WAITS", (0.0,))
+    monkeypatch.setattr(http_client, "_WAITS", (0.0,))
     make = vllm_engine if kind == "vllm" else sglang_engine
     engine = make(["http://127.0.0.1:9"], model if kind == "vllm" else model.config, processor)
     with pytest.raises(RuntimeError, match="http://127.0.0.1:9: no answer to GET /"):

@@ -12,9 +12,9 @@ from PIL import Image
 
 from umer1.serving import ServerSettings
 from umer1.serving.body_limits import BodyLimits
-from umer1.serving.media_checks import GateLimits
-from umer1.serving.media_gate import MediaGate
-from umer1.serving.media_urls import MediaUrls
+from umer1.serving.media.checks import GateLimits
+from umer1.serving.media.gate import MediaGate
+from umer1.serving.media.urls import MediaUrls
 
 KEY = {"Authorization": "Bearer right"}
 GOOD = {"input": "seven", "mode": "disc"}

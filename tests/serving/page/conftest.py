@@ -144,7 +144,8 @@ class Scripted:
         from fastapi import FastAPI, Request
         from fastapi.responses import JSONResponse, StreamingResponse
 
-        from umer1.serving import ServerSettings, page_route
+        from umer1.serving import ServerSettings
+        from umer1.serving.routes import page as page_route
 
         app = FastAPI()
         app.state.settings = ServerSettings(max_body_bytes=100_000)

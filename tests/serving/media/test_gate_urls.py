@@ -7,9 +7,10 @@ import threading
 import httpx
 import pytest
 
-from umer1.serving import media_urls, public_addresses
-from umer1.serving.media_urls import MediaUrls
-from umer1.serving.refusals import MediaRefused
+from umer1.serving.media import public_addresses
+from umer1.serving.media import urls as media_urls
+from umer1.serving.media.refusals import MediaRefused
+from umer1.serving.media.urls import MediaUrls
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -19,13 +19,13 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
-from umer1.engine.outcome import Outcome, outcome, rest_of_tag
-from umer1.engine.remote_http import LoopThread
-from umer1.engine.remote_server import Server
-from umer1.engine.remote_weights import WeightSource
+from umer1.engine.remote.http_client import LoopThread
+from umer1.engine.remote.outcome import Outcome, outcome, rest_of_tag
+from umer1.engine.remote.reread import Reader, Written
+from umer1.engine.remote.server import Server
+from umer1.engine.remote.weights import WeightSource
+from umer1.engine.remote.wire import WirePrompt, wire_prompt
 from umer1.engine.requests import Finished, Prompt, Rollout, Sampling, SpecialTokens, prompt_seed
-from umer1.engine.reread import Reader, Written
-from umer1.engine.wire import WirePrompt, wire_prompt
 from umer1.media import PixelFormat
 from umer1.model.config import ModelConfig
 

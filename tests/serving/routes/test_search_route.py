@@ -9,7 +9,7 @@ from PIL import Image
 from umer1 import Embedder
 from umer1.retrieval import VectorIndex
 from umer1.serving import ServerSettings, create_app
-from umer1.serving.thumbnails import SIDE
+from umer1.serving.routes.thumbnails import SIDE
 
 testclient = pytest.importorskip("fastapi.testclient")
 TEXTS = ("zero", "one", "two", "three")

@@ -6,7 +6,7 @@ import pytest
 
 from umer1 import Embedder
 from umer1.serving import ServerSettings, create_app
-from umer1.serving.page_route import FOLDER
+from umer1.serving.routes.page import FOLDER
 
 testclient = pytest.importorskip("fastapi.testclient")
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from umer1.serving.refusals import MediaRefused, damaged, too_large
+from umer1.serving.media.refusals import MediaRefused, damaged, too_large
 
 # parts of one file; each costs a step in Python, and a progressive JPEG a pass over all pixels
 _MOST_PARTS, _MOST_SCANS = 1 << 18, 100

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 from umer1.serving.errors import ApiError
 
-FOLDER = Path(__file__).parent / "page"
+FOLDER = Path(__file__).parent.parent / "page"
 TYPES = {".css": "text/css", ".js": "text/javascript"}
 # scripts and styles come from this server alone; previews of chosen files and thumbnails are blobs,
 # the icon is in the page

@@ -13,8 +13,8 @@ from fastapi.responses import Response
 
 from umer1.serving.errors import ApiError, model_not_found
 from umer1.serving.items import read_item, text_of_tokens
+from umer1.serving.routes.schemas import EmbeddingsRequest
 from umer1.serving.runner import Computed, ItemSource, Runner, sampling_of
-from umer1.serving.schemas import EmbeddingsRequest
 from umer1.serving.settings import EmbedOptions, ServerSettings
 
 router = APIRouter()

@@ -10,8 +10,8 @@ from urllib.parse import urljoin, urlunsplit
 
 import httpx
 
-from umer1.serving.public_addresses import Resolver, Target, public_target, system_resolver
-from umer1.serving.refusals import download_failed, too_large, unsupported, url_refused
+from umer1.serving.media.public_addresses import Resolver, Target, public_target, system_resolver
+from umer1.serving.media.refusals import download_failed, too_large, unsupported, url_refused
 
 _REDIRECTS, _MOST_REDIRECTS = (301, 302, 303, 307, 308), 4
 _CONNECT_SECONDS, _STALL_SECONDS = 5.0, 10.0

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
-from umer1.serving.schemas import Request
+from umer1.serving.routes.schemas import Request
 
 _MESSAGES = {"type": "array", "items": {"type": "object"}, "minItems": 1}
 

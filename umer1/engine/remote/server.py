@@ -7,8 +7,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from umer1.engine.remote.wire import WirePrompt
 from umer1.engine.requests import Sampling
-from umer1.engine.wire import WirePrompt
 
 
 class Completion(NamedTuple):

@@ -5,8 +5,8 @@ import socket
 
 import pytest
 
-from umer1.serving.public_addresses import is_public, public_target, system_resolver
-from umer1.serving.refusals import MediaRefused
+from umer1.serving.media.public_addresses import is_public, public_target, system_resolver
+from umer1.serving.media.refusals import MediaRefused
 
 PUBLIC = ["8.8.8.8", "93.184.215.14", "2606:4700::1111", "2a00:1450:4001::1"]
 INSIDE = """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from umer1.serving.refusals import damaged, unsupported
+from umer1.serving.media.refusals import damaged, unsupported
 
 # what may be declared for each format; the first is the registered one
 FORMATS = {

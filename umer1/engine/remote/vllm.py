@@ -13,13 +13,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from umer1.engine.remote import ROWS, RemoteEngine
-from umer1.engine.remote_http import Http
-from umer1.engine.remote_server import Completion
-from umer1.engine.remote_weights import WeightSource
+from umer1.engine.remote.engine import ROWS, RemoteEngine
+from umer1.engine.remote.http_client import Http
+from umer1.engine.remote.reread import Reader
+from umer1.engine.remote.server import Completion
+from umer1.engine.remote.weights import WeightSource
+from umer1.engine.remote.wire import WireMedium, WirePrompt
 from umer1.engine.requests import Sampling, SpecialTokens
-from umer1.engine.reread import Reader
-from umer1.engine.wire import WireMedium, WirePrompt
 from umer1.model.packed_weights import PackedWeights
 from umer1.model.qwen2_vl import Qwen2VL
 from umer1.processor import Processor

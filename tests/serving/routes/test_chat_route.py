@@ -17,7 +17,7 @@ import uvicorn
 from PIL import Image
 
 from umer1 import Embedder
-from umer1.serving import ServerSettings, chat_route, create_app
+from umer1.serving import ServerSettings, create_app
 
 TEXT = "What is the last digit of the sum of 3, 4 and 7?"
 ASK = [{"role": "user", "content": TEXT}]
@@ -87,7 +87,7 @@ def written(embedder, text):
 
 
 def test_streamed_text_and_vectors_are_the_offline_ones(client, offline, monkeypatch):
-    monkeypatch.setattr(chat_route, "PACE", 0.0)
+    monkeypatch.setattr("umer1.serving.routes.chat.PACE", 0.0)
     text, wanted = written(offline, TEXT)
     chunks = list(
         client.chat.completions.create(
@@ -119,7 +119,7 @@ def test_what_is_written_faster_than_anyone_reads_comes_in_larger_pieces(
     client, offline, monkeypatch
 ):
     """The first piece at once, the rest when it is time again or over; nothing is lost."""
-    monkeypatch.setattr(chat_route, "PACE", 1000.0)
+    monkeypatch.setattr("umer1.serving.routes.chat.PACE", 1000.0)
     chunks = client.chat.completions.create(model="tiny", messages=ASK, stream=True)
     told = [chunk.choices[0].delta.content for chunk in chunks]
     assert len([piece for piece in told if piece]) == 2
@@ -250,7 +250,7 @@ def test_who_leaves_takes_the_request_along(address, app, monkeypatch, stream):
     host, port = address.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=SECONDS) as connection:
         connection.sendall(
-            b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             + b"Content-Length: %d\r\n\r\n" % len(content)
             + content
         )

@@ -14,12 +14,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from umer1.engine.remote import ROWS, RemoteEngine
-from umer1.engine.remote_http import Http
-from umer1.engine.remote_server import Completion, state_tensor
-from umer1.engine.remote_weights import WeightSource
+from umer1.engine.remote.engine import ROWS, RemoteEngine
+from umer1.engine.remote.http_client import Http
+from umer1.engine.remote.server import Completion, state_tensor
+from umer1.engine.remote.weights import WeightSource
+from umer1.engine.remote.wire import WirePrompt
 from umer1.engine.requests import Sampling, SpecialTokens
-from umer1.engine.wire import WirePrompt
 from umer1.model.config import ModelConfig
 from umer1.processor import Processor
 

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
-from umer1.serving.refusals import download_failed, unsupported, url_refused
+from umer1.serving.media.refusals import download_failed, unsupported, url_refused
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolver = Callable[[str, int], Awaitable[Sequence[str]]]  # (host, port) -> addresses as text

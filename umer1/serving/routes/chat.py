@@ -23,17 +23,17 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
 
 from umer1.embeddings import Embeddings
-from umer1.serving.chat_schema import ChatRequest
-from umer1.serving.embeddings_route import (
+from umer1.serving.errors import ApiError
+from umer1.serving.items import read_item
+from umer1.serving.routes.chat_schema import ChatRequest
+from umer1.serving.routes.embeddings import (
     check_model,
     checked_dimensions,
     encode_vector,
     options_of,
 )
-from umer1.serving.errors import ApiError
-from umer1.serving.items import read_item
+from umer1.serving.routes.text_stream import TextStream
 from umer1.serving.runner import Runner, Started
-from umer1.serving.text_stream import TextStream
 
 log = logging.getLogger("umer1")
 router = APIRouter()

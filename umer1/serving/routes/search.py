@@ -14,13 +14,13 @@ from fastapi import Request as HttpRequest
 from fastapi.responses import Response
 from pydantic import Field, model_validator
 
-from umer1.serving.embeddings_route import check_model
 from umer1.serving.errors import ApiError
 from umer1.serving.items import read_item
+from umer1.serving.routes.embeddings import check_model
+from umer1.serving.routes.schemas import Request
+from umer1.serving.routes.thumbnails import kind_of
 from umer1.serving.runner import Runner
-from umer1.serving.schemas import Request
 from umer1.serving.settings import EmbedOptions, ServerSettings
-from umer1.serving.thumbnails import kind_of
 
 if TYPE_CHECKING:
     from umer1.retrieval import Hit, VectorIndex

@@ -16,11 +16,11 @@ from dataclasses import replace
 
 from umer1.media import EVALUATION_LIMITS, MediaLimits
 from umer1.prompts import Item, Medium
-from umer1.serving.data_uris import read_data_uri
 from umer1.serving.errors import ApiError
-from umer1.serving.media_checks import GateLimits, check_picture, check_video
-from umer1.serving.media_urls import MediaUrls
-from umer1.serving.refusals import MediaRefused, too_large, unsupported, url_refused
+from umer1.serving.media.checks import GateLimits, check_picture, check_video
+from umer1.serving.media.data_uris import read_data_uri
+from umer1.serving.media.refusals import MediaRefused, too_large, unsupported, url_refused
+from umer1.serving.media.urls import MediaUrls
 from umer1.serving.settings import ServerSettings
 
 

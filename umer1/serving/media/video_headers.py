@@ -12,7 +12,7 @@ import io
 from dataclasses import dataclass
 
 from umer1.media.sources import DECODER_ERRORS
-from umer1.serving.refusals import MediaRefused, damaged, too_large, unsupported
+from umer1.serving.media.refusals import MediaRefused, damaged, too_large, unsupported
 
 # FFmpeg's readers; naming one keeps it from trying the others, playlists among them
 _READERS = {"mp4": "mov", "mov": "mov", "webm": "matroska", "mkv": "matroska"}

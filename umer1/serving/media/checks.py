@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from umer1.media import MediaLimits
 from umer1.media.videos import FPS_FRAMES
 from umer1.prompts import Medium
-from umer1.serving.media_kinds import check_tail, file_format
-from umer1.serving.picture_headers import header_size, picture_outline
-from umer1.serving.refusals import too_large
-from umer1.serving.video_headers import check_container, video_outline
+from umer1.serving.media.kinds import check_tail, file_format
+from umer1.serving.media.picture_headers import header_size, picture_outline
+from umer1.serving.media.refusals import too_large
+from umer1.serving.media.video_headers import check_container, video_outline
 
 _TOKEN_PIXELS = 28 * 28  # of one visual token; of a video: of two frames
 

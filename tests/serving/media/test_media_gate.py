@@ -13,10 +13,10 @@ from PIL import Image
 from umer1.media import EVALUATION_LIMITS, MediaError, load_image
 from umer1.prompts import Item, Medium
 from umer1.serving.errors import ApiError
-from umer1.serving.media_checks import GateLimits, check_picture, check_video
-from umer1.serving.media_gate import MediaGate
-from umer1.serving.picture_headers import picture_outline
-from umer1.serving.refusals import MediaRefused
+from umer1.serving.media.checks import GateLimits, check_picture, check_video
+from umer1.serving.media.gate import MediaGate
+from umer1.serving.media.picture_headers import picture_outline
+from umer1.serving.media.refusals import MediaRefused
 from umer1.serving.settings import ServerSettings
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (37, 53, 3), dtype=np.uint8))

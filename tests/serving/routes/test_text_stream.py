@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from umer1.embedder import BUNDLED
 from umer1.processor import Processor
-from umer1.serving.text_stream import TextStream
+from umer1.serving.routes.text_stream import TextStream
 
 TEXTS = [
     "<think>3+4=7</think><answer>seven\n<gen_emb>",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import binascii
 
-from umer1.serving.media_kinds import MEDIA_TYPES
-from umer1.serving.refusals import damaged, too_large, unsupported
+from umer1.serving.media.kinds import MEDIA_TYPES
+from umer1.serving.media.refusals import damaged, too_large, unsupported
 
 # "data:", the longest media type and ";base64" are shorter
 _HEADER_CHARACTERS = 64
