@@ -16,6 +16,8 @@ from umer1_kernels.packed_linear import pack_linear, packed_linear, unpack_linea
 
 # the number of rows oneDNN's layout is made for; it serves one row and hundreds
 _ROWS = 16
+# from here on it sums every row in the same order (seen with torch 2.15; with 2.11 wide weights need 16)
+_ALIKE = 2 if torch.__version__ >= (2, 15) else 16
 
 
 class Panels:
@@ -40,8 +42,8 @@ class Panels:
 
 
 class OneDNN:
-    """oneDNN multiplies a single row by another kernel, which sums in another order: a single row is
-    multiplied as two, as fast."""
+    """oneDNN multiplies a single row (older ones: few rows) by another kernel, which sums in another
+    order: a single row is multiplied as two, as fast."""
 
     name = "oneDNN-packed"
 
@@ -50,8 +52,8 @@ class OneDNN:
 
     def product(self, rows: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
         count = len(rows)
-        if count == 1:
-            rows = rows.expand(2, -1).contiguous()
+        if count < _ALIKE:
+            rows = torch.cat([rows, rows[:1].expand(_ALIKE - count, -1)])
         product = torch.ops.mkldnn._linear_pointwise(rows, self._packed, bias, "none", [], "")
         return product[:count].to(dtype)
 
