@@ -11,8 +11,9 @@ import pytest
 from bench import screenshots
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
+    # while it is open its event loop runs in this thread, and asyncio.run refuses everywhere
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if screenshots.chromium_path() is None:
         pytest.skip("no chromium on the PATH; UMER1_CHROMIUM names one")
