@@ -52,7 +52,7 @@ class OneDNN:
 
     def product(self, rows: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
         count = len(rows)
-        if count < _ALIKE:
+        if 0 < count < _ALIKE:
             rows = torch.cat([rows, rows[:1].expand(_ALIKE - count, -1)])
         product = torch.ops.mkldnn._linear_pointwise(rows, self._packed, bias, "none", [], "")
         return product[:count].to(dtype)
