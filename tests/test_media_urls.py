@@ -139,7 +139,7 @@ def test_a_slow_drip_meets_the_deadline(address, monkeypatch, path):
     start = time.monotonic()
     with pytest.raises(MediaError, match=rf"/{path}: took longer than 0\.4 s"):
         load_image(f"{address}/{path}")
-    assert time.monotonic() - start < 15  # to its end the drip takes 20 s
+    assert time.monotonic() - start < 3
 
 
 def test_silence_meets_the_deadline(address, monkeypatch):

@@ -250,9 +250,9 @@ def test_format_is_the_expression_of_the_release(text):
 
 def test_format_takes_linear_time():
     hostile = "<think>" + "</think>" * 2000 + "\n" * 20000
-    start = time.process_time()
+    start = time.perf_counter()
     assert not format_ok(hostile)
-    assert time.process_time() - start < 0.3
+    assert time.perf_counter() - start < 0.1
 
 
 @pytest.mark.parametrize(
@@ -284,6 +284,6 @@ def test_parse_response(text, expected):
 
 
 def test_parse_response_takes_linear_time():
-    start = time.process_time()
+    start = time.perf_counter()
     parse_response("<think>" + " \n" * 50000 + "<gen_emb> " * 50000)
-    assert time.process_time() - start < 0.5
+    assert time.perf_counter() - start < 0.5

@@ -3,9 +3,9 @@ status.
 """
 
 import json
-import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -64,23 +64,19 @@ def test_every_command_has_json(run, command):
     assert "--json" in run(*command, "--help").out
 
 
-def children_seconds():
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
 def test_help_is_fast_and_loads_nothing_heavy():
     code = (
         "import sys; from umer1.cli import main; main(['--help']);"
         "heavy = {'torch', 'transformers', 'numpy', 'PIL', 'matplotlib'} & set(sys.modules);"
         "sys.exit(f'loaded {heavy}' if heavy else 0)"
     )
-    used = children_seconds()
+    started = time.perf_counter()
     result = subprocess.run(
         [sys.executable, "-c", code], check=False, capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr
-    assert children_seconds() - used < 3  # of the processor: about 0.2
+    # about 0.2 s alone; the limit leaves room for a loaded machine
+    assert time.perf_counter() - started < 3
 
 
 def test_version_and_wrong_usage(run):

@@ -74,24 +74,20 @@ def test_attempts_are_bounded(server, trouble):
 @pytest.mark.parametrize("slow", ["silence", "drip"])
 def test_the_timeout_is_on_the_whole_answer(server, slow):
     server.script = [slow]
+    started = time.monotonic()
     reply, failures = ask(server, timeout=0.3)
     assert (reply.finish, failures) == ("stop", {"timeout": 1})
+    assert time.monotonic() - started < 2
 
 
 def test_waits_grow_between_attempts(server, monkeypatch):
-    waits, sleep = [], asyncio.sleep
-
-    async def asleep(seconds):
-        waits.append(seconds)
-        await sleep(seconds)
-
     monkeypatch.setattr(random, "uniform", lambda low, high: high)
-    monkeypatch.setattr("umer1.data.annotation.endpoint.asyncio.sleep", asleep)
     server.script = [500, 500, 500]
     ask(server, retries=Retries(attempts=4, first_wait=0.1, longest_wait=0.2))
-    assert [wait for wait in waits if wait in (0.1, 0.2)] == [0.1, 0.2, 0.2]
     times = [when for when, _ in server.requests]
-    assert all(b - a >= wait for a, b, wait in zip(times, times[1:], (0.1, 0.2, 0.2)))
+    waits = [later - earlier for earlier, later in zip(times, times[1:])]
+    for wait, wanted in zip(waits, (0.1, 0.2, 0.2)):
+        assert wanted <= wait < wanted + 0.1
 
 
 def test_retry_after_holds_everybody(server):
