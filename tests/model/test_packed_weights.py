@@ -44,7 +44,7 @@ def test_hidden_states_and_logits_stay(make_model, make_sequence, dtype, tied):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(1536, 2560), (512, 2944), (760, 1128)])
+@pytest.mark.parametrize("shape", [(1536, 2560), (512, 2944), (760, 1128), (1024, 128)])
 @torch.no_grad()
 def test_a_row_has_the_same_bits_in_every_batch(dtype, shape):
     """One row too, for which oneDNN has another kernel."""

@@ -200,19 +200,26 @@ def test_a_full_queue_says_when_to_come_back(with_runner, held_engine):
     assert (never.status, never.code) == (400, "too_many_rows")
 
 
-def test_bad_items_are_the_clients_fault(with_runner):
+@pytest.mark.parametrize(
+    "settings, too_long",
+    [
+        ({"max_prompt_tokens": 1 << 20}, "key-value memory"),
+        ({}, "prompt tokens, wants at most 16384"),
+    ],
+)
+def test_bad_items_are_the_clients_fault(with_runner, settings, too_long):
     async def use(runner):
         for item, fragment in (
             ("", "item 4: is empty"),
             ({"image": b"no picture"}, "not an image"),
-            ("word " * 40_000, "prompt tokens, wants at most 16384"),
+            ("word " * 40_000, too_long),
         ):
             with pytest.raises(ApiError, match=fragment) as refused:
                 await runner.embed(item, EmbedOptions(number=4))
             assert refused.value.status == 400
         return runner.describe()["rows"]
 
-    assert with_runner(use, slots=1) == 0
+    assert with_runner(use, slots=1, **settings) == 0
 
 
 def test_a_failing_step_fails_its_requests_and_no_later_one(with_runner, offline):

@@ -23,7 +23,8 @@ def completion(content=GOOD, *, finish="stop", usage=USAGE, **message):
 
 class MisbehavingServer(ThreadingHTTPServer):
     """`script` holds what the next requests meet, then all is well. `answer` makes the good answer's
-    body of a request's. `requests` holds (time, body) of all, `most` how many were there at once."""
+    body of a request's; `before` is called with what a request will meet. `requests` holds (time, body) of all,
+    `most` how many were there at once."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -31,7 +32,7 @@ class MisbehavingServer(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.script, self.requests, self.headers = [], [], []
-        self.answer = lambda body: completion()
+        self.answer, self.before = lambda body: completion(), lambda meets: None
         self.lock, self.now, self.most, self.delay = threading.Lock(), 0, 0, 0.0
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
@@ -66,6 +67,7 @@ class _Handler(BaseHTTPRequestHandler):
             meets = server.script.pop(0) if server.script else "good"
         try:
             time.sleep(server.delay)
+            server.before(meets)
             getattr(self, f"meet_{meets}", self.meet_status)(meets, body)
         finally:
             with server.lock:

@@ -4,6 +4,7 @@ import dataclasses
 import fcntl
 import json
 import random
+import time
 from collections import Counter
 
 import pytest
@@ -263,12 +264,25 @@ def test_sides_without_an_answer_are_asked_again_next_time(run, server, store, c
     assert (statistics["asked"], statistics["kept"]) == (1, 3)
 
 
-def test_an_endpoint_that_fails_for_good_ends_the_run(run, server, store):
+def test_an_endpoint_that_fails_for_good_ends_the_run(run, server, store, tmp_path):
     server.script = ["good"] * 5 + [(400, {}, "no")] * 1000
-    # one at a time: answers to several questions at once may be handled in another order
+
+    def after_the_good_ones(meets):
+        answers = tmp_path / "out" / "answers.jsonl"
+        while meets != "good" and answers.read_bytes().count(b"\n") < 5:
+            time.sleep(0.002)
+
+    server.before = after_the_good_ones
     with pytest.raises(
-        EndpointError, match="17 questions in a row got no answer.*HTTP 400: some_code no; 5 were"
+        EndpointError, match="20 questions in a row got no answer.*HTTP 400: some_code no; 5 were"
     ):
+        run(store(40))
+    assert len(server.requests) <= 5 + 20 + 4
+
+
+def test_one_question_at_a_time_ends_the_run_sooner(run, server, store):
+    server.script = ["good"] * 5 + [(400, {}, "no")] * 1000
+    with pytest.raises(EndpointError, match="17 questions in a row got no answer.*; 5 were"):
         run(store(40), concurrency=1)
     assert len(server.requests) == 5 + 17
 
