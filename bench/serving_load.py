@@ -1,14 +1,15 @@
 """The server under load, and whether it is as fast, as right and as tight as the engine alone: `python -m bench.serving_load`.
 
-    python -m bench.serving_load                                  # 64 clients for 5 minutes, and the engine alone after it
+    python -m bench.serving_load                                  # 64 clients for 2 + 5 minutes, and the engine alone after it
     python -m bench.serving_load --seconds 30 --clients 16        # a look
     python -m bench.serving_load --json bench/results/serving/cpu.json --page docs/performance.md
 
-Starts `umer1 serve` in a process of its own. The clients ask for embeddings and chat in every form, mode and modality
-(bench/serving/mix.py), no prompt twice; of their requests 10 % are left without a word (in the middle of the body, while they
-wait, in the stream) and 5 % are garbage. Then the same answered requests go through `Embedder` in this process: that gives
-the vector that each answer must hold, and the throughput that 80 % of is wanted. Memory, threads, open files, tasks and
-pages of the server are read every second. Ends with status 1 if a check fails.
+Starts `umer1 serve`. The clients ask for embeddings and chat in every form, mode and modality (bench/serving/mix.py), no
+prompt twice; of their requests 10 % are left without a word (in the middle of the body, while they wait, in the stream) and
+5 % are garbage. Before what is measured they ask for a while, until caches are full. Then the same answered requests go
+through `Embedder` in this process: that gives the vector that each answer must hold, and the throughput that 80 % of is
+wanted. Memory, threads, open files, tasks and pages of the server are read every second. Ends with status 1 if a check
+fails.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from umer1.embedder import BUNDLED  # noqa: E402
 from umer1.engine import memory  # noqa: E402
 from umer1.processor import Processor  # noqa: E402
 
+WARM_UP = 120.0  # seconds: prompts, features and compiled products are kept, up to so many
 SETTLE = 60.0  # seconds after the last answer within which everything must be given back
 
 
@@ -68,7 +70,9 @@ def measure(arguments: argparse.Namespace) -> dict:
     try:
         _say(f"{arguments.clients} clients for {arguments.seconds:g} s")
         told, seen = asyncio.run(
-            load(server, mix, arguments.clients, arguments.seconds, arguments.seed)
+            load(
+                server, mix, arguments.clients, arguments.seconds, arguments.seed, arguments.warm_up
+            )
         )
     finally:
         status = server.stop()
@@ -86,11 +90,17 @@ def measure(arguments: argparse.Namespace) -> dict:
 
 
 async def load(
-    server: Server, mix: Mix, count: int, seconds: float, seed: int = 0
+    server: Server,
+    mix: Mix,
+    count: int,
+    seconds: float,
+    seed: int = 0,
+    warm_up: float | None = None,
 ) -> tuple[Told, dict]:
-    """Warm up, ask, wait until the server has given everything back: what the clients were told, and how the server
+    """Fill the server's caches for `warm_up` seconds (default: `WARM_UP`, or `seconds` if those are fewer), ask, wait until the server has given everything back: what the clients were told, and how the server
     was before, meanwhile and after."""
-    await Clients(server.address, mix, 2, min(3.0, seconds), seed=seed + 1).run()
+    warm_up = min(WARM_UP, seconds) if warm_up is None else warm_up
+    await Clients(server.address, mix, count, warm_up, seed=seed + 1).run()
     before = await _settled(server, None)
     cpu, own = server.cpu_seconds(), time.process_time()
     clients = Clients(server.address, mix, count, seconds, seed)
@@ -162,6 +172,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--seconds", type=float, default=300.0)
+    parser.add_argument("--warm-up", type=float, help=f"seconds before those; default: {WARM_UP:g}, at most --seconds")  # fmt: skip
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(

@@ -130,6 +130,21 @@ def test_pictures_are_opened_as_they_are_needed(embedder, tmp_path):
         list(stream)
 
 
+@pytest.mark.parametrize("mode", ["disc", "both"])
+def test_media_that_cannot_be_used_may_be_passed_over(embedder, items, tmp_path, mode):
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    bad = {1: {"image": tmp_path / "none.png"}, 4: {"video": tmp_path / "broken.png"}}
+    mixed = [items[0], bad[1], items[1], items[2], bad[4]]
+    told = {}
+    settings = dict(mode=mode, max_new_tokens=3)
+    seen = dict(embedder.stream(mixed, batch_size=2, on_bad=told.__setitem__, **settings))
+    assert sorted(told) == [1, 4] and sorted(seen) == [0, 2, 3]
+    assert "none.png" in str(told[1]) and "item 4" in str(told[4])
+    for place, item in ((0, items[0]), (2, items[1]), (3, items[2])):
+        wanted = embedder.encode(item, progress=False, **settings)
+        np.testing.assert_allclose(seen[place].disc, wanted.disc, atol=1e-5)
+
+
 def test_a_miss_is_reported(embedder, caplog):
     with caplog.at_level(logging.WARNING, "umer1"):
         out = embedder.encode("a cat", "gen", max_new_tokens=1, progress=False)

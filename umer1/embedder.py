@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as List
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from umer1.collecting import collect
 from umer1.embeddings import Embeddings
 from umer1.engine import Engine, Generated, NativeEngine, Prompt, Sampling, SpecialTokens
 from umer1.engine.named import engine_name, open_engine
@@ -22,7 +23,7 @@ from umer1.model.packed_weights import PackedWeights, inference_dtype, pack_weig
 from umer1.model.qwen2_vl import Qwen2VL
 from umer1.processor import Processor
 from umer1.progress import progress_bar
-from umer1.prompts import parse_item, parse_response
+from umer1.prompts import parse_item
 
 log = logging.getLogger("umer1")
 BUNDLED = {"tiny": Path(__file__).parent / "assets" / "tiny"}
@@ -70,12 +71,11 @@ class Embedder:
         named = engine_name(engine)
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         source = BUNDLED.get(str(name), name)
-        processor = Processor.load(source)
-        config = read_config(local_directory(source, SMALL_FILES))
-        dtype = dtype or inference_dtype(config, device)
+        front = cls.without_weights(source)
+        processor = front.processor
+        dtype = dtype or inference_dtype(front.model.config, device)
         if not named.needs_model:
-            with torch.device("meta"):
-                model = Qwen2VL(config).to(dtype)
+            model = front.model.to(dtype)
             runs = open_engine(named, model, processor, source=source, device=device)
             return cls(model, processor, engine=runs)
         model = load_model(source, dtype=dtype, device=device)
@@ -84,6 +84,15 @@ class Embedder:
             return cls(model, processor, packed=packed)
         runs = open_engine(named, model, processor, packed=packed)
         return cls(model, processor, engine=runs, packed=packed)
+
+    @classmethod
+    def without_weights(cls, name: str | Path) -> Embedder:
+        """The processor and the shape of a model that runs elsewhere: it makes prompts (`prompt`) and
+        reads what came of them (`collect`), and computes nothing."""
+        source = BUNDLED.get(str(name), name)
+        with torch.device("meta"):
+            model = Qwen2VL(read_config(local_directory(source, SMALL_FILES)))
+        return cls(model, Processor.load(source))
 
     @property
     def dimension(self) -> int:
@@ -169,18 +178,21 @@ class Embedder:
         stop: str = "first",
         max_think_tokens: int | None = None,
         readout: str = "at",
+        on_bad: Callable[[int, Exception], None] | None = None,
     ) -> Iterator[tuple[int, Embeddings]]:
         """`encode`, item by item: (place in `items`, embeddings of this one item) as they finish, in any order.
 
         Args:
             numbers: what the items are called for seeding; default their places. With their numbers from the whole list,
                 the rest of an interrupted run gets the samples it would have had.
+            on_bad: called with the place of an item whose media cannot be used, and why; the others go on. Default: the
+                error ends the stream.
         """
         sampling = Sampling(max_new_tokens, temperature, top_p, top_k, 0, stop, max_think_tokens)
         numbers = range(len(items)) if numbers is None else numbers
         hits = []
         for place, result in self._run(
-            items, numbers, mode, sampling, n, seed, batch_size, readout
+            items, numbers, mode, sampling, n, seed, batch_size, readout, on_bad
         ):
             embeddings = self.collect([result], mode, n)
             hits.append(embeddings.hit)
@@ -198,6 +210,7 @@ class Embedder:
         seed: int | List[int],
         batch_size: int,
         readout: str,
+        on_bad: Callable[[int, Exception], None] | None = None,
     ) -> Iterator[tuple[int, Generated]]:
         """(place, result) of items whose samples have all finished."""
         if mode not in ("disc", "gen", "both"):
@@ -221,21 +234,29 @@ class Embedder:
             self.engine.resize(batch_size)
         samples = 0 if mode == "disc" else n
         results = [Generated(rollouts=[None] * samples) for _ in parsed]
-        prompts = self._prompts(parsed, numbers, seed, mode, readout)
-        for finished in self.engine.submit(prompts, sampling, samples=samples):
-            result = results[finished.prompt]
+        places: list[int] = []  # of the items that became prompts
+
+        def prompts() -> Iterator[Prompt]:
+            """Made as the engine asks for them: their pixels need not all be in memory."""
+            for place, (item, number, own) in enumerate(zip(parsed, numbers, seed)):
+                try:
+                    made = self.prompt(item, mode, number=number, seed=own, readout=readout)
+                except (ValueError, OSError) as error:
+                    if on_bad is None:
+                        raise
+                    on_bad(place, error)
+                    continue
+                places.append(place)
+                yield made
+
+        for finished in self.engine.submit(prompts(), sampling, samples=samples):
+            place = places[finished.prompt]
+            result = results[place]
             result.disc = finished.disc
             if samples:
                 result.rollouts[finished.sample] = finished.rollout
             if None not in result.rollouts:
-                yield finished.prompt, result
-
-    def _prompts(
-        self, parsed: List, numbers: List[int], seeds: List, mode: str, readout: str
-    ) -> Iterator[Prompt]:
-        """Made as the engine asks for them: their pixels need not all be in memory."""
-        for item, number, seed in zip(parsed, numbers, seeds):
-            yield self.prompt(item, mode, number=number, seed=seed, readout=readout)
+                yield place, result
 
     def prompt(
         self,
@@ -261,41 +282,10 @@ class Embedder:
         place = processor.disc_position(sequence) + after if mode == "both" else None
         return Prompt(sequence, number, place, seed)
 
-    def _stack(self, vectors: List) -> np.ndarray:
-        if not vectors:
-            return np.zeros((0, self.dimension), np.float32)
-        return torch.stack(vectors).cpu().numpy()
-
     def collect(self, results: List[Generated], mode: str, n: int) -> Embeddings:
         """What the engine gave for the prompts of some items, as `encode` returns it. May be called
         in any thread."""
-        if mode == "disc":
-            return Embeddings(disc=self._stack([result.disc for result in results]))
-
-        def per_item(read) -> list:
-            each = [[read(rollout) for rollout in result.rollouts] for result in results]
-            return each if n > 1 else [values[0] for values in each]
-
-        texts = [
-            [parse_response(self.processor.decode(rollout.tokens)) for rollout in result.rollouts]
-            for result in results
-        ]
-        pick = (lambda values: values) if n > 1 else (lambda values: values[0])
-        hit = np.array(
-            [[rollout.hit for rollout in result.rollouts] for result in results], bool
-        ).reshape(len(results), n)
-        flat = [rollout.vector for result in results for rollout in result.rollouts]
-        gen = self._stack(flat).reshape(len(results), n, self.dimension)
-        disc = self._stack([result.disc for result in results]) if mode == "both" else None
-        return Embeddings(
-            disc=disc,
-            gen=gen if n > 1 else np.ascontiguousarray(gen[:, 0]),
-            reasoning=[pick([reasoning for reasoning, _ in each]) for each in texts],
-            summary=[pick([summary for _, summary in each]) for each in texts],
-            tokens=per_item(lambda rollout: len(rollout.tokens)),
-            finish=per_item(lambda rollout: rollout.finish),
-            hit=hit if n > 1 else hit[:, 0],
-        )
+        return collect(results, mode, n, self.processor.decode, self.dimension)
 
 
 def _warn_of_misses(hit: np.ndarray | None) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from bench.serving.clients import Answered, Told
 from bench.serving.offline import Vectors
 
-GROWTH_MIB = 48.0  # of memory between the second fifth and the last: freed memory goes back every ten seconds only
+GROWTH_MIB = 24.0  # of memory between the second fifth and the last: heaps are never quite still
 FILLING = 180.0  # seconds within which caches are still filling: growth is judged of longer runs
 KEPT_SAMPLES = 60  # in the file
 

@@ -46,25 +46,23 @@ class Server:
             raise
 
     def sample(self) -> dict[str, float]:
-        """MiB resident, open files, threads; of the server's own gauges those in `GAUGES`."""
-        place = Path(f"/proc/{self.process.pid}")
-        status = dict(
-            line.split(":", 1)
-            for line in (place / "status").read_text().splitlines()
-            if ":" in line
-        )
-        sample = {
-            "rss_mib": int(status["VmRSS"].split()[0]) / 1024,
-            "threads": int(status["Threads"]),
-            "files": len(os.listdir(place / "fd")),
-        }
+        """MiB resident (of the engine too), open files, threads, of both its processes; of its own gauges those in `GAUGES`."""
+        sample = {"rss_mib": 0.0, "threads": 0, "files": 0}
+        for place in self._processes():
+            status = (place / "status").read_text()
+            resident = int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
+            sample["rss_mib"] += resident
+            sample["engine_rss_mib"] = resident  # the last is the engine's
+            sample["threads"] += int(re.search(r"Threads:\s+(\d+)", status)[1])
+            sample["files"] += len(os.listdir(place / "fd"))
         gauges = self._gauges()
         return sample | {name: gauges[metric] for name, metric in GAUGES.items()}
 
     def cpu_seconds(self) -> float:
-        """Of all its threads so far."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """Of all threads of both processes so far."""
+        stats = [(place / "stat").read_text() for place in self._processes()]
+        ticks = [stat.rpartition(")")[2].split()[11:13] for stat in stats]
+        return sum(int(each) for pair in ticks for each in pair) / os.sysconf("SC_CLK_TCK")
 
     def stop(self) -> int:
         """Ask it to finish; its exit status."""
@@ -74,6 +72,12 @@ class Server:
         except subprocess.TimeoutExpired:
             self.process.kill()
             return self.process.wait()
+
+    def _processes(self) -> list[Path]:
+        """The server, and the engine that it started."""
+        pid = self.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [Path("/proc", str(each)) for each in (pid, *children)]
 
     def _gauges(self) -> dict[str, float]:
         host, port = self.address

@@ -205,3 +205,10 @@ def test_the_engine_reaches_the_loader_and_an_unknown_one_is_refused(run, embedd
     assert asked == [("tiny", None, "vllm:http://one:8000")]
     result = run("embed", "seven", "--engine", "vlmm:http://one:8000")
     assert "--engine: got 'vlmm:http://one:8000', wants" in result.err and len(asked) == 1
+
+
+@pytest.mark.parametrize("option", ["--bad-items", "--workers", "--ray-address", "--shard-items"])
+def test_options_of_a_cluster_are_refused_without_one(run, embedder, option):
+    result = run("embed", "a", option, "1")
+    assert result.status == 1 and f"{option}: wants --engine ray" in result.err
+    assert embedder.calls == []

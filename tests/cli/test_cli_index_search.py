@@ -4,7 +4,9 @@ import json
 import logging
 
 import pytest
+from PIL import Image
 
+from umer1 import Embedder
 from umer1.retrieval import VectorIndex
 
 
@@ -82,6 +84,25 @@ def test_a_stopped_run_keeps_what_has_finished(run, embedder, photos, tmp_path, 
     path = tmp_path / "a.index"
     assert "the disk is gone" in run("index", "build", path, photos).err
     assert len(VectorIndex.open(path)) == 1
+
+
+def test_damaged_pictures_stop_it_or_are_named_and_skipped(run, photos, tmp_path, monkeypatch):
+    model = Embedder.load("tiny", device="cpu")
+    monkeypatch.setattr("umer1.cli.models.load_embedder", lambda *_: model)
+    (photos / "p1.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    build = ["index", "build", tmp_path / "a.index", photos, "--mode", "disc", "-q"]
+    stopped = run(*build)
+    assert stopped.status == 1 and "p1.png" in stopped.err
+    assert run(*build, "--bad-items", "record").err.count("wants stop or skip") == 1
+    skipped = run(*build, "--bad-items", "skip")
+    assert skipped.status == 0
+    assert f"skipped {photos / 'p1.png'}: " in skipped.err
+    assert "1 of " in skipped.err and "are not in the index" in skipped.err
+    found = VectorIndex.open(tmp_path / "a.index")
+    assert len(found) == 2 and str(photos / "p1.png") not in found
+    Image.new("RGB", (28, 28), (80, 0, 0)).save(photos / "p1.png")  # mended
+    assert run(*build, "--bad-items", "skip").status == 0
+    assert len(VectorIndex.open(tmp_path / "a.index")) == 3
 
 
 def test_building_with_other_settings_is_refused(run, embedder, photos, photo_index):

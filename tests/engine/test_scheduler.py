@@ -97,6 +97,40 @@ def test_rows_join_together_when_many_wait():
     assert len(scheduler.running) == 8
 
 
+def test_with_patience_prompts_wait_for_each_other():
+    """Steps are counted by `admit`, once each."""
+    scheduler = Scheduler(PagePool(1000), 64, 256, patience=3)
+    for place in range(32):
+        scheduler.add(request(place))
+    scheduler.admit()  # nothing runs: nothing to wait for
+    prefill_all(scheduler)
+    assert len(scheduler.running) == 32
+    scheduler.add(request("one", samples=0)), scheduler.add(request("two"))
+    for _ in range(3):
+        scheduler.admit()
+        assert not scheduler.pieces()
+    scheduler.admit()
+    assert [piece.prefix.key for piece in scheduler.pieces()] == ["one", "two"]
+    rows, _ = prefill_all(scheduler)
+    # an eighth of what runs is enough at once; a step without anybody is nobody's wait
+    for _ in range(5):
+        scheduler.admit()
+    for place in range(4):
+        scheduler.add(request(f"more {place}"))
+    scheduler.admit()
+    assert not scheduler.pieces()
+    scheduler.add(request("fifth"))
+    scheduler.admit()
+    assert len(scheduler.pieces()) == 5
+    prefill_all(scheduler)
+    for row in [*scheduler.running.values()]:
+        scheduler.retire(row)
+    scheduler.add(request("alone"))
+    scheduler.admit()
+    assert [piece.prefix.key for piece in scheduler.pieces()] == ["alone"]
+    scheduler.check()
+
+
 def test_prompts_are_packed_up_to_the_limit_and_long_ones_cut_at_multiples_of_it():
     scheduler = make(slots=8, prefill_tokens=100)
     for key, tokens in (("a", 60), ("b", 40), ("c", 30), ("long", 250), ("d", 10)):

@@ -99,14 +99,14 @@ def test_requests_join_while_others_run(with_runner, offline, held_engine):
     rows = []  # running after each step
 
     async def use(runner):
-        held = held_engine(runner.engine)
-        step = runner.engine.step
+        held = held_engine(runner.host.engine)
+        step = runner.host.engine.step
 
         def noting():
             step()
-            rows.append(len(runner.engine.stepper.scheduler.running))
+            rows.append(len(runner.host.engine.stepper.scheduler.running))
 
-        runner.engine.step = noting
+        runner.host.engine.step = noting
         first = asyncio.create_task(runner.embed("seven", LONG))
         await until(lambda: runner.describe()["rows"] == 1)
         second = asyncio.create_task(runner.embed("eight", LONG))
@@ -135,7 +135,7 @@ def test_only_as_many_media_as_rows_are_opened_ahead(with_runner, held_engine):
     opened = []
 
     async def use(runner):
-        held = held_engine(runner.engine)
+        held = held_engine(runner.host.engine)
 
         async def open_one(number):
             opened.append(number)
@@ -165,7 +165,7 @@ def test_cancelling_frees_every_page_and_leaves_the_others_alone(with_runner, of
         results = await asyncio.gather(*tasks, return_exceptions=True)
         await until(lambda: runner.describe()["pages_held"] == 0)
         state = runner.describe()
-        runner.engine.stepper.scheduler.check()
+        runner.host.engine.stepper.scheduler.check()
         return results, state
 
     results, state = with_runner(use)
@@ -178,7 +178,7 @@ def test_cancelling_frees_every_page_and_leaves_the_others_alone(with_runner, of
 
 def test_a_full_queue_says_when_to_come_back(with_runner, held_engine):
     async def use(runner):
-        held = held_engine(runner.engine)
+        held = held_engine(runner.host.engine)
         task = asyncio.create_task(
             runner.embed_all(["a"] * 5, [EmbedOptions(number=place) for place in range(5)])
         )
@@ -224,7 +224,7 @@ def test_bad_items_are_the_clients_fault(with_runner, settings, too_long):
 
 def test_a_failing_step_fails_its_requests_and_no_later_one(with_runner, offline):
     async def use(runner):
-        engine, step = runner.engine, runner.engine.step
+        engine, step = runner.host.engine, runner.host.engine.step
 
         def broken():
             engine.step = step
@@ -242,7 +242,7 @@ def test_a_failing_step_fails_its_requests_and_no_later_one(with_runner, offline
 
 def test_draining_finishes_what_runs_and_refuses_the_rest(with_runner, offline, held_engine):
     async def use(runner):
-        held = held_engine(runner.engine)
+        held = held_engine(runner.host.engine)
         tasks = [asyncio.create_task(runner.embed(f"{place}", LONG)) for place in range(7)]
         await until(lambda: runner.describe()["rows"] == 7)
         drain = asyncio.create_task(runner.drain())
@@ -261,7 +261,7 @@ def test_draining_finishes_what_runs_and_refuses_the_rest(with_runner, offline, 
 
 def test_what_does_not_finish_in_time_gets_503(with_runner, held_engine):
     async def use(runner):
-        held = held_engine(runner.engine)
+        held = held_engine(runner.host.engine)
         tasks = [asyncio.create_task(runner.embed(f"{place}", LONG)) for place in range(7)]
         await until(lambda: runner.describe()["rows"] == 7)
         await runner.drain()
@@ -306,7 +306,7 @@ def test_closing_a_stream_cancels_it(with_runner):
 
 def test_a_stream_has_a_time_limit(with_runner, held_engine):
     async def use(runner):
-        held = held_engine(runner.engine)
+        held = held_engine(runner.host.engine)
         with pytest.raises(ApiError) as late:
             async for _ in runner.stream("seven", LONG):
                 pass

@@ -15,6 +15,7 @@ from umer1.cli.embed_ray import (
     WorkerGpusOption,
     WorkersOption,
     embed_on_cluster,
+    refuse_options,
 )
 from umer1.cli.models import DeviceOption, ModelOption
 from umer1.cli.output import JsonOption
@@ -23,6 +24,7 @@ ENGINES = ("native", "hf", "vllm", "sglang")  # with ":URL" for the last two
 
 
 def embed(
+    context: typer.Context,
     items: Annotated[
         list[str] | None,
         typer.Argument(
@@ -144,6 +146,7 @@ def embed(
         raise ValueError(
             f"--engine: got {engine!r}, wants 'native', 'hf', 'vllm:URL', 'sglang:URL' or 'ray'"
         )
+    refuse_options(context)
     if output is not None:
         check_output(output)
     ids, parsed = read_items(

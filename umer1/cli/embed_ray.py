@@ -33,6 +33,14 @@ RayAddressOption = Annotated[
 ]
 
 
+def refuse_options(context: typer.Context) -> None:
+    """ValueError for an option of this panel that was given with another engine."""
+    names = {"shard_items", "bad_items", "workers", "worker_cpus", "worker_gpus", "ray_address"}
+    for name in sorted(names):
+        if context.get_parameter_source(name).name == "COMMANDLINE":
+            raise ValueError(f"--{name.replace('_', '-')}: wants --engine ray")
+
+
 def embed_on_cluster(
     sources: list[str],
     output: Path | None,

@@ -26,6 +26,10 @@ BatchOption = Annotated[int, typer.Option(help="Items computed together; changes
 ReplaceOption = Annotated[
     bool, typer.Option(help="Embed items anew whose ids are in the index, instead of passing over.")
 ]
+BadItemsOption = Annotated[
+    str,
+    typer.Option(help='"stop" at media that cannot be used, or "skip" them: each is named.'),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 
 
@@ -48,6 +52,7 @@ def build(
     ] = "at",
     max_new_tokens: TokensOption = 512,
     batch_size: BatchOption = 32,
+    bad_items: BadItemsOption = "stop",
     device: DeviceOption = None,
     quiet: QuietOption = False,
     json: JsonOption = False,
@@ -86,7 +91,8 @@ def build(
         )
         add_items(
             found, embedder, ids, parsed,
-            max_new_tokens=max_new_tokens, batch_size=batch_size, show=not quiet,
+            max_new_tokens=max_new_tokens, batch_size=batch_size, bad_items=bad_items,
+            show=not quiet,
         )  # fmt: skip
     _show(found, json)
 
@@ -99,6 +105,7 @@ def add(
     replace: ReplaceOption = False,
     max_new_tokens: TokensOption = 512,
     batch_size: BatchOption = 32,
+    bad_items: BadItemsOption = "stop",
     device: DeviceOption = None,
     quiet: QuietOption = False,
     json: JsonOption = False,
@@ -119,7 +126,8 @@ def add(
     with stdout_to_stderr():
         add_items(
             found, load_embedder(model, device), ids, parsed, replace=replace,
-            max_new_tokens=max_new_tokens, batch_size=batch_size, show=not quiet,
+            max_new_tokens=max_new_tokens, batch_size=batch_size, bad_items=bad_items,
+            show=not quiet,
         )  # fmt: skip
     _show(found, json)
 

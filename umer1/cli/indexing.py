@@ -56,9 +56,22 @@ def add_items(
     replace: bool = False,
     max_new_tokens: int,
     batch_size: int,
+    bad_items: str = "stop",
     show: bool,
 ) -> None:
-    """Embed what the index does not hold (with `replace`: everything) and add it."""
+    """Embed what the index does not hold (with `replace`: everything) and add it.
+
+    bad_items: "stop" with an error at media that cannot be used, or "skip" them with a note."""
+    if bad_items not in ("stop", "skip"):
+        raise ValueError(f"--bad-items: got {bad_items!r}, wants stop or skip")
+    skipped = 0
+
+    def skip(number: int, error: Exception) -> None:
+        nonlocal skipped
+        skipped += 1
+        bar.advance(1)
+        note(f"skipped {ids[places[number]]}: {error}")
+
     places = [place for place, name in enumerate(ids) if replace or name not in found]
     if len(places) < len(ids):
         note(f"{found.directory}: {len(ids) - len(places)} of {len(ids)} items are there")
@@ -74,10 +87,13 @@ def add_items(
                 readout=found.manifest.readout,
                 max_new_tokens=max_new_tokens,
                 batch_size=batch_size,
+                on_bad=skip if bad_items == "skip" else None,
             ):
                 place = places[number]
                 batches.add(ids[place], entry_of(items[place], result), result)
                 bar.advance(1)
+    if skipped:
+        note(f"{skipped} of {len(places)} items could not be used and are not in the index")
     found.optimize()
 
 

@@ -78,8 +78,12 @@ def serve(
     SIGTERM (or Ctrl-C) lets what runs finish and refuses the rest; a second one
     ends at once.
     """
+    import torch
+
+    from umer1 import Embedder
     from umer1.cli.models import model_identity
     from umer1.cli.output import note
+    from umer1.serving.engine_process import EngineProcess
     from umer1.serving.process_memory import bound_memory
     from umer1.serving.settings import MIB, ServerSettings
 
@@ -105,7 +109,14 @@ def serve(
         raise ValueError("--media-domain: wants --allow-media-urls too")
     bound_memory()
     indexes = open_indexes(index or [])
-    embedder = _embedder(model, device, slots, kv_memory)
+    embedder = Embedder.without_weights(model)
+    engine = EngineProcess(
+        model, device=device, slots=slots, kv_memory=kv_memory and int(kv_memory * 2**30)
+    )
+    # this process has the requests, whose pixels are many small products
+    torch.set_num_threads(1)
+    if engine.describe()["device"] == "cpu":
+        note(f"{engine.threads} threads compute")
     if host not in ("127.0.0.1", "::1", "localhost") and not settings.api_keys:
         note(f"anyone who reaches {host}:{port} can use this server: give it --api-key-file")
     for each, opened in indexes.items():
@@ -122,7 +133,7 @@ def serve(
         note(f"{state['slots']} rows together, {state['memory']}")
         note(f"serving at http://{where}:{port}")
 
-    app = create_app(embedder, settings, indexes)
+    app = create_app(embedder, settings, indexes, engine)
     run(app, host, port, listening)
 
 
@@ -154,22 +165,3 @@ def open_indexes(options: list[str]) -> dict:
     from umer1.retrieval import VectorIndex
 
     return {name: VectorIndex.open(directory) for name, directory in directories.items()}
-
-
-def _embedder(model: str, device: str | None, slots: int, kv_memory: float | None):
-    from umer1 import Embedder
-    from umer1.cli.output import note
-    from umer1.engine import NativeEngine, SpecialTokens
-    from umer1.serving.threads import leave_a_core
-
-    loaded = Embedder.load(model, device=device)
-    if loaded.model.device.type == "cpu":
-        note(f"{leave_a_core()} threads compute")
-    engine = NativeEngine(
-        loaded.model,
-        SpecialTokens.of(loaded.processor),
-        packed=loaded.packed,
-        slots=slots,
-        kv_memory=None if kv_memory is None else int(kv_memory * 2**30),
-    )
-    return Embedder(loaded.model, loaded.processor, engine=engine, packed=loaded.packed)

@@ -40,6 +40,7 @@ class NativeEngine:
         model: used as it is, never copied; `load` writes to it.
         slots: most rows decoded together.
         prefill_tokens: most prompt tokens in one forward; longer prompts are read in pieces.
+        patience: steps that requests wait for others to be prefilled with, see Scheduler.
         kv_memory: most bytes of keys and values; default: from what is free on the device.
         feature_memory: bytes of visual features kept for media that come again.
         packed: what packed the model's weights, if anything did: `load` unpacks them to write.
@@ -54,6 +55,7 @@ class NativeEngine:
         *,
         slots: int = 64,
         prefill_tokens: int = PREFILL_TOKENS,
+        patience: int = 0,
         kv_memory: int | None = None,
         feature_memory: int = FEATURE_BYTES,
         packed: PackedWeights | None = None,
@@ -66,6 +68,7 @@ class NativeEngine:
         self.model, self.special, self.packed = model, special, packed
         self.graphs, self.backend = graphs, backend
         self.slots, self.prefill_tokens, self.kv_memory = slots, prefill_tokens, kv_memory
+        self.patience = patience
         self.features = FeatureCache(feature_memory)
         self.version = 0
         self._weights = WeightWatch(model)
@@ -227,7 +230,7 @@ class NativeEngine:
                 self.model, self.kv_memory, self.prefill_tokens, self.slots
             )
             log.info("engine: %d pages of %d tokens: %s", pages, memory.PAGE_LENGTH, self._memory)
-            scheduler = Scheduler(PagePool(pages), self.slots, self.prefill_tokens)
+            scheduler = Scheduler(PagePool(pages), self.slots, self.prefill_tokens, self.patience)
             self._stepper = Stepper(
                 self.model, self.special, scheduler, self.features, self.graphs, self.backend
             )

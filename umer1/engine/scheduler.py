@@ -9,6 +9,8 @@ Rules, all of them:
 - A request is admitted when its prefix and one row fit; its other rows follow as there is room.
 - While rows run, new ones join when a quarter of the slots is free or when all that wait fit:
   prompts are then prefilled together instead of one by one.
+- With `patience`, requests wait so many steps for others, or until they are a GATHERED-th of the rows
+  that run: a server's come one by one, and a prefill for each costs a step as much as decoding.
 - Prefixes that nobody uses stay, oldest use first to go, until their pages are needed.
 - A prompt longer than `prefill_tokens` is prefilled in pieces cut at multiples of it, whoever else
   is there, so how it is cut (and so its result) depends on itself alone.
@@ -22,6 +24,8 @@ from typing import Any, NamedTuple
 
 from umer1.engine.pages import PagePool, pages_for
 from umer1.engine.shared_prefixes import Prefix, SharedPrefixes
+
+GATHERED = 8
 
 
 @dataclass(slots=True, eq=False)
@@ -75,8 +79,12 @@ class Piece(NamedTuple):
 class Scheduler:
     """Attributes: slots, the rows that may run together; running, the rows by slot."""
 
-    def __init__(self, pages: PagePool, slots: int, prefill_tokens: int):
+    def __init__(self, pages: PagePool, slots: int, prefill_tokens: int, patience: int = 0):
         self.pages, self.slots, self.prefill_tokens = pages, slots, prefill_tokens
+        self.patience, self._held = (
+            patience,
+            0,
+        )  # steps: of requests that wait for others, and so far
         self.prefixes = SharedPrefixes(pages)
         self.running: dict[int, Row] = {}
         self._free_slots = list(range(slots - 1, -1, -1))
@@ -111,6 +119,8 @@ class Scheduler:
 
     def admit(self) -> None:
         """Give waiting requests their prefixes, and their samples slots and pages."""
+        if not self._gathered():
+            return
         join = self._worth_joining()
         while self._waiting:
             request = self._waiting[0]
@@ -206,6 +216,15 @@ class Scheduler:
             assert prefix.ready or prefix in self._unfilled
             assert prefix.ready or prefix.holders, "an abandoned prefix is still being filled"
         assert self.waiting_rows == sum(each.samples - each.made for each in self._waiting)
+
+    def _gathered(self) -> bool:
+        """Whether what waits is worth a prefill, or has waited long enough for more."""
+        enough = len(self._waiting) * GATHERED >= len(self.running)
+        if enough or self._held >= self.patience:
+            self._held = 0
+            return True
+        self._held += bool(self._waiting)
+        return False
 
     def _worth_joining(self) -> bool:
         free = len(self._free_slots)

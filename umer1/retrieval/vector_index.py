@@ -269,9 +269,17 @@ class VectorIndex:
             clear(self.directory, manifest)
 
     def refresh(self) -> bool:
-        """Show what other processes have written since; whether there was anything."""
-        if Manifest.read(self.directory) == self.manifest:
+        """Show what other processes have written since; whether there was anything. ValueError if
+        another index stands here now."""
+        now = Manifest.read(self.directory)
+        if now == self.manifest:
             return False
+        for name in ("model", "readout", "modes", "dimension", "dtype"):
+            if getattr(now, name) != getattr(self.manifest, name):
+                raise ValueError(
+                    f"{self.directory}: is another index now, of {name} {getattr(now, name)!r}: "
+                    "open it anew"
+                )
         self._stored = _while_it_changes(
             self.directory, lambda manifest: Stored(self.directory, manifest)
         )

@@ -20,7 +20,9 @@ from umer1 import __version__
 from umer1.embedder import Embedder
 from umer1.serving.body_limits import BodyLimits
 from umer1.serving.door import Door
+from umer1.serving.engine_process import EngineProcess
 from umer1.serving.errors import ApiError
+from umer1.serving.fresh_indexes import keep_fresh
 from umer1.serving.media.gate import MediaGate
 from umer1.serving.metrics import Metrics
 from umer1.serving.openapi import describe_errors
@@ -39,23 +41,32 @@ def create_app(
     embedder: Embedder,
     settings: ServerSettings | None = None,
     indexes: Mapping[str, Any] | None = None,
+    host: EngineProcess | None = None,
 ) -> FastAPI:
-    """The ASGI application; its lifespan starts and ends the engine's thread.
+    """The ASGI application; its lifespan starts and ends the engine.
+
+    Args:
+        embedder: its engine runs in a thread of this process. With a `host` it may be
+            `Embedder.without_weights` of the model that runs there.
 
     `app.state` has `runner`, `settings`, `indexes` (name -> umer1.retrieval.VectorIndex), `gate`,
     `thumbnails` and `metrics`: routes find them in `request.app.state`.
     """
     settings = settings or ServerSettings()
     search.check_indexes(indexes or {}, settings)
-    runner = Runner(embedder, settings)
+    runner = Runner(embedder, settings, host)
     metrics = Metrics(runner)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI):
         runner.start()
-        returning = asyncio.create_task(return_freed_memory())
+        upkeep = [
+            asyncio.create_task(return_freed_memory()),
+            asyncio.create_task(keep_fresh(app.state.indexes)),
+        ]
         yield
-        returning.cancel()
+        for task in upkeep:
+            task.cancel()
         await runner.close()
 
     # the interactive pages of FastAPI load scripts from elsewhere; /openapi.json is there

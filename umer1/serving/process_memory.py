@@ -42,3 +42,8 @@ async def return_freed_memory() -> None:
     while hasattr(library, "malloc_trim"):
         await asyncio.sleep(SECONDS)
         await asyncio.to_thread(library.malloc_trim, 0)
+
+
+def return_freed_memory_for_ever() -> None:
+    """The same, for a thread."""
+    asyncio.run(return_freed_memory())

@@ -6,7 +6,7 @@
     await runner.close()
 
 An item goes through three places: it waits in the event loop, a worker thread opens its media and
-tokenises it, the engine's thread computes. Only as many items as the engine has rows are past the
+tokenises it, the engine computes, in a thread or a process of its own. Only as many items as the engine has rows are past the
 first place without running: the others hold no pixels. Cancelling the task that asked cancels the
 item wherever it is.
 """
@@ -25,7 +25,9 @@ from umer1.embedder import Embedder
 from umer1.embeddings import Embeddings
 from umer1.engine import Generated, NativeEngine, Sampling
 from umer1.prompts import parse_item
-from umer1.serving.engine_thread import EngineThread, Ticket
+from umer1.serving.engine_loop import Ticket
+from umer1.serving.engine_process import EngineProcess
+from umer1.serving.engine_thread import EngineThread
 from umer1.serving.errors import ApiError, out_of_time, shutting_down
 from umer1.serving.places import Places
 from umer1.serving.settings import EmbedOptions, ServerSettings
@@ -69,32 +71,38 @@ class _Result(NamedTuple):
 class Runner:
     """Attributes: watchers, called with (options, Computed) for every item computed."""
 
-    def __init__(self, embedder: Embedder, settings: ServerSettings):
-        if not isinstance(embedder.engine, NativeEngine):
-            raise TypeError(
-                f"embedder: its engine is a {type(embedder.engine).__name__}, the server wants a "
-                "NativeEngine: requests join it between steps"
-            )
-        self.embedder, self.settings = embedder, settings
-        self.engine: NativeEngine = embedder.engine
+    def __init__(
+        self,
+        embedder: Embedder,
+        settings: ServerSettings,
+        host: EngineThread | EngineProcess | None = None,
+    ):
+        """host: where the engine runs; default: the embedder's own, in a thread."""
+        if host is None:
+            if not isinstance(embedder.engine, NativeEngine):
+                raise TypeError(
+                    f"embedder: its engine is a {type(embedder.engine).__name__}, the server wants "
+                    "a NativeEngine: requests join it between steps"
+                )
+            host = EngineThread(embedder.engine)
+        self.embedder, self.settings, self.host = embedder, settings, host
         self.watchers: list[Callable[[EmbedOptions, Computed], None]] = []
-        self._places = Places(self.engine.slots + settings.max_waiting)
+        self._places = Places(host.slots + settings.max_waiting)
         self._closed = False
-        self._thread = EngineThread(self.engine)
         self._workers = ThreadPoolExecutor(settings.prepare_threads, "umer1-prepare")
-        self._ahead = asyncio.Semaphore(self.engine.slots)
+        self._ahead = asyncio.Semaphore(host.slots)
         self._answers: set[asyncio.Future] = set()  # of what the engine computes
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> None:
         """Call it in the event loop that will ask."""
         self._loop = asyncio.get_running_loop()
-        self._thread.start(self._loop)
+        self.host.start(self._loop)
 
     async def close(self) -> None:
-        """Refuse what comes, wait at most `drain_seconds` for what runs, end the threads."""
+        """Refuse what comes, wait at most `drain_seconds` for what runs, end the engine and the threads."""
         await self.drain()
-        await asyncio.to_thread(self._thread.stop)
+        await asyncio.to_thread(self.host.stop)
         self._workers.shutdown(wait=False, cancel_futures=True)
 
     async def drain(self) -> None:
@@ -115,8 +123,8 @@ class Runner:
 
     @property
     def alive(self) -> bool:
-        """Whether the engine's thread runs."""
-        return self._thread.alive
+        """Whether the engine's thread or process runs."""
+        return self.host.alive
 
     @property
     def draining(self) -> bool:
@@ -128,27 +136,15 @@ class Runner:
         return self.alive and not self.draining
 
     def describe(self) -> dict[str, Any]:
-        """Sizes and what is in them now. Pages are `held` by requests, or `kept` by prompts that
-        may come again and make room when it is needed."""
-        scheduler = self.engine.stepper.scheduler
-        pages, running, rows = scheduler.pages, len(scheduler.running), self._places.rows
-        # one C call: the engine's thread cannot change the dictionary meanwhile
-        prefixes = list(scheduler.prefixes)
-        kept = sum(len(prefix.pages) for prefix in prefixes if not prefix.holders)
-        return {
+        """Sizes and what is in them now; see `EngineLoop.describe` for pages."""
+        found, rows = self.host.describe(), self._places.rows
+        return found | {
             "ready": self.ready,
-            "slots": self.engine.slots,
-            "memory": self.engine.describe()["memory"],
+            "slots": self.host.slots,
             "rows": rows,
-            "running": running,
-            "waiting": max(0, rows - running),
+            "waiting": max(0, rows - found["running"]),
             "max_waiting": self.settings.max_waiting,
-            "pages": pages.total,
-            "pages_held": pages.total - pages.free - kept,
-            "pages_kept": kept,
-            "feature_bytes": self.engine.features.bytes,
             "tasks": len(asyncio.all_tasks(self._loop)) if self._loop else 0,
-            "engine_failures": self._thread.failures,
         }
 
     async def embed(self, item: ItemSource, options: EmbedOptions) -> Embeddings:
@@ -213,31 +209,29 @@ class Runner:
         began = time.monotonic()
         answer: asyncio.Future[Generated] = asyncio.get_running_loop().create_future()
         await self._ahead.acquire()
-        ticket = Ticket(self._ahead.release, partial(_settle, answer), Generated())
+        wrote = hear and (lambda sample, token: hear(TokenPiece(sample, token)))
+        ticket = Ticket(self._ahead.release, partial(_settle, answer), wrote)
         try:
             self._check_open()
             item = await source() if callable(source) else source
-            wrote = None
-            if hear is not None:
-                wrote = lambda sample, token: self._thread.tell(hear, TokenPiece(sample, token))
-            ticket.request = await self.in_worker(self._request, item, options, ticket, wrote)
+            await self.in_worker(self._prepare, item, options, ticket)
             self._check_open()
         except BaseException:
             self._ahead.release()
             raise
         if hear is not None:
-            hear(Started(ticket.request.tokens))
-        self._thread.join_engine(ticket)
+            hear(Started(ticket.tokens))
+        self.host.join_engine(ticket)
         self._answers.add(answer)
         try:
             result = await answer
         except BaseException:
-            self._thread.leave(ticket)
+            self.host.leave(ticket)
             raise
         finally:
             self._answers.discard(answer)
         self._places.finished(options.rows)
-        return _Result(result, ticket.request.tokens, time.monotonic() - began)
+        return _Result(result, ticket.tokens, time.monotonic() - began)
 
     async def _finish(
         self,
@@ -265,10 +259,9 @@ class Runner:
         few = sum(how.rows for how in options) <= FEW
         return finish() if few else await self.in_worker(finish)
 
-    def _request(self, item: Any, options: EmbedOptions, ticket: Ticket, wrote):
+    def _prepare(self, item: Any, options: EmbedOptions, ticket: Ticket) -> None:
         """In a worker thread: everything that is done to an item before the engine steps."""
         number = options.number
-        ticket.result = Generated(rollouts=[None] * options.samples)
         try:
             item = parse_item(item, where=f"item {number}")
             prompt = self.embedder.prompt(
@@ -277,14 +270,7 @@ class Runner:
             tokens, most = len(prompt.sequence), self.settings.max_prompt_tokens
             if tokens > most:
                 raise ValueError(f"item {number}: {tokens} prompt tokens, wants at most {most}")
-            return self.engine.request(
-                prompt,
-                sampling_of(options),
-                samples=options.samples,
-                deliver=ticket.deliver,
-                wrote=wrote,
-                place=number,
-            )
+            self.host.prepare(ticket, prompt, sampling_of(options), options.samples, number)
         except ValueError as error:
             raise ApiError(400, str(error), param="input", code="bad_input") from None
 

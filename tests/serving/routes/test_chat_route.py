@@ -207,7 +207,7 @@ def test_what_is_wrong_is_a_status_also_of_a_stream(address, change, param, mess
 
 def test_an_error_in_the_middle_is_the_last_event(address, app, monkeypatch):
     """The engine fails after some tokens: the client is told in the stream, and the next request works."""
-    engine, steps = app.state.runner.engine, []
+    engine, steps = app.state.runner.host.engine, []
     step = engine.step
 
     def failing():
@@ -230,7 +230,7 @@ def test_an_error_in_the_middle_is_the_last_event(address, app, monkeypatch):
 @pytest.mark.parametrize("stream", [True, False])
 def test_who_leaves_takes_the_request_along(address, app, monkeypatch, stream):
     """The engine stops writing for a client that has gone; all pages are free again."""
-    engine = app.state.runner.engine
+    engine = app.state.runner.host.engine
     step, written, hold = engine.step, threading.Event(), threading.Event()
 
     def slow():  # the row cannot end before its client has left

@@ -1,6 +1,7 @@
 """/v1/indexes, /v1/search and thumbnails, on a real index and the bundled model."""
 
 import io
+import time
 
 import numpy as np
 import pytest
@@ -125,7 +126,7 @@ def test_results_hold_what_the_index_has(client, encoded):
     by_id = {hit["id"]: hit for hit in hits}
     assert by_id["zero"]["text"] == "zero" and by_id["zero"]["thumbnail"] is None
     assert by_id["zero"]["summary"] == encoded.summary[0]
-    assert by_id["one"]["thumbnail"] == "/v1/indexes/both/items/1/thumbnail"
+    assert by_id["one"]["thumbnail"] == "/v1/indexes/both/items/1/thumbnail?data=data-000001"
     assert by_id["three"]["text"] == ""
     kinds = {name: hit["kind"] for name, hit in by_id.items()}
     assert kinds == {"zero": "text", "one": "image", "two": "video", "three": "image"}
@@ -229,3 +230,44 @@ def test_an_index_of_another_model_is_refused_at_the_start(embedder, tmp_path):
     for name in ("a/b", "..", "", "a b"):
         with pytest.raises(ValueError, match="wants a name of letters"):
             create_app(embedder, ServerSettings(model_identity="other@1"), {name: index})
+
+
+def test_what_is_written_while_it_is_served_is_found(embedder, encoded, tmp_path, monkeypatch, caplog, wait_until):  # fmt: skip
+    """Added and deleted by another process, numbered anew, then replaced by an index of another model."""
+    monkeypatch.setattr("umer1.serving.fresh_indexes.SECONDS", 0.02)
+    place, ids = tmp_path / "photos", list(TEXTS)
+    vectors = {"gen": encoded.gen}
+    Image.new("RGB", (90, 60)).save(tmp_path / "red.png")
+    entries = [{"image": str(tmp_path / "red.png"), "text": name} for name in TEXTS]
+
+    def new(model=IDENTITY):
+        return VectorIndex.create(place, model=model, dimension=embedder.dimension, modes=("gen",))
+
+    new()
+    app = create_app(
+        embedder, ServerSettings(model_identity=IDENTITY), {"photos": VectorIndex.open(place)}
+    )
+    with testclient.TestClient(app) as client:
+
+        def found():
+            vector = {"gen": encoded.gen[0].tolist()}
+            return post(client, index="photos", vector=vector, k=9).json()["results"]["gen"]
+
+        assert found() == []
+        other = VectorIndex.open(place)
+        other.add(ids, vectors, entries)
+        wait_until(lambda: len(found()) == 4)
+        old = {hit["id"]: hit["thumbnail"] for hit in found()}
+        assert client.get(old["three"]).status_code == 200
+        other.delete(["zero", "one"])
+        other.optimize()
+        wait_until(lambda: {hit["id"] for hit in found()} == {"two", "three"})
+        refused = client.get(old["three"])
+        assert (refused.status_code, refused.json()["error"]["code"]) == (404, "item_not_found")
+        assert {client.get(hit["thumbnail"]).status_code for hit in found()} == {200}
+        place.rename(tmp_path / "before")
+        new("other@1").add(ids[:1], {"gen": encoded.gen[:1]})
+        wait_until(lambda: "another index now, of model 'other@1'" in caplog.text)
+        assert {hit["id"] for hit in found()} == {"two", "three"}
+        time.sleep(0.2)
+        assert caplog.text.count("another index now") == 1

@@ -101,22 +101,30 @@ async def search(request: HttpRequest, body: SearchRequest) -> Response:
     else:
         queries, query = await _embed(state, index, body)
     runner: Runner = state.runner
+    # before the search: whatever is written meanwhile, a number is never taken for another's
+    data = index.manifest.folder
     results = {}
     for mode in dict.fromkeys(body.modes):
         try:
             hits = await runner.in_worker(partial(index.search, queries, body.k, mode))
         except ValueError as error:
             raise ApiError(400, str(error), param="vector", code="bad_vector") from None
-        results[mode] = [_result(body.index, hit) for hit in hits[0]]
+        results[mode] = [_result(body.index, data, hit) for hit in hits[0]]
     answer = {"object": "search.results", "index": body.index, "results": results, **query}
     return Response(json.dumps(answer, allow_nan=False), media_type="application/json")
 
 
 @router.get("/v1/indexes/{name}/items/{number}/thumbnail", response_class=Response)
-async def thumbnail(request: HttpRequest, name: str, number: int) -> Response:
-    """A JPEG of an item's picture or clip, made anew from its pixels."""
+async def thumbnail(
+    request: HttpRequest, name: str, number: int, data: str | None = None
+) -> Response:
+    """A JPEG of an item's picture or clip, made anew from its pixels. With `data`, as the addresses
+    in results have it, 404 once the items have other numbers."""
     state = request.app.state
     index = _index(state, name)
+    if data is not None and data != index.manifest.folder:
+        message = f"the items of index {name!r} have been numbered anew: search again"
+        raise ApiError(404, message, param="data", code="item_not_found")
     try:
         _, entry = index.item(number)
     except KeyError:
@@ -185,9 +193,10 @@ async def _embed(state: Any, index: VectorIndex, body: SearchRequest) -> tuple[d
     return queries, {"query": written}
 
 
-def _result(name: str, hit: Hit) -> dict[str, Any]:
+def _result(name: str, data: str, hit: Hit) -> dict[str, Any]:
+    """data: the folder that the item's number counts in."""
     entry, kind = hit.entry, kind_of(hit.entry)
-    address = f"/v1/indexes/{name}/items/{hit.number}/thumbnail"
+    address = f"/v1/indexes/{name}/items/{hit.number}/thumbnail?data={data}"
     return {
         "id": hit.id,
         "score": hit.score,
