@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.environment import environment
-from bench.report import BLOCK
+from bench.pages import write_page
 from bench.results import write
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -172,19 +172,6 @@ def page_text(content: dict) -> str:
             "|---|---|---|---|---|---|---|---|---|---|",
             *map(line, content["rows"]),
         ]
-    )
-
-
-def write_page(page: Path, text: str, name: str) -> None:
-    """Between the markers of that name; ValueError if the page has none."""
-    old = page.read_text()
-    if f"<!-- begin: {name} -->" not in old:
-        raise ValueError(f"{page} has no markers <!-- begin: {name} --> and <!-- end: {name} -->")
-    page.write_text(
-        BLOCK.sub(
-            lambda block: f"{block[1]}{text}\n{block[4]}" if block["name"] == name else block[0],
-            old,
-        )
     )
 
 

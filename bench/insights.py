@@ -15,7 +15,7 @@ import json
 from pathlib import Path
 
 from bench.environment import environment
-from bench.report import BLOCK
+from bench.pages import write_page
 from bench.results import write
 from umer1 import Embedder
 from umer1.cli.models import model_identity
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         "rl_over_seeds": effect_over_seeds(seeds, ("overall", "multi_step")),
     }
     write(arguments.json, rounded(content))
-    write_page(arguments.page, page_text(content))
+    write_page(arguments.page, page_text(content), "insights")
     print(f"wrote {arguments.json} and {arguments.page}")
     return 0
 
@@ -81,23 +81,6 @@ def page_text(content: dict) -> str:
         f"`{content['command']}`; {on['cpu']} ({on['cpu_features']}), {on['threads']} threads, Python {on['python']}, "
         f"torch {packages['torch']}, transformers {packages['transformers']}, commit {(on['commit'] or 'unknown')[:12]}"
         f"{changed}.\n\n{insights_text(content)}"
-    )
-
-
-def write_page(page: Path, text: str, name: str = "insights") -> None:
-    """Between the markers of `name`.
-
-    Raises:
-        ValueError: the page has none.
-    """
-    old = page.read_text()
-    if not any(block["name"] == name for block in BLOCK.finditer(old)):
-        raise ValueError(f"{page} has no markers <!-- begin: {name} --> and <!-- end: {name} -->")
-    page.write_text(
-        BLOCK.sub(
-            lambda block: f"{block[1]}{text}\n{block[4]}" if block["name"] == name else block[0],
-            old,
-        )
     )
 
 

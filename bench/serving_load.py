@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "kernels")]  # from a checkout, without installing
 
 from bench.environment import environment  # noqa: E402
-from bench.insights import write_page  # noqa: E402
+from bench.pages import write_page  # noqa: E402
 from bench.results import write  # noqa: E402
 from bench.serving.clients import Clients, Told  # noqa: E402
 from bench.serving.figures import checks, page_text, report, summary  # noqa: E402

@@ -2,7 +2,8 @@
 
 For each seed: SFT from scratch on the miniature benchmark, evaluation, RL, evaluation. Of the stage with the higher mean
 gen the first seed's model becomes `umer1/assets/tiny`; `umer1/assets/tiny/results.json` holds every score of every seed,
-their means and spreads. A stage that is already finished under --work is kept; a killed one resumes.
+their means and spreads. With --compare the bundled model stays as it is, and the file says by how much the recipe as it
+is now reaches the bundled results. A stage that is already finished under --work is kept; a killed one resumes.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 import torch
 
 from bench.environment import environment
+from bench.results import write
 from umer1 import Embedder
 from umer1.cli.models import model_identity
 from umer1.data.mini import build
@@ -32,25 +34,48 @@ SAMPLES = 16
 STAGES = {"sft": (sft, SFTConfig), "rl": (rl, RLConfig)}
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "tiny-model")
+    parser.add_argument("--compare", type=Path, metavar="FILE", help="leave the bundled model alone; status 1 if its figures are not reached")  # fmt: skip
     arguments = parser.parse_args()
     data = build(arguments.work / "mini", seed=0)
     runs = {seed: train(seed, data, arguments.work / f"seed-{seed}") for seed in arguments.seeds}
-    gain = summary(runs, "rl")["rl_above_sft_gen"]["mean"]
-    stage = "rl" if gain > 0 else "sft"
     results = {
-        "bundled": f"seed {arguments.seeds[0]}, after {stage.upper()}",
         "command": "python -m bench.tiny_model --seeds " + " ".join(map(str, arguments.seeds)),
         "environment": environment(),
-        "summary": {stage: summary(runs, stage) for stage in ("sft", "rl")},
+        "summary": {stage: summary(runs, stage) for stage in STAGES},
         "seeds": {str(seed): run for seed, run in runs.items()},
     }
-    bundle(arguments.work / f"seed-{arguments.seeds[0]}" / stage / "model")
-    (TINY / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     print(json.dumps(results["summary"], indent=1))
+    if arguments.compare:
+        results["command"] += f" --compare {arguments.compare}"
+        before = json.loads((TINY / "results.json").read_text())["summary"]
+        results["compared"] = compared(results["summary"], before)
+        write(arguments.compare, results)
+        print(json.dumps(results["compared"], indent=1))
+        return int(not all(each["reached"] for each in results["compared"].values()))
+    stage = "rl" if results["summary"]["rl"]["rl_above_sft_gen"]["mean"] > 0 else "sft"
+    bundled = f"seed {arguments.seeds[0]}, after {stage.upper()}"
+    bundle(arguments.work / f"seed-{arguments.seeds[0]}" / stage / "model")
+    write(TINY / "results.json", {"bundled": bundled, **results})
+    return 0
+
+
+def compared(now: dict, before: dict) -> dict[str, dict]:
+    """By stage and mode: both means in points, the spread of the seeds before, and whether the mean reaches that of
+    before."""
+    return {
+        f"{stage} {mode}": {
+            "now": now[stage][mode],
+            "bundled": before[stage][mode],
+            "difference": round(now[stage][mode]["mean"] - before[stage][mode]["mean"], 1),
+            "reached": now[stage][mode]["mean"] >= before[stage][mode]["mean"],
+        }
+        for stage in STAGES
+        for mode in ("gen", "disc")
+    }
 
 
 def train(seed: int, data: Path, work: Path) -> dict:
@@ -177,4 +202,4 @@ def bundle(model: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -4,7 +4,7 @@ import torch
 
 from bench import environment as environments
 from bench.environment import environment
-from bench.tiny_model import summary
+from bench.tiny_model import compared, summary
 
 
 def test_environment_names_versions_and_commit():
@@ -52,3 +52,14 @@ def test_summary_is_in_points_with_the_seeds_spread():
     assert found["rl_above_sft_gen"] == {"mean": 5.0, "low": 0.0, "high": 10.0}
     assert found["pass@16_above_pass@1"]["mean"] == 10.0
     assert found["disc_on_one_look"]["mean"] == 50.0
+
+
+def test_a_recipe_is_compared_mean_with_mean():
+    before = {stage: summary({0: _run(0.8, 0.5, 0.85, 0.7)}, stage) for stage in ("sft", "rl")}
+    now = {stage: summary({0: _run(0.81, 0.49, 0.85, 0.7)}, stage) for stage in ("sft", "rl")}
+    found = compared(now, before)
+    assert {name: each["reached"] for name, each in found.items()} == {
+        "sft gen": True, "sft disc": False, "rl gen": True, "rl disc": False,
+    }  # fmt: skip
+    assert found["rl gen"]["difference"] == 1.0 and found["sft gen"]["difference"] == 0.0
+    assert found["rl disc"]["now"]["mean"] == 49.0 and found["rl disc"]["bundled"]["mean"] == 50.0
