@@ -27,7 +27,7 @@ from umer1.serving.engine_loop import EngineLoop, Ticket
 from umer1.serving.threads import leave_a_core
 from umer1.serving.wire import dumps, receive
 
-PATIENCE = 4  # steps: 8 % more embeddings a second with 64 clients, for some 20 ms
+PATIENCE = 4  # steps that a prompt waits for others, see Scheduler
 STATE_SECONDS = 0.25  # between two reports of what is in the engine, while it works
 
 
