@@ -1,6 +1,7 @@
 """The engine in a process of its own: what it computes, how prompts leave it, how either side ends."""
 
 import asyncio
+import pickle
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from umer1.serving.engine_process import EngineProcess
 from umer1.serving.errors import ApiError
 from umer1.serving.runner import Runner, Started, TokenPiece
 from umer1.serving.settings import EmbedOptions, ServerSettings
-from umer1.serving.wire import dumps
+from umer1.serving.wire import dumps, sendable
 
 LONG = EmbedOptions(max_new_tokens=400, temperature=50.0)  # noise: nothing ends it early
 
@@ -189,11 +190,21 @@ def test_an_engine_that_dies_at_its_start_is_one_error(monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int64, torch.bool, torch.uint8])
 def test_tensors_cross_as_they_are(dtype):
-    import pickle
-
     whole = torch.arange(60).reshape(6, 10).to(dtype)
     for sent in (whole, whole[1:4, ::3], whole[:0], whole[0, 0]):
         got = pickle.loads(dumps({"x": [sent]}))["x"][0]
         assert got.dtype == dtype and got.shape == sent.shape and torch.equal(got, sent)
         got.zero_()  # it is the receiver's own
     assert whole.any()
+
+
+class _OfTwo(Exception):
+    def __init__(self, one, other):
+        super().__init__(f"{one} and {other}")
+
+
+def test_an_error_crosses_or_its_words_do():
+    assert type(sendable(ValueError("x"))) is ValueError
+    for error in (_OfTwo("a", "b"), OSError(lambda: None)):
+        got = pickle.loads(dumps(sendable(error)))
+        assert type(got) is RuntimeError and str(got).startswith(type(error).__name__)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import pickle
 import signal
 import sys
 import threading
@@ -25,7 +24,7 @@ from umer1.engine import NativeEngine, SpecialTokens
 from umer1.serving import process_memory
 from umer1.serving.engine_loop import EngineLoop, Ticket
 from umer1.serving.threads import leave_a_core
-from umer1.serving.wire import dumps, receive
+from umer1.serving.wire import dumps, receive, sendable
 
 PATIENCE = 4  # steps that a prompt waits for others, see Scheduler
 STATE_SECONDS = 0.25  # between two reports of what is in the engine, while it works
@@ -43,7 +42,7 @@ def main() -> None:
             engine = _engine(**settings)
             hello = _hello(engine)
         except Exception as error:  # whoever starts the server is told
-            connection.send_bytes(dumps(("failed", _sendable(error))))
+            connection.send_bytes(dumps(("failed", sendable(error))))
             return
         connection.send_bytes(dumps(("ready", hello)))
         gc.freeze()
@@ -75,15 +74,6 @@ def _hello(engine: NativeEngine) -> dict[str, Any]:
         "prefill_tokens": engine.prefill_tokens,
         "threads": torch.get_num_threads(),
     }
-
-
-def _sendable(error: Exception) -> Exception:
-    """Itself, unless its class cannot be made anew from its arguments."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error
 
 
 class _Child:
@@ -137,6 +127,8 @@ class _Child:
 
     def _done(self, number: int, result: Any) -> None:
         self.tickets.pop(number, None)
+        if isinstance(result, Exception):
+            result = sendable(result)
         self.events.append(("done", number, result))
 
     def _leave(self, number: int) -> None:

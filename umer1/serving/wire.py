@@ -28,6 +28,15 @@ def receive(connection: Connection) -> Any:
     return pickle.loads(connection.recv_bytes())
 
 
+def sendable(error: Exception) -> Exception:
+    """Itself, unless its class cannot be made anew from its arguments."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
 def _as_array(tensor: torch.Tensor) -> tuple:
     return torch.from_numpy, (tensor.detach().cpu().numpy(),)
 
