@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
             "ablations": found,
         }
         write(arguments.json, content)
-        write_page(arguments.page, table(found))
+        write_page(arguments.page, f"{table(found)} {origin(content)}")
     print(table(found))
     print(f"wrote {arguments.json} and {arguments.page}; {clock.spent()}")
     return 0
@@ -190,6 +190,17 @@ def table(found: dict[str, dict]) -> str:
     count = max((len(seeds) for seeds in found.values()), default=0)
     note = f"Percent, mean of {count} seeds (lowest to highest). Difference: same seed, points."
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{note}"
+
+
+def origin(content: dict) -> str:
+    """How the table came about."""
+    on, share = content["environment"], content["steps_share"]
+    steps = ", ".join(f"{round(share * recipe_steps(stage)):,} steps of {stage.upper()}" for stage in ("sft", "rl"))  # fmt: skip
+    changed = ", with uncommitted changes" if on["uncommitted_changes"] else ""
+    return (
+        f"{share:.0%} of the tiny recipe's steps ({steps}). `{content['command']}`: {on['cpu']}, "
+        f"torch {on['packages']['torch']}, commit {(on['commit'] or 'unknown')[:12]}{changed}."
+    )
 
 
 def write_page(page: Path, text: str) -> None:
