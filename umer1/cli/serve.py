@@ -115,7 +115,7 @@ def serve(
     )
     # this process has the requests, whose pixels are many small products
     torch.set_num_threads(1)
-    if engine.describe()["device"] == "cpu":
+    if engine.device == "cpu":
         note(f"{engine.threads} threads compute")
     if host not in ("127.0.0.1", "::1", "localhost") and not settings.api_keys:
         note(f"anyone who reaches {host}:{port} can use this server: give it --api-key-file")

@@ -31,7 +31,8 @@ STOPPING = 30.0  # seconds to end by itself
 class EngineProcess:
     """What `EngineThread` is, elsewhere.
 
-    Attributes: slots, rows computed together. threads: of the engine's products on a CPU.
+    Attributes: slots, rows computed together. device: where it computes. threads: of its products
+    on a CPU.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class EngineProcess:
         if kind == "failed":
             self._process.wait()
             raise found
-        self.slots, self.threads = slots, found.pop("threads")
+        self.slots, self.device, self.threads = slots, found.pop("device"), found.pop("threads")
         # pages are counted there; what could never fit is refused here, before anything is streamed
         self._fits = Scheduler(PagePool(found["pages"]), slots, found.pop("prefill_tokens"))
         self._state = found
