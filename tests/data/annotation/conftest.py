@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from umer1.data import open_set
+from umer1.data.annotation import Options, Retries, annotate
 
 GOOD = "<think>It shows a cat.</think><answer>a cat</answer>"
 USAGE = {"prompt_tokens": 100, "completion_tokens": 40, "total_tokens": 140}
@@ -142,6 +143,25 @@ def server():
     yield made
     made.shutdown()
     made.server_close()
+
+
+@pytest.fixture
+def fast_retries():
+    return Retries(attempts=6, first_wait=0.01, longest_wait=0.05)
+
+
+@pytest.fixture
+def run(server, fast_retries, tmp_path):
+    """run(store, out="out", limit=None, **options) -> statistics."""
+
+    def call(store, out="out", limit=None, **options):
+        given = {"url": server.url, "retries": fast_retries, "concurrency": 4, "timeout": 5.0}
+        return annotate(
+            store, tmp_path / out, Options(**(given | options)), root=tmp_path, limit=limit,
+            progress=False,
+        )  # fmt: skip
+
+    return call
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import dataclasses
 import fcntl
 import json
 import random
-import time
 from collections import Counter
 
 import pytest
@@ -13,28 +12,12 @@ from umer1.data import RecordError, open_set
 from umer1.data.annotation import (
     EndpointError,
     Filters,
-    Options,
     Prompts,
-    Retries,
     Sampling,
-    annotate,
 )
 from umer1.data.annotation.statistics import lines
 from umer1.data.check import check_pairs
 from umer1.data.check_report import summary
-
-FAST = Retries(attempts=6, first_wait=0.01, longest_wait=0.05)
-
-
-@pytest.fixture
-def run(server, tmp_path):
-    def call(store, out="out", limit=None, **options):
-        options = {"url": server.url, "retries": FAST, "concurrency": 4, "timeout": 5.0} | options
-        return annotate(
-            store, tmp_path / out, Options(**options), root=tmp_path, limit=limit, progress=False
-        )
-
-    return call
 
 
 def rows(path):
@@ -56,12 +39,12 @@ def echo(chat):
 TROUBLE = ["half", "disconnect", "junk", "cut_json", "odd", "empty", 500, 503, (429, {"Retry-After": "0.1"})]  # fmt: skip
 
 
-def test_every_pair_gets_its_own_answers_through_all_trouble(run, server, store, chat, tmp_path):
+def test_every_pair_gets_its_own_answers_through_all_trouble(run, server, store, chat, fast_retries, tmp_path):  # fmt: skip
     server.answer = echo(chat)
     server.script = TROUBLE * 3
     random.Random(0).shuffle(server.script)
     pairs = store(12)
-    statistics = run(pairs, retries=dataclasses.replace(FAST, attempts=28))
+    statistics = run(pairs, retries=dataclasses.replace(fast_retries, attempts=28))
     assert (statistics["pairs"], statistics["kept"], statistics["asked"]) == (12, 12, 24)
     assert sum(statistics["failed_attempts"].values()) == 27
     assert len(server.requests) == 24 + 27
@@ -240,58 +223,6 @@ def test_servers_without_usage(run, server, store, chat):
     assert (statistics["without_usage"], statistics["cost"]) == (4, 0.0)
     assert statistics["tokens_counted_by"] == {"characters": 4}
     assert "4 without usage" in "\n".join(lines(statistics))
-
-
-def test_sides_without_an_answer_are_asked_again_next_time(run, server, store, chat, tmp_path):
-    (tmp_path / "media").mkdir()
-    pairs = store(6)
-    (tmp_path / "media" / "3.png").unlink()  # of pair 3, known before anything is asked
-    (tmp_path / "media" / "1.png").write_bytes(b"damaged")  # of the videos of 1 and 4
-
-    def answer(body):
-        return chat()
-
-    server.answer = answer
-    server.script = [(400, {}, "too long")]
-    statistics = run(pairs, concurrency=1)
-    assert statistics["sides"]["query"]["unanswered"] == {
-        "HTTP 400": 1, "missing medium": 1, "damaged medium": 2,
-    }  # fmt: skip
-    assert (statistics["kept"], statistics["unanswered"], statistics["dropped"]) == (2, 4, {})
-    assert len(server.requests) == 12 - 3
-    assert any("no such file" in one["reason"] for one in statistics["examples"])
-    statistics = run(pairs)
-    assert (statistics["asked"], statistics["kept"]) == (1, 3)
-
-
-def test_an_endpoint_that_fails_for_good_ends_the_run(run, server, store, tmp_path):
-    server.script = ["good"] * 5 + [(400, {}, "no")] * 1000
-
-    def after_the_good_ones(meets):
-        answers = tmp_path / "out" / "answers.jsonl"
-        while meets != "good" and answers.read_bytes().count(b"\n") < 5:
-            time.sleep(0.002)
-
-    server.before = after_the_good_ones
-    with pytest.raises(
-        EndpointError, match="20 questions in a row got no answer.*HTTP 400: some_code no; 5 were"
-    ):
-        run(store(40))
-    assert len(server.requests) <= 5 + 20 + 4
-
-
-def test_one_question_at_a_time_ends_the_run_sooner(run, server, store):
-    server.script = ["good"] * 5 + [(400, {}, "no")] * 1000
-    with pytest.raises(EndpointError, match="17 questions in a row got no answer.*; 5 were"):
-        run(store(40), concurrency=1)
-    assert len(server.requests) == 5 + 17
-
-
-def test_failures_between_answers_do_not_end_it(run, server, store):
-    server.script = ([400] * 12 + ["good"]) * 3
-    statistics = run(store(30), concurrency=1)
-    assert statistics["asked"] == 60 - 36
-    assert statistics["unanswered"] > 0
 
 
 def test_a_bad_record_costs_nothing(run, server, pairs):
