@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from umer1.retrieval.changes import check_same, while_it_changes
 from umer1.retrieval.checks import checked_ids, checked_vectors, entries_or_empty
 from umer1.retrieval.files import Stored, append
 from umer1.retrieval.manifest import NAME, Manifest
@@ -99,7 +100,7 @@ class VectorIndex:
     def open(cls, directory: str | Path) -> VectorIndex:
         """An index that is there; ValueError says what is wrong with its files."""
         directory = Path(directory)
-        return _while_it_changes(directory, lambda manifest: cls(directory, manifest))
+        return while_it_changes(directory, lambda manifest: cls(directory, manifest))
 
     @staticmethod
     def exists(directory: str | Path) -> bool:
@@ -274,13 +275,8 @@ class VectorIndex:
         now = Manifest.read(self.directory)
         if now == self.manifest:
             return False
-        for name in ("model", "readout", "modes", "dimension", "dtype"):
-            if getattr(now, name) != getattr(self.manifest, name):
-                raise ValueError(
-                    f"{self.directory}: is another index now, of {name} {getattr(now, name)!r}: "
-                    "open it anew"
-                )
-        self._stored = _while_it_changes(
+        check_same(self.directory, self.manifest, now)
+        self._stored = while_it_changes(
             self.directory, lambda manifest: Stored(self.directory, manifest)
         )
         return True
@@ -323,14 +319,3 @@ class VectorIndex:
             fcntl.flock(lock, fcntl.LOCK_EX)
             self.refresh()
             yield
-
-
-def _while_it_changes(directory, read):
-    """What `read` makes of the manifest; once more where another process has just replaced it."""
-    while True:
-        manifest = Manifest.read(directory)
-        try:
-            return read(manifest)
-        except ValueError:
-            if Manifest.read(directory) == manifest:
-                raise

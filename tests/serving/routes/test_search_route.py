@@ -262,6 +262,7 @@ def test_what_is_written_while_it_is_served_is_found(embedder, encoded, tmp_path
         other.delete(["zero", "one"])
         other.optimize()
         wait_until(lambda: {hit["id"] for hit in found()} == {"two", "three"})
+        wait_until(lambda: found()[0]["thumbnail"].endswith("?data=data-000002"))
         refused = client.get(old["three"])
         assert (refused.status_code, refused.json()["error"]["code"]) == (404, "item_not_found")
         assert {client.get(hit["thumbnail"]).status_code for hit in found()} == {200}
