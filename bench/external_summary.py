@@ -33,22 +33,25 @@ def told(text: str, summary: str) -> str:
 
 
 class SummarisedEmbedder:
-    """Disc vectors of inputs together with what `reasoner` makes of them; `encode` as the evaluation calls it."""
+    """Disc vectors of inputs together with what `reasoner` makes of them; `stream` as the evaluation calls it."""
 
     def __init__(self, embedder: Embedder, reasoner: Embedder):
         self.embedder, self.reasoner = embedder, reasoner
 
     def encode(self, items: list, mode: str = "disc", **options):
+        return self.embedder.encode(self._told(items, mode, options), mode="disc", **options)
+
+    def stream(self, items: list, mode: str = "disc", *, numbers: list | None = None, **options):
+        told = self._told(items, mode, {"progress": False, **options})
+        return self.embedder.stream(told, mode="disc", numbers=numbers, **options)
+
+    def _told(self, items: list, mode: str, options: dict) -> list:
         if mode != "disc":
             raise ValueError(
                 f"mode: got {mode!r}, wants 'disc': this embedder writes nothing itself"
             )
         written = self.reasoner.encode(items, mode="gen", **options)
-        return self.embedder.encode(
-            [_told(item, summary) for item, summary in zip(items, written.summary)],
-            mode="disc",
-            **options,
-        )
+        return [_told(item, summary) for item, summary in zip(items, written.summary)]
 
 
 def _told(item, summary: str):

@@ -2,11 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from bench import ablations
 from bench.ablations import ABLATIONS, runs
 from bench.external_summary import SummarisedEmbedder, with_annotated_summaries
+from umer1 import Embedder
+from umer1.data.mini import build
+from umer1.evaluation import evaluate
 from umer1.training.config import load_config
 from umer1.training.settings import RLConfig, SFTConfig
 
@@ -141,3 +145,20 @@ def test_the_summarised_embedder_embeds_the_items_with_what_the_reasoner_wrote()
     assert found == [(f"{text}\nSummary: 2 items", (), "disc", {"batch_size": 4}) for text in ("one", "two")]  # fmt: skip
     with pytest.raises(ValueError, match="wants 'disc'"):
         embedder.encode(["one"], mode="gen")
+
+
+def test_the_evaluation_can_read_a_summarised_embedder(tmp_path):
+    """A task of the miniature benchmark for real, and the vectors of one of its items."""
+    tiny = Embedder.load("tiny", device="cpu")
+    told = SummarisedEmbedder(tiny, tiny)
+    data = build(tmp_path / "mini", seed=0, scale=0.01)
+    report = evaluate(
+        told, data, output_dir=tmp_path / "out", modes="disc", names=["digit_sum"],
+        max_new_tokens=64, batch_size=64, progress=False,
+    )  # fmt: skip
+    assert 0 <= report.to_dict()["tasks"]["digit_sum"]["main"]["disc"] <= 1
+    options = dict(max_new_tokens=32, batch_size=2, seed=0, n=1, temperature=0.0, readout="at")
+    seen = dict(told.stream(["3 + 4", "seven"], numbers=[5, 6], **options))
+    wanted = told.encode(["3 + 4", "seven"], progress=False, **options)
+    assert all(np.array_equal(seen[place].disc[0], wanted.disc[place]) for place in (0, 1))
+    assert not np.array_equal(seen[0].disc, tiny.encode("3 + 4", "disc", progress=False).disc)
