@@ -81,10 +81,8 @@ class Scheduler:
 
     def __init__(self, pages: PagePool, slots: int, prefill_tokens: int, patience: int = 0):
         self.pages, self.slots, self.prefill_tokens = pages, slots, prefill_tokens
-        self.patience, self._held = (
-            patience,
-            0,
-        )  # steps: of requests that wait for others, and so far
+        # in steps: how long requests wait for others, and have so far
+        self.patience, self._held = patience, 0
         self.prefixes = SharedPrefixes(pages)
         self.running: dict[int, Row] = {}
         self._free_slots = list(range(slots - 1, -1, -1))

@@ -49,7 +49,7 @@ def main() -> None:
         trimming = process_memory.return_freed_memory_for_ever
         threading.Thread(target=trimming, name="umer1-trim", daemon=True).start()
         _Child(connection, engine).run()
-    except (EOFError, OSError):
+    except (EOFError, ConnectionError):
         pass  # the server has ended
 
 
