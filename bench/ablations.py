@@ -4,8 +4,8 @@
     python -m bench.ablations --steps-share 0.25         # a quarter of the recipe's steps in every run
     python -m bench.ablations --only full no-rl dume --seeds 0
 
-Every row is trained with the tiny recipe on the miniature benchmark but for what its name says, evaluated on all held-out
-tasks, for several seeds. Each training run and each evaluation has a folder of its own under --work: finished ones are
+Every row is trained with the tiny recipe, on the released losses (no alignment), on the miniature benchmark but for what its
+name says, evaluated on all held-out tasks, for several seeds. Each training run and each evaluation has a folder of its own under --work: finished ones are
 skipped, a killed one resumes. Rows share what they have in common: RL rows begin from the seed's one SFT model. The result is a JSON
 file and the table between its markers in --page; both are written anew after every seed.
 """
@@ -30,6 +30,7 @@ from umer1.data.mini import build
 from umer1.evaluation import evaluate
 
 ROOT = Path(__file__).resolve().parent.parent
+RELEASED = {"sft": {"align_weight": 0.0}, "rl": {}}  # what the tiny recipe adds to the released losses, undone
 BOTH, DISC = "disc,gen,disc-gen,gen-disc", "disc"
 MARKER = re.compile(r"(<!-- begin: ablations -->\n)(.*?)(<!-- end: ablations -->)", re.DOTALL)
 
@@ -117,7 +118,7 @@ def train(
 ) -> None:
     output = work / run.folder
     steps = round(share * recipe_steps(run.stage))
-    overrides = {**run.overrides, "seed": seed, "steps": steps}
+    overrides = {**RELEASED[run.stage], **run.overrides, "seed": seed, "steps": steps}
     if run.start:
         overrides["model"] = str(work / run.start / "model")
     if ablation.told:
@@ -198,7 +199,7 @@ def origin(content: dict) -> str:
     steps = ", ".join(f"{round(share * recipe_steps(stage)):,} steps of {stage.upper()}" for stage in ("sft", "rl"))  # fmt: skip
     changed = ", with uncommitted changes" if on["uncommitted_changes"] else ""
     return (
-        f"{share:.0%} of the tiny recipe's steps ({steps}). `{content['command']}`: {on['cpu']}, "
+        f"{share:.0%} of the tiny recipe's steps ({steps}), its alignment in the row that says so alone. `{content['command']}`: {on['cpu']}, "
         f"torch {on['packages']['torch']}, commit {(on['commit'] or 'unknown')[:12]}{changed}."
     )
 
