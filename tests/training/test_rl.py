@@ -18,9 +18,11 @@ from umer1.training.rl_prompts import (
     rl_prompt,
 )
 from umer1.training.rollout_pack import RolloutGroup, pack_rollouts
+from umer1.training.rollout_share import RolloutShare
 from umer1.training.start import open_pairs, start
 
 CPU = torch.device("cpu")
+ALONE = RolloutShare(0, 1, 0, 1, 3, None)  # in one process, with three generations
 
 
 @pytest.fixture
@@ -73,7 +75,9 @@ def noisy_rewards(monkeypatch):
         )  # fmt: skip
         total[0, 0] = 0.5
         advantage = torch.stack([rollouts_advantage(side) for side in total])
-        return found._replace(total=total, advantage=advantage, flat=total.std(2) < 1e-6)
+        return found._replace(
+            total=total, advantage=advantage, std=total.std(2), flat=total.std(2) < 1e-6
+        )
 
     from umer1.training.objectives import group_advantage as rollouts_advantage
 
@@ -163,6 +167,7 @@ def test_log_probabilities_of_a_video_rollout_equal_the_engines(world, rl_config
         rollouts._prompts(0, chosen, processor, rl_config),
         replace(rl_config, temperature=0.7),
         3,
+        ALONE,
     )
     for prompt, result in zip([chosen[0].query, chosen[1].query], results):
         tokens = [torch.tensor(each.tokens) for each in result.rollouts]
@@ -230,7 +235,11 @@ def test_prompts_of_an_epoch_come_once_and_long_ones_are_refused(world, rl_confi
     _, processor, pairs = world
     batches = GroupedBatches([pair.dataset for pair in pairs], 3, 1, seed=1)
     ranks = [
-        prompt_batches(prompt_loader(pairs, batches, processor, rl_config, 0, rank, 3))
+        prompt_batches(
+            prompt_loader(
+                pairs, batches, processor, rl_config, 0, RolloutShare(rank, 3, 0, 1, 3, None)
+            )
+        )  # fmt: skip
         for rank in range(3)
     ]
     seen = sorted(pair.where for _ in range(len(pairs) // 3) for each in ranks for pair in next(each))  # fmt: skip

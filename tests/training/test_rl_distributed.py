@@ -1,4 +1,4 @@
-"""RL on two processes makes the rollouts and takes the steps that one process takes."""
+"""RL on several processes makes the rollouts and takes the steps that one process takes."""
 
 import json
 import os
@@ -12,26 +12,14 @@ import yaml
 
 from umer1.embedder import Embedder
 
-# a model of random weights earns no rewards: these differ, and every other group's are all equal
+# a model of random weights earns no rewards: here one completion in eight does, and most groups' are all equal
 SCRIPT = """
-import sys, torch
-from umer1.training import rl, rollouts
+import sys, zlib
+from umer1.training import rewards, rl
 from umer1.training.config import load_config
-from umer1.training.objectives import group_advantage
 from umer1.training.settings import RLConfig
 
-score = rollouts.score
-
-def noisy(query, target, *rest):
-    found = score(query, target, *rest)
-    total = torch.tensor([
-        [[sum(each.tokens) % 7 / 7 * (row.rollouts[0].tokens[0] % 2) for each in row.rollouts]
-         for row in side] for side in (query, target)
-    ])
-    advantage = torch.stack([group_advantage(side) for side in total])
-    return found._replace(total=total, advantage=advantage, flat=total.std(2) < 1e-6)
-
-rollouts.score = noisy
+rewards.format_ok = lambda text: zlib.crc32(text.encode()) % 8 == 0
 rl.run(load_config(sys.argv[1], RLConfig), progress=False)
 """
 
@@ -51,20 +39,24 @@ def _run(config, tmp_path, processes):
     assert run.returncode == 0, run.stderr[-3000:]
 
 
-@pytest.mark.slow  # starts torchrun; four trainings
-def test_two_processes_equal_one(rl_config, tmp_path):
+@pytest.mark.slow  # starts torchrun; five trainings
+def test_several_processes_equal_one(rl_config, tmp_path):
     """Texts, pictures and videos fall on the processes as they come; small parts, so that one process has more of
-    them than the other; two updates on the same rollouts."""
+    them than the other; two updates on the same rollouts. Four processes have two pairs, and each half of a pair's
+    generations."""
     base = replace(
-        rl_config, steps=4, updates_per_rollout=2, skip_flat_groups=True, microbatch_tokens=250
-    )
+        rl_config, batch_size=2, generations=4, steps=4, updates_per_rollout=2, skip_flat_groups=True,
+        microbatch_tokens=250, max_new_tokens=8,
+    )  # fmt: skip
     base.optimizer.learning_rate, base.optimizer.warmup_ratio = 1e-3, 0.0
     zero3 = tmp_path / "zero3.json"
     zero3.write_text(json.dumps({"zero_optimization": {"stage": 3}, "train_batch_size": "auto"}))
-    kinds = {"one": {}, "ddp": {}, "fsdp": {"fsdp": True}, "zero3": {"deepspeed": str(zero3)}}
+    kinds = {"one": {}, "ddp": {}, "fsdp": {"fsdp": True}, "zero3": {"deepspeed": str(zero3)},
+             "parts": {}}  # fmt: skip
+    processes = {"one": 1, "parts": 4}
     for kind, how in kinds.items():
         config = replace(base, output=str(tmp_path / kind), **how)
-        _run(config, tmp_path, 1 if kind == "one" else 2)
+        _run(config, tmp_path, processes.get(kind, 2))
         got = Embedder.load(tmp_path / kind / "model", device="cpu").model.state_dict()
         log = [json.loads(line) for line in (tmp_path / kind / "rl_metrics.jsonl").open()]
         if kind == "one":

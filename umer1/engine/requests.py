@@ -34,12 +34,15 @@ class Prompt:
             batch.
         disc_position: where to read the discriminative vector (None: not wanted).
         seed: the request's own; with it neither `number` nor the run's seed matters.
+        first_sample: its samples are numbered from here on: several processes can make different ones
+            of the same prompt.
     """
 
     sequence: Sequence
     number: int
     disc_position: int | None = None
     seed: int | None = None
+    first_sample: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +132,7 @@ class Generated:
 
 def prompt_seed(prompt: Prompt, sampling: Sampling, sample: int) -> int:
     """Seed of one row, 64 bits: see `row_seed`."""
+    sample += prompt.first_sample
     if prompt.seed is not None:
         return row_seed(prompt.seed, 0, sample)
     return row_seed(sampling.seed, prompt.number, sample)

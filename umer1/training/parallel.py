@@ -75,11 +75,7 @@ class Parallel:
             **accelerator_options,
         )
         self.world_size, self.rank = self.accelerator.num_processes, self.accelerator.process_index
-        if config.batch_size % self.world_size:
-            raise ValueError(
-                f"batch_size {config.batch_size} is not a multiple of the number of processes "
-                f"{self.world_size}"
-            )
+        config.check_processes(self.world_size)
         self.kind = "one" if self.world_size == 1 else "ddp"
         if self._deepspeed:
             self.kind = f"zero{zero_stage(self._deepspeed)}"

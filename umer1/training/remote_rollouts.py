@@ -13,6 +13,7 @@ from umer1.model.key_names import checkpoint_tensors
 from umer1.model.packed_weights import PackedWeights
 from umer1.model.qwen2_vl import Qwen2VL
 from umer1.processor import Processor
+from umer1.training.rollout_share import RolloutShare
 from umer1.training.settings import RLConfig
 
 
@@ -24,22 +25,22 @@ def generate_remotely(
     config: RLConfig,
     *,
     packed: PackedWeights | None,
-    group,
+    share: RolloutShare,
 ) -> list[Generated]:
     """`generate` on the servers of `config.rollout_engine`; their weights come from the first
     process, and every process has its own prompts written.
 
     Args:
         policy: whole weights, in every process.
-        group: the process group, None in one process.
+        share: which rollouts this process makes.
     """
     named = engine_name(config.rollout_engine)
     engine = open_engine(
         named, policy, processor, packed=packed, weights_directory=config.rollout_weights
     )
     try:
-        _push(engine, None if named.needs_model else policy, packed, sampling.seed, group)
-        return generate(engine, prompts, sampling, samples=config.generations)
+        _push(engine, None if named.needs_model else policy, packed, sampling.seed, share.group)
+        return generate(engine, prompts, sampling, samples=share.rollouts)
     finally:
         engine.close()
 

@@ -27,16 +27,18 @@ import umer1_kernels as kernels
 from umer1.engine import Generated
 from umer1.prompts import format_ok
 from umer1.training.objectives import group_advantage
+from umer1.training.rollout_share import RolloutShare
 from umer1.training.settings import RLConfig
 
 FLAT = 1e-6  # a group whose rewards spread less has nothing to learn from
 
 
 class Rewards(NamedTuple):
-    """float32 [2, N, G] on the CPU; flat: bool [2, N], groups whose rewards are all equal."""
+    """float32 [2, N, G] on the CPU; of each group, [2, N], the rewards' unbiased std and whether all are equal."""
 
     total: Tensor
     advantage: Tensor
+    std: Tensor
     flat: Tensor
     format: Tensor
     embedding: Tensor
@@ -56,30 +58,31 @@ def score(
 
     Args:
         texts: [2][N][G], the completions as text.
-        group: process group whose pairs are all candidates; each process brings as many pairs.
+        group: process group whose pairs are all candidates, each process's as RolloutShare has it; G is then what
+            this process makes, while advantages compare all generations of a pair.
     """
-    sides = (query, target)
+    share, sides = RolloutShare.of(config, group), (query, target)
+    vectors, hits = ([share.candidates(read(side)) for side in sides] for read in (_vectors, _hits))
     found = kernels.group_reward(
-        *(_vectors(side) for side in sides),
-        query_valid=_hits(query),
-        target_valid=_hits(target),
+        *vectors,
+        query_valid=hits[0],
+        target_valid=hits[1],
         kind=config.reward,
-        group=group,
+        group=share.candidates_group,
     )
     embedding = torch.stack([found.query_reward, found.target_reward]).float().cpu()
-    form = torch.tensor(
-        [[[float(format_ok(text)) for text in row] for row in side] for side in texts]
-    )
-    written = torch.tensor(
-        [[[len(each.tokens) for each in row.rollouts] for row in side] for side in sides]
+    form, written = (
+        torch.stack([share.candidates(values.to(vectors[0].device)) for values in both]).cpu()
+        for both in (map(_forms, texts), map(_lengths, sides))
     )
     length = torch.zeros_like(embedding)
     if config.length_penalty:
         length = length_reward(written, config.max_new_tokens, config.length_buffer)
     total = config.format_weight * form + embedding + config.length_penalty * length
-    return Rewards(
+    rewards = Rewards(
         total=total,
         advantage=torch.stack([group_advantage(side) for side in total]),
+        std=total.std(2),
         flat=total.std(2) < FLAT,
         format=form,
         embedding=embedding,
@@ -87,6 +90,7 @@ def score(
         rank=found.rank.float().cpu(),
         gap=found.gap.float().cpu(),
     )
+    return Rewards(*map(share.own, rewards))
 
 
 def length_reward(written: Tensor, most: int, buffer: int) -> Tensor:
@@ -105,3 +109,11 @@ def _hits(side: list[Generated]) -> Tensor:
         [[rollout.hit for rollout in result.rollouts] for result in side],
         device=side[0].rollouts[0].vector.device,
     )
+
+
+def _forms(side: list[list[str]]) -> Tensor:
+    return torch.tensor([[float(format_ok(text)) for text in row] for row in side])
+
+
+def _lengths(side: list[Generated]) -> Tensor:
+    return torch.tensor([[len(each.tokens) for each in row.rollouts] for row in side])

@@ -23,6 +23,7 @@ from umer1.training.policy_update import learn, make_parts
 from umer1.training.reference_policy import ReferencePolicy
 from umer1.training.rl_prompts import prompt_batches, prompt_loader
 from umer1.training.rollout_pack import can_share
+from umer1.training.rollout_share import RolloutShare
 from umer1.training.rollouts import roll_out
 from umer1.training.settings import RLConfig
 from umer1.training.start import open_pairs, start
@@ -58,14 +59,14 @@ def run(config: RLConfig, *, progress: bool = True) -> Path:
         beta=config.beta,
         temperature=config.temperature,
     )
+    pair_share = RolloutShare.of(config, parallel.group)
     loader = prompt_loader(
         pairs,
         batches,
         processor,
         config,
         state.step // updates * accumulation,
-        parallel.rank,
-        parallel.world_size,
+        pair_share,
     )
     source = prompt_batches(loader)
     with progress_bar(
@@ -106,7 +107,7 @@ def run(config: RLConfig, *, progress: bool = True) -> Path:
                 **learned,
                 **rolled.metrics,
                 "learning_rate": optimizer.param_groups[0]["lr"],
-                "skipped_pairs": float(loader.skips.count * parallel.world_size),
+                "skipped_pairs": float(loader.skips.count * pair_share.processes),
                 "learn_seconds": time.monotonic() - rollouts_end,
                 "rollouts_per_second": objective.completions / seconds,
                 "tokens_per_second": parts.packed_tokens * parallel.world_size / seconds,

@@ -12,6 +12,7 @@ from umer1.processor import Processor
 from umer1.training.batching import GroupedBatches
 from umer1.training.collate import side_item
 from umer1.training.loading import PairLoader, shares
+from umer1.training.rollout_share import RolloutShare
 from umer1.training.settings import RLConfig
 
 
@@ -41,17 +42,16 @@ def prompt_loader(
     processor: Processor,
     config: RLConfig,
     start_batch: int,
-    rank: int,
-    world_size: int,
+    share: RolloutShare,
 ) -> PairLoader:
-    """Batches from number `start_batch` on, for ever."""
+    """This process's pairs of the batches from number `start_batch` on, for ever."""
     return PairLoader(
         pairs,
         PromptEncoder(processor, config.max_prompt_tokens),
         list,
-        shares(batches, rank, world_size, start_batch),
+        shares(batches, share.rank, share.processes, start_batch),
         config,
-        rank=rank,
+        rank=share.process,
         start_step=start_batch,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from umer1.training.remote_rollouts import generate_remotely
 from umer1.training.rewards import Rewards, score
 from umer1.training.rl_prompts import PromptPair
 from umer1.training.rollout_pack import RolloutGroup
+from umer1.training.rollout_share import RolloutShare
 from umer1.training.samples import rollout_rows
 from umer1.training.settings import RLConfig
 from umer1_kernels.distributed import gather_values
@@ -29,13 +30,11 @@ class RolloutBatch:
 
     Attributes:
         groups: to learn from; without the flat ones if the config says so.
-        completions: rollouts of this process, both sides, flat groups included.
         metrics: means over this process's rollouts; every process has as many.
         samples: rows to read, see umer1.training.samples.
     """
 
     groups: list[RolloutGroup]
-    completions: int
     metrics: dict[str, float]
     samples: list[dict] = field(default_factory=list)
 
@@ -57,12 +56,18 @@ def roll_out(
         batches: this process's pairs of each batch; the pairs of one batch, over all processes, are each other's
             candidates. All batches are rolled out together.
         seed: with a pair's place in its batch it decides the pair's samples, on whatever process they are made.
-        group: the process group, None in one process.
+        group: the process group, None in one process. With more processes than pairs each makes a part of a pair's
+            generations.
         samples: pairs of this process whose rollouts come back as rows to read.
     """
     began = time.monotonic()
-    prompts = [prompt for number, batch in enumerate(batches) for prompt in _prompts(number, batch, processor, config)]  # fmt: skip
-    results = _generate(model, processor, prompts, config, seed, group)
+    share = RolloutShare.of(config, group)
+    prompts = [
+        replace(prompt, first_sample=share.first)
+        for number, batch in enumerate(batches)
+        for prompt in _prompts(number, batch, processor, config)
+    ]
+    results = _generate(model, processor, prompts, config, seed, share)
     rolled = time.monotonic()
     metrics: dict[str, float] = {}
     groups, rows, first = [], [], 0
@@ -75,7 +80,7 @@ def roll_out(
             for side in sides
         ]
         rewards = score(*sides, texts, config, group)
-        for name, value in _metrics(*sides, rewards, group).items():
+        for name, value in _metrics(*sides, rewards, share).items():
             metrics[name] = metrics.get(name, 0.0) + value / len(batches)
         groups += _groups(batch, sides, rewards, config.skip_flat_groups)
         if samples and not rows:
@@ -89,8 +94,7 @@ def roll_out(
             rows = rollout_rows(pairs, sides, shown, processor.decode, samples)
     metrics["rollout_seconds"] = rolled - began
     metrics["reward_seconds"] = time.monotonic() - rolled
-    completions = 2 * config.generations * sum(map(len, batches))
-    return RolloutBatch(groups, completions, metrics, rows)
+    return RolloutBatch(groups, metrics, rows)
 
 
 def _prompts(
@@ -111,7 +115,7 @@ def _generate(
     prompts: list[Prompt],
     config: RLConfig,
     seed: int,
-    group=None,
+    share: RolloutShare,
 ) -> list[Generated]:
     """A new engine each time: nothing that older weights have computed is left in it."""
     # every parameter of sampling is ours: none comes from the checkpoint's generation config
@@ -123,7 +127,7 @@ def _generate(
     with nullcontext() if obstacle(policy) else pack_weights(policy, keep=True) as packed:
         if config.rollout_engine != "native":
             results = generate_remotely(
-                policy.eval(), processor, prompts, sampling, config, packed=packed, group=group
+                policy.eval(), processor, prompts, sampling, config, packed=packed, share=share
             )
         else:
             results = generate(
@@ -132,7 +136,7 @@ def _generate(
                 sampling,
                 gen_id=processor.gen_id,
                 eos_id=processor.eos_id,
-                samples=config.generations,
+                samples=share.rollouts,
                 slots=config.rollout_slots,
             )
     policy.train(training)
@@ -166,31 +170,30 @@ def _groups(
 
 
 def _metrics(
-    query: list[Generated], target: list[Generated], rewards: Rewards, group
+    query: list[Generated], target: list[Generated], rewards: Rewards, share: RolloutShare
 ) -> dict[str, float]:
     rollouts = [each for result in (*query, *target) for each in result.rollouts]
     lengths = torch.tensor([float(len(each.tokens)) for each in rollouts])
-    share = lambda test: sum(map(test, rollouts)) / len(rollouts)  # noqa: E731
+    mean = lambda test: sum(map(test, rollouts)) / len(rollouts)  # noqa: E731
     return {
         "reward": float(rewards.total.mean()),
-        "reward_std": float(rewards.total.std(2).mean()),
+        "reward_std": float(rewards.std.mean()),
         "format": float(rewards.format.mean()),
         "embedding_reward": float(rewards.embedding.mean()),
         "length_reward": float(rewards.length.mean()),  # before its weight
         "rank": float(rewards.rank.mean()),
         "gap": float(rewards.gap.mean()),
-        "missing": share(lambda each: not each.hit),
-        "truncated": share(lambda each: each.finish == "length"),
+        "missing": mean(lambda each: not each.hit),
+        "truncated": mean(lambda each: each.finish == "length"),
         "flat_groups": float(rewards.flat.float().mean()),
         "completion_tokens": float(lengths.mean()),
-        "disc_hit": _disc_hit(query, target, group),
+        "disc_hit": _disc_hit(query, target, share),
     }
 
 
-def _disc_hit(query: list[Generated], target: list[Generated], group) -> float:
+def _disc_hit(query: list[Generated], target: list[Generated], share: RolloutShare) -> float:
     """Share of this process's queries whose own target has the nearest discriminative vector of the batch."""
     queries, targets = (torch.stack([result.disc for result in side]) for side in (query, target))
-    candidates: Tensor = gather_values(targets, group)
-    rank = 0 if group is None else torch.distributed.get_rank(group)
-    own = torch.arange(len(queries), device=queries.device) + rank * len(queries)
+    candidates: Tensor = gather_values(targets, share.group)[:: share.parts]  # each pair once
+    own = torch.arange(len(queries), device=queries.device) + share.rank * len(queries)
     return float(((queries @ candidates.T).argmax(1) == own).float().mean())

@@ -87,6 +87,14 @@ class RunConfig:
     )  # arguments of `tiny_config` when model is "tiny"
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
+    def check_processes(self, world_size: int) -> None:
+        """ValueError unless the batch divides among so many processes."""
+        if self.batch_size % world_size:
+            raise ValueError(
+                f"batch_size: got {self.batch_size}, wants a multiple of the number of processes "
+                f"{world_size}"
+            )
+
 
 @dataclass(slots=True)
 class SFTConfig(RunConfig):
@@ -207,3 +215,20 @@ class RLConfig(RunConfig):
                     f"updates_per_rollout: got {self.updates_per_rollout}, wants at least 1 and a "
                     f"divisor of {name} {getattr(self, name)}"
                 )
+
+    def check_processes(self, world_size: int) -> None:
+        """ValueError unless pairs, or the generations of each, divide among so many processes."""
+        self.processes_per_pair(world_size)
+
+    def processes_per_pair(self, world_size: int) -> int:
+        """How many processes share a pair's generations: 1 unless there are more of them than pairs."""
+        if self.batch_size % world_size == 0:
+            return 1
+        parts, rest = divmod(world_size, self.batch_size)
+        if rest or self.generations % parts:
+            raise ValueError(
+                f"batch_size: got {self.batch_size} pairs of {self.generations} generations for {world_size} "
+                "processes, wants a multiple of the processes, or processes that are the pairs times a "
+                "divisor of the generations"
+            )
+        return parts
