@@ -5,9 +5,11 @@
     python -m bench.ablations --only full no-rl dume --seeds 0
 
 Every row is trained with the tiny recipe, on the released losses (no alignment), on the miniature benchmark but for what its
-name says, evaluated on all held-out tasks, for several seeds. Each training run and each evaluation has a folder of its own under --work: finished ones are
-skipped, a killed one resumes. Rows share what they have in common: RL rows begin from the seed's one SFT model. The result is a JSON
-file and the table between its markers in --page; both are written anew after every seed.
+name says, evaluated on all held-out tasks, for several seeds. Each training run and each evaluation has a folder of its own
+under --work: finished ones are skipped, a killed one resumes. Rows share what they have in common: RL rows begin from the
+seed's one SFT model. The result is a JSON file and the table between its markers in a page, both written anew after every
+seed: of the whole table (every row, three seeds or more, all data) those of the project, of less the ones under --work,
+unless --json and --page say otherwise.
 """
 
 from __future__ import annotations
@@ -30,7 +32,10 @@ from umer1.data.mini import build
 from umer1.evaluation import evaluate
 
 ROOT = Path(__file__).resolve().parent.parent
-RELEASED = {"sft": {"align_weight": 0.0}, "rl": {}}  # what the tiny recipe adds to the released losses, undone
+RELEASED = {
+    "sft": {"align_weight": 0.0},
+    "rl": {},
+}  # what the tiny recipe adds to the released losses, undone
 BOTH, DISC = "disc,gen,disc-gen,gen-disc", "disc"
 MARKER = re.compile(r"(<!-- begin: ablations -->\n)(.*?)(<!-- end: ablations -->)", re.DOTALL)
 
@@ -82,11 +87,13 @@ class Run(NamedTuple):
 def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     chosen = {name: ABLATIONS[name] for name in ABLATIONS if name in (arguments.only or ABLATIONS)}
-    data = build(arguments.work / "mini", seed=0, scale=arguments.scale)
+    json_file, page = _files(arguments)
+    size = "" if arguments.scale == 1 else f"-scale-{arguments.scale:g}"
+    data = build(arguments.work / f"mini{size}", seed=0, scale=arguments.scale)
     clock = Clock(len(arguments.seeds) * _jobs(chosen))
     found: dict[str, dict] = {name: {} for name in chosen}
     for seed in arguments.seeds:
-        work = arguments.work / f"seed-{seed}-share-{arguments.steps_share:g}"
+        work = arguments.work / f"seed-{seed}-share-{arguments.steps_share:g}{size}"
         for name, ablation in chosen.items():
             for run in runs(name, ablation):
                 train(run, ablation, seed, data, work, arguments.steps_share, clock)
@@ -97,10 +104,10 @@ def main(argv: list[str] | None = None) -> int:
             "steps_share": arguments.steps_share,
             "ablations": found,
         }
-        write(arguments.json, content)
-        write_page(arguments.page, f"{table(found)} {origin(content)}")
+        write(json_file, content)
+        write_page(page, f"{table(found)} {origin(content)}")
     print(table(found))
-    print(f"wrote {arguments.json} and {arguments.page}; {clock.spent()}")
+    print(f"wrote {json_file} and {page}; {clock.spent()}")
     return 0
 
 
@@ -122,7 +129,7 @@ def train(
     if run.start:
         overrides["model"] = str(work / run.start / "model")
     if ablation.told:
-        file = data.parent / "mini-told" / "sft.json"
+        file = data.with_name(f"{data.name}-told") / "sft.json"
         overrides["data"] = str(with_annotated_summaries(data / "train" / "sft.json", file))
     known = (output / "seconds.json").exists()
     train_stage(run.stage, data, output, overrides)
@@ -239,6 +246,14 @@ def _jobs(chosen: dict[str, Ablation]) -> int:
     return sum(len(runs(name, ablation)) + 1 for name, ablation in chosen.items())
 
 
+def _files(arguments: argparse.Namespace) -> tuple[Path, Path]:
+    """Where the JSON and the table go."""
+    whole = not arguments.only and len(arguments.seeds) >= 3 and arguments.scale == 1
+    results = ROOT / "bench" / "results" / "ablations" if whole else arguments.work
+    page = ROOT / "docs" / "results.md" if whole else arguments.work / "results.md"
+    return arguments.json or results / "tiny.json", arguments.page or page
+
+
 def _share(text: str) -> float:
     value = float(text)
     if not 0 < value <= 1:
@@ -264,8 +279,8 @@ def _parser() -> argparse.ArgumentParser:
                         help="of the recipe's steps in every run, schedules shortened with them; above 0, at most 1 (default)")  # fmt: skip
     parser.add_argument("--scale", type=float, default=1.0, help="of the benchmark's training data")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "ablations")
-    parser.add_argument("--json", type=Path, default=ROOT / "bench" / "results" / "ablations" / "tiny.json")  # fmt: skip
-    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "results.md")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--page", type=Path)
     return parser
 
 

@@ -85,7 +85,9 @@ def test_finished_runs_are_skipped_and_the_table_has_their_spread(pretended, cap
     assert set(trained) == {
         (f"seed-{s}-share-0.25", f"{kind}-full") for s in (0, 1) for kind in ("sft", "rl")
     }
-    assert trained["seed-1-share-0.25", "sft-full"] == {"seed": 1, "steps": 650}
+    assert trained["seed-1-share-0.25", "sft-full"] == {
+        "seed": 1, "steps": 650, "align_weight": 0.0,
+    }  # fmt: skip
     rl = trained["seed-1-share-0.25", "rl-full"]
     assert rl["steps"] == 30 and rl["model"].endswith("seed-1-share-0.25/sft-full/model")
     page = (root / "page.md").read_text()
@@ -98,6 +100,31 @@ def test_finished_runs_are_skipped_and_the_table_has_their_spread(pretended, cap
     page = (root / "page.md").read_text()
     assert page.count("begin: ablations") == 1 and "(DUME) | – | 50.0 (50.0 to 50.0) | – |" in page
     assert set(json.loads((root / "a.json").read_text())["ablations"]) == {"full", "no-rl", "dume"}
+
+
+def test_another_scale_of_the_data_is_another_table(pretended, monkeypatch):
+    """Nothing of the whole data is taken for it, and the project's table stays."""
+    run, root = pretended
+    monkeypatch.setattr(ablations, "ROOT", root / "project")
+    run("--only", "dume", "--seeds", "0")
+    less = run("--only", "dume", "--seeds", "0", "--scale", "0.1")
+    assert {each[0] for each in less} == {"seed-0-share-1-scale-0.1"} and len(less) == 2
+    assert (root / "work" / "mini-scale-0.1").is_dir()
+
+
+def test_less_than_the_whole_table_stays_in_the_work_folder(pretended, monkeypatch):
+    _, root = pretended
+    monkeypatch.setattr(ablations, "ROOT", root / "project")
+    work = ["--work", str(root / "work")]
+    assert ablations.main([*work, "--seeds", "0", "1"]) == 0
+    assert (root / "work" / "tiny.json").exists() and (root / "work" / "results.md").exists()
+    assert not (root / "project").exists()
+    assert ablations.main([*work, "--seeds", "0", "1", "2"]) == 0
+    found = json.loads(
+        (root / "project" / "bench" / "results" / "ablations" / "tiny.json").read_text()
+    )
+    assert len(found["ablations"]) == len(ABLATIONS)
+    assert "begin: ablations" in (root / "project" / "docs" / "results.md").read_text()
 
 
 def test_the_external_reasoner_is_asked_in_evaluation_and_the_annotation_in_training(pretended):

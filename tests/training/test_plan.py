@@ -8,8 +8,9 @@ import pytest
 from umer1.cli.recipes import find_config
 from umer1.training import plan_time
 from umer1.training.config import load_config
-from umer1.training.plan import GIB, Question, make_plan, sharding_of
-from umer1.training.plan_memory import count_parameters, read_shapes
+from umer1.training.plan import GIB, make_plan, sharding_of
+from umer1.training.plan_memory import cache_bytes, count_parameters, read_shapes
+from umer1.training.plan_question import Question
 from umer1.training.settings import RLConfig, SFTConfig
 
 TWO, SEVEN = read_shapes("Qwen/Qwen2-VL-2B"), read_shapes("Qwen/Qwen2-VL-7B")
@@ -20,9 +21,10 @@ def sft(**changes):
     return Question(config, TWO, gpus=8, gpu_memory=140 * GIB, **changes)
 
 
-def rl(updates_per_rollout=1, **changes):
-    asked = {"updates_per_rollout": updates_per_rollout, "save_every": 0}
-    config = load_config(find_config("ume-r1-2b-rl"), RLConfig, asked)
+def rl(settings=None, **changes):
+    config = load_config(
+        find_config("ume-r1-2b-rl"), RLConfig, {"save_every": 0, **(settings or {})}
+    )
     return Question(config, TWO, gpus=8, gpu_memory=140 * GIB, **changes)
 
 
@@ -38,9 +40,40 @@ def test_steps_tokens_and_time_are_arithmetic():
 
     epoch = make_plan(rl(pairs=11_000))
     assert epoch.steps == 343  # 687 batches of 16, two to an update
-    twice = make_plan(rl(pairs=11_000, updates_per_rollout=2))
+    twice = make_plan(rl({"updates_per_rollout": 2}, pairs=11_000))
     assert twice.steps == 686 and twice.epochs == pytest.approx(epoch.epochs)
-    assert epoch.tokens == 343 * 32 * 8 * 2 * (110 + 250 + 400)
+    assert epoch.tokens == 343 * 32 * 2 * (110 + 250 + 8 * 400)
+    copied = make_plan(rl({"share_prompts": False}, pairs=11_000))
+    assert copied.tokens == 343 * 32 * 2 * 8 * (110 + 250 + 400)
+
+
+def test_more_updates_take_no_more_rollouts():
+    once, four = (make_plan(rl({"updates_per_rollout": updates})) for updates in (1, 4))
+    assert four.steps == 4 * once.steps
+    assert once.seconds < four.seconds < 2.5 * once.seconds
+    # a log's rate is of the whole round, whatever its updates
+    rates = [make_plan(rl({"updates_per_rollout": updates}, throughput=1e5)) for updates in (1, 4)]
+    assert rates[0].seconds == pytest.approx(rates[1].seconds)
+
+
+def test_grad_cache_takes_a_third_longer_where_a_batch_is_cut():
+    plain, cut, whole = (
+        make_plan(replace(sft(), config=replace(sft().config, microbatch_tokens=tokens)))
+        for tokens in (0, 16384, 10**9)
+    )
+    assert cut.seconds == pytest.approx(
+        plain.seconds * 5 / 4
+    )  # four of a step's three with checkpointing
+    assert whole.seconds == plain.seconds
+
+
+def test_a_discriminative_run_has_no_responses_and_no_vocabulary():
+    """DUME: sequences end at `<disc_emb>`."""
+    config = load_config(find_config("dume-2b"), SFTConfig)
+    dume, both = make_plan(replace(sft(), config=config)), make_plan(sft())
+    assert dume.tokens == dume.steps * 1024 * 2 * (110 + 250)
+    assert "loss" not in dume.memory and dume.peak < both.peak and dume.seconds < both.seconds / 2
+    assert not any("responses" in text for text in dume.assumptions)
 
 
 def test_what_is_not_given_is_listed_as_assumed():
@@ -57,24 +90,33 @@ def test_time_from_a_measured_row(tmp_path):
     rl = dict(row, suite="train_rl", median_ms=500.0)
     (tmp_path / "h200.json").write_text(json.dumps({"rows": [*other, row, rl]}))
     (tmp_path / "broken.json").write_text("{")
-    work = plan_time.Workload("sft", TWO, 1024, 300, 500, 200, 1, True, False)
+    work = plan_time.Workload(
+        "sft", TWO, 1024, 300, 500, 200, freeze_vision=True, checkpointing=False
+    )
     file, seconds = plan_time.measured(work, "h200", tmp_path)
     assert file == "bench/results/h200.json"
-    assert seconds == pytest.approx(2.0 * plan_time.flop(work) / 1e15)
+    assert seconds == pytest.approx(2.0 * plan_time.learning_flop(work) / 1e15)
     assert plan_time.measured(work, "h100", tmp_path) is None
-    _, seconds = plan_time.measured(replace(work, stage="rl"), "h200", tmp_path)
-    assert seconds == pytest.approx(0.5 * work.tokens / 1000)
+    _, cached = plan_time.measured(replace(work, grad_cache=True), "h200", tmp_path)
+    assert cached == pytest.approx(seconds * 4 / 3)
+    rollouts = replace(work, stage="rl", rollouts=8, share_prompts=True)
+    _, seconds = plan_time.measured(rollouts, "h200", tmp_path)
+    assert seconds == pytest.approx(0.5 * 8 * work.tokens / 1000)
+    _, twice = plan_time.measured(replace(rollouts, updates=2), "h200", tmp_path)
+    assert seconds < twice < 2 * seconds
 
 
 def test_operations_are_six_per_weight_and_token_and_a_little():
-    work = plan_time.Workload("sft", TWO, 1, 300, 500, 0, 1, True, False)
+    work = plan_time.Workload("sft", TWO, 1, 300, 500, 0, freeze_vision=True, checkpointing=False)
     layers = count_parameters(TWO).decoder
-    assert 1.0 < plan_time.flop(work) / (6 * layers * work.tokens) < 1.2
+    assert 1.0 < plan_time.learning_flop(work) / (6 * layers * work.tokens) < 1.2
     seen = replace(work, visual=100)
     tower = count_parameters(TWO).tower
-    frozen = plan_time.flop(seen) - plan_time.flop(work)
+    frozen = plan_time.learning_flop(seen) - plan_time.learning_flop(work)
     assert frozen == pytest.approx(2 * 400 * tower, rel=0.01)
-    trained = plan_time.flop(replace(seen, freeze_vision=False)) - plan_time.flop(work)
+    trained = plan_time.learning_flop(replace(seen, freeze_vision=False)) - plan_time.learning_flop(
+        work
+    )
     assert trained == pytest.approx(3 * frozen)
 
 
@@ -107,6 +149,19 @@ def test_rl_counts_the_reference_and_the_larger_of_rollouts_and_update():
     assert "kv_cache" in make_plan(replace(rl(), config=long)).memory
 
 
+def test_rollouts_reserve_every_prompt_that_can_be_in_work():
+    settings = {"microbatch_tokens": 1024, "max_new_tokens": 1024}
+    for visual, gpus, prompts, slots in (
+        (500, 8, 8, 64),
+        (6000, 8, 8, 64),
+        (500, 1, 64, 128),
+        (500, 64, 4, 8),
+    ):
+        plan = make_plan(replace(rl(settings, visual_tokens=visual), gpus=gpus))
+        tokens = prompts * (110 + visual // 2) + slots * 1024
+        assert plan.memory["kv_cache"] == cache_bytes(TWO, tokens, 2)
+
+
 def test_advice_is_true():
     """What the first line of advice says is what planning with that change finds."""
     question = replace(sft(), shapes=SEVEN, gpu_memory=80 * GIB)
@@ -116,7 +171,7 @@ def test_advice_is_true():
 
 
 @pytest.mark.parametrize("change, message", [
-    (dict(gpus=0), "gpus: got 0"), (dict(gpus=7), "batch_size 256 does not divide"),
+    (dict(gpus=0), "gpus: got 0"), (dict(gpus=7), "batch_size: got 256, wants a multiple .* 7"),
     (dict(gpu="abacus"), "gpu: got 'abacus'"), (dict(throughput=0.0), "throughput: got 0.0"),
     (dict(sharding="zero9"), "sharding: got 'zero9'"),
 ])  # fmt: skip

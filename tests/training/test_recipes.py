@@ -55,6 +55,12 @@ def test_rl_has_the_released_values(name):
     assert config.save_every == 50
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("tiny")])
+def test_the_released_batches_divide_among_up_to_64_gpus(name):
+    for gpus in (1, 8, 16, 32, 64):
+        load(name).check_processes(gpus)
+
+
 def test_the_sizes_differ_in_model_output_and_sharding_alone():
     for stage, more in (("sft", set()), ("rl", {"reference"})):
         small, large = (load(f"ume-r1-{size}-{stage}") for size in ("2b", "7b"))

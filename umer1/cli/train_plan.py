@@ -62,8 +62,9 @@ def plan(
     from umer1.cli.recipes import find_config, stage_of
     from umer1.cli.train import read_assignments
     from umer1.training.config import load_config
-    from umer1.training.plan import Question, make_plan, sharding_of
+    from umer1.training.plan import make_plan, sharding_of
     from umer1.training.plan_memory import read_shapes
+    from umer1.training.plan_question import Question
     from umer1.training.plan_time import GPU_MEMORY
     from umer1.training.settings import RLConfig, SFTConfig
 

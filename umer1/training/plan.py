@@ -9,10 +9,16 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 
-from umer1.model.config import ModelConfig
 from umer1.training import plan_memory as memory
 from umer1.training.deepspeed_config import read_deepspeed, zero_stage
 from umer1.training.plan_advice import possible_changes
+from umer1.training.plan_gpu import (
+    batch_tokens,
+    gpu_memory,
+    longest_gpu_memory,
+    shared_batch_tokens,
+)
+from umer1.training.plan_question import Lengths, Question, lengths
 from umer1.training.plan_time import Workload, expected_seconds
 from umer1.training.settings import RLConfig, SFTConfig
 
@@ -20,10 +26,6 @@ GIB = 2**30
 RESERVE = 0.06  # of a GPU's memory that a plan leaves free
 # rows of the released files (facts of the release: 1,463,360 SFT records, 11 K RL rows)
 RELEASED_PAIRS = {"sft": 1_463_360, "rl": 11_000}
-# characters of the released responses (query 1579 + 478, target 1711 + 487) at 4.3 to a token; system turn,
-# instruction and question take about 110 tokens a side; videos have 128 visual tokens, pages up to 3009
-RESPONSE_TOKENS, PROMPT_TOKENS, VISUAL_TOKENS = 495, 110, 500
-ROLLOUT_TOKENS = 400  # what the released model writes on average (PLUME, table 2: 403)
 
 
 @dataclass(slots=True)
@@ -63,27 +65,6 @@ class Plan:
         return made
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What is to be planned."""
-
-    config: SFTConfig | RLConfig
-    shapes: ModelConfig
-    gpus: int
-    gpu_memory: int  # bytes
-    sharding: str = "ddp"
-    pairs: int | None = None
-    prompt_tokens: int | None = None  # of one side, visual ones included
-    response_tokens: int | None = None  # of one side
-    visual_tokens: int | None = None  # of a pair
-    throughput: float | None = None  # tokens per second, all GPUs
-    gpu: str = "h200"
-
-    @property
-    def stage(self) -> str:
-        return "rl" if isinstance(self.config, RLConfig) else "sft"
-
-
 def make_plan(question: Question) -> Plan:
     """The plan, with advice where it does not fit.
 
@@ -92,10 +73,10 @@ def make_plan(question: Question) -> Plan:
     """
     if question.gpus < 1:
         raise ValueError(f"gpus: got {question.gpus}, wants at least 1")
-    if question.config.batch_size % question.gpus:
-        raise ValueError(
-            f"gpus: got {question.gpus}, but batch_size {question.config.batch_size} does not divide among them"
-        )
+    try:
+        question.config.check_processes(question.gpus)
+    except ValueError as error:
+        raise ValueError(f"gpus: got {question.gpus}; {error}") from None
     plan = _plan(question)
     if not (plan.fits and plan.longest_fits):
         plan.advice = _advice(question, plan)
@@ -111,57 +92,22 @@ def sharding_of(config: SFTConfig | RLConfig) -> str:
 
 def _plan(question: Question) -> Plan:
     config, shapes, gpus = question.config, question.shapes, question.gpus
-    stage, assumptions = question.stage, []
-
-    def given(value, default, text):
-        if value is None:
-            assumptions.append(text)
-            return default
-        return value
-
-    response = given(
-        question.response_tokens,
-        RESPONSE_TOKENS if stage == "sft" else min(ROLLOUT_TOKENS, getattr(config, "max_new_tokens", ROLLOUT_TOKENS)),
-        "length of responses: that of the released data and model",
-    )  # fmt: skip
-    visual = given(question.visual_tokens, VISUAL_TOKENS, f"{VISUAL_TOKENS} visual tokens per pair")
-    prompt = given(
-        question.prompt_tokens,
-        PROMPT_TOKENS + visual // 2,
-        f"{PROMPT_TOKENS} text tokens in a prompt beside its media",
-    )
-    pairs = given(
-        question.pairs,
-        RELEASED_PAIRS[stage],
-        f"{RELEASED_PAIRS[stage]:,} pairs, as many as the release (give --pairs)",
-    )
-    update = config.batch_size * config.gradient_accumulation
-    updates = config.updates_per_rollout if stage == "rl" else 1
-    steps = config.steps or updates * max(
+    mean, assumptions = lengths(question)
+    pairs = question.pairs
+    if pairs is None:
+        pairs = RELEASED_PAIRS[question.stage]
+        assumptions.append(f"{pairs:,} pairs, as many as the release (give --pairs)")
+    work = _workload(question, mean)
+    steps = config.steps or work.updates * max(
         1, math.floor(config.epochs * (pairs // config.batch_size) / config.gradient_accumulation)
     )
-    rollouts = config.generations if stage == "rl" else 1
-    work = Workload(
-        stage=stage,
-        shapes=shapes,
-        pairs=update,
-        prompt=prompt,
-        response=response,
-        visual=visual,
-        rollouts=rollouts,
-        freeze_vision=config.freeze_vision,
-        reference=stage == "rl" and bool(config.beta),
-    )
-    speed = expected_seconds(work, gpus, question.throughput, question.gpu, config.gradient_checkpointing)  # fmt: skip
-    assumptions += speed.assumptions
+    speed = expected_seconds(work, gpus, question.throughput, question.gpu)
     counts = memory.count_parameters(shapes, config)
-    parts = _memory(question, counts, _batch_tokens(question, prompt + response), visual / (2 * (prompt + response)))  # fmt: skip
-    longest = _memory(question, counts, _longest_tokens(question, prompt), 0.5)
-    assumptions.append(
-        f"{memory.CONTEXT / 1e9:.1f} GB for CUDA and NCCL, {memory.FRAGMENTATION:.0%} lost between blocks"
-    )
+    parts = gpu_memory(question, counts, mean)
+    longest = longest_gpu_memory(question, counts, mean)
+    held = f"{memory.CONTEXT / 1e9:.1f} GB for CUDA and NCCL, {memory.FRAGMENTATION:.0%} lost between blocks"
     return Plan(
-        stage=stage,
+        stage=question.stage,
         gpus=gpus,
         sharding=question.sharding,
         parameters={
@@ -176,89 +122,37 @@ def _plan(question: Question) -> Plan:
         gpu_memory=question.gpu_memory,
         pairs=pairs,
         steps=steps,
-        epochs=steps / updates * update / pairs,
+        epochs=steps / work.updates * work.pairs / pairs,
         tokens=steps * work.tokens,
         tokens_per_second=work.tokens / speed.seconds,
         seconds=steps * speed.seconds,
         throughput_from=speed.source,
-        assumptions=assumptions,
+        assumptions=[*assumptions, *speed.assumptions, held],
     )
 
 
-def _batch_tokens(question: Question, side: int) -> int:
-    """Packed tokens of one forward and backward pass on one GPU."""
+def _workload(question: Question, mean: Lengths) -> Workload:
     config = question.config
-    if question.stage == "rl":
-        return config.microbatch_tokens
-    per_gpu = 2 * config.batch_size // question.gpus * side
-    limit = config.microbatch_tokens
-    return min(per_gpu, max(limit, side)) if limit else per_gpu
-
-
-def _longest_tokens(question: Question, prompt: int) -> int:
-    config = question.config
-    if question.stage == "rl":
-        return max(config.microbatch_tokens, prompt + config.max_new_tokens)
-    return _batch_tokens(question, config.max_length)
-
-
-def _memory(question: Question, counts, tokens: int, visual_share: float) -> dict[str, int]:
-    config, shapes, gpus = question.config, question.shapes, question.gpus
-    half = config.mixed_precision == "bf16"
-    item = 2 if half else 4
-    # DeepSpeed and FSDP2 cast the weights; autocast leaves the stream between layers float32
-    residual = 2 if half and question.sharding != "ddp" else 4
-    parts = memory.state_bytes(
-        counts,
-        question.sharding,
-        gpus,
-        config.mixed_precision,
+    common = dict(
+        stage=question.stage,
+        shapes=question.shapes,
+        pairs=config.batch_size * config.gradient_accumulation,
+        prompt=mean.prompt,
+        response=mean.response,
+        visual=mean.visual,
+        freeze_vision=config.freeze_vision,
+        checkpointing=config.gradient_checkpointing,
     )
-    weight_item = 2 if half and question.sharding.startswith("zero") else 4
-    activations = sum(
-        memory.activations(
-            shapes,
-            tokens,
-            int(tokens * visual_share),
-            checkpointing=config.gradient_checkpointing,
-            freeze_vision=config.freeze_vision,
-            item=item,
-            residual=residual,
-        )
-    )
-    parts["loss"] = memory.loss_bytes(shapes, item)
     if question.stage == "sft":
-        parts["activations"] = activations
-    else:
-        if config.beta and config.reference == "copy":  # never sharded, in the policy's own dtype
-            parts["reference"] = residual * counts.all
-        parts |= _rollout_memory(question, counts, activations, weight_item)
-    lost = int(memory.FRAGMENTATION * sum(parts.values()))
-    return parts | {"cuda_and_fragmentation": memory.CONTEXT + lost}
-
-
-def _rollout_memory(
-    question: Question, counts, activations: int, weight_item: int
-) -> dict[str, int]:
-    """Rollouts and update follow each other: the larger of the two counts.
-
-    Rollouts take their keys and values, the gathered weights where they are sharded, and a bf16 copy of wider ones.
-    """
-    config, gpus = question.config, question.gpus
-    prompts = 2 * config.batch_size * config.gradient_accumulation // gpus
-    prompt = question.prompt_tokens or PROMPT_TOKENS + VISUAL_TOKENS // 2
-    slots = min(config.rollout_slots, prompts * config.generations)
-    half = config.mixed_precision == "bf16"
-    # prompts in work at once: those of the slots, and one more
-    tokens = (slots // config.generations + 1) * prompt + slots * config.max_new_tokens
-    cache = memory.cache_bytes(question.shapes, tokens, 2 if half else 4)
-    sharded = question.sharding in ("zero3", "fsdp") and gpus > 1
-    whole = weight_item * counts.all if sharded else 0
-    if half and weight_item > 2:
-        whole += 2 * counts.all
-    if cache + whole > activations:
-        return {"kv_cache": cache, "weights_for_rollouts": whole}
-    return {"activations": activations}
+        several = batch_tokens(question, mean.side) < shared_batch_tokens(question, mean.side)
+        return Workload(**common, grad_cache=several)
+    return Workload(
+        **common,
+        rollouts=config.generations,
+        updates=config.updates_per_rollout,
+        share_prompts=config.share_prompts,
+        reference=bool(config.beta),
+    )
 
 
 def _advice(question: Question, plan: Plan) -> list[str]:

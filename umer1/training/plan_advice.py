@@ -39,7 +39,7 @@ def possible_changes(config: SFTConfig | RLConfig, gpus: int, sharding: str) -> 
     for key, sizes in smaller.items():
         found += [_set(key, size) for size in sizes if size < getattr(config, key)]
     for more in (2 * gpus, 4 * gpus, 8 * gpus):
-        if config.batch_size % more == 0:
+        if _divides(config, more):
             found.append(Change(f"use {more} GPUs", {"gpus": more}, {}))
     if not config.freeze_vision:
         found.append(_set("freeze_vision", True, "the release trains it here"))
@@ -49,3 +49,11 @@ def possible_changes(config: SFTConfig | RLConfig, gpus: int, sharding: str) -> 
 def _set(key: str, value: Any, note: str = "") -> Change:
     shown = str(value).lower() if isinstance(value, bool) else value
     return Change(f"set {key}: {shown}" + (f" ({note})" if note else ""), {}, {key: value})
+
+
+def _divides(config: SFTConfig | RLConfig, gpus: int) -> bool:
+    try:
+        config.check_processes(gpus)
+    except ValueError:
+        return False
+    return True

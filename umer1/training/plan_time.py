@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from umer1.model.config import ModelConfig
@@ -18,7 +18,7 @@ GPUS = {
     "h20": (148e12, 4.0e12),
     "l40s": (362e12, 0.864e12),
 }
-MFU = 0.40  # assumed of the model's own operations, without gradient checkpointing
+MFU = 0.40  # assumed of all operations, those computed again included
 DECODE_EFFICIENCY = 0.5  # assumed of the time in which weights and cache are read once per token
 MODELS = {1536: "2b", 3584: "7b"}  # hidden width -> the benches' name
 SUITES = {"sft": "train_sft", "rl": "train_rl"}
@@ -26,7 +26,10 @@ SUITES = {"sft": "train_sft", "rl": "train_rl"}
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """One optimizer step over all GPUs. Lengths are tokens of one side, `visual` of a pair."""
+    """One round over all GPUs: SFT's optimizer step, or RL's rollouts with their `updates` optimizer steps.
+
+    Lengths are tokens of one side, `visual` of a pair. response 0: nothing is predicted (DUME).
+    """
 
     stage: str
     shapes: ModelConfig
@@ -34,18 +37,27 @@ class Workload:
     prompt: int
     response: int
     visual: int
-    rollouts: int
     freeze_vision: bool
-    reference: bool
+    checkpointing: bool
+    grad_cache: bool = False  # one more forward pass
+    rollouts: int = 1
+    updates: int = 1
+    share_prompts: bool = False  # a prompt goes through the model once for its rollouts
+    reference: bool = False
 
     @property
     def sequences(self) -> int:
         return 2 * self.pairs * self.rollouts
 
     @property
+    def prompts(self) -> int:
+        """That go through a training pass."""
+        return 2 * self.pairs if self.share_prompts else self.sequences
+
+    @property
     def tokens(self) -> int:
-        """That go through the forward and backward pass."""
-        return self.sequences * (self.prompt + self.response)
+        """That one forward and backward pass over the round takes; what a run's log counts per second."""
+        return self.prompts * self.prompt + self.sequences * self.response
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +69,11 @@ class Speed:
     assumptions: list[str]
 
 
-def expected_seconds(
-    work: Workload, gpus: int, throughput: float | None, gpu: str, checkpointing: bool
-) -> Speed:
+def expected_seconds(work: Workload, gpus: int, throughput: float | None, gpu: str) -> Speed:
     """Of one optimizer step.
 
     Args:
-        throughput: tokens per second of the training passes over all GPUs (rollouts included in RL), if known.
+        throughput: tokens per second as a run's log has them: over all GPUs, in RL of the whole round.
 
     Raises:
         ValueError: no such GPU, or a throughput that is no number above 0.
@@ -73,50 +83,76 @@ def expected_seconds(
     if throughput is not None:
         if not throughput > 0:
             raise ValueError(f"throughput: got {throughput}, wants tokens per second, above 0")
-        return Speed(work.tokens / throughput, "the throughput given", [])
+        return Speed(work.tokens / throughput / work.updates, "the throughput given", [])
     if row := measured(work, gpu):
         file, alone = row
         scaling = f"{gpus} GPUs are {gpus} times as fast as one" if gpus > 1 else ""
         lengths = f"the speed of {file}, at this run's lengths"
-        return Speed(
-            alone / gpus, f"measured, {file}", [text for text in (lengths, scaling) if text]
-        )
+        seconds = alone / gpus / work.updates
+        return Speed(seconds, f"measured, {file}", [text for text in (lengths, scaling) if text])
     operations, bandwidth = GPUS[gpu]
-    mfu = MFU * (0.75 if checkpointing else 1.0)
     # what hosts, decoding of media and checkpoints take is not in it
-    seconds = flop(work) / (mfu * operations * gpus)
+    passes = work.updates * learning_flop(work) * _repeated(work) + other_flop(work)
+    seconds = passes / (MFU * operations * gpus)
+    repeats = (
+        f", {_repeated(work):.2f} times that for what is computed again"
+        if _repeated(work) > 1
+        else ""
+    )
     assumptions = [
-        f"nothing measured on a {gpu} yet: {MFU:.0%} of its {operations / 1e12:.0f} TFLOP/s"
-        + (", three quarters of that with gradient checkpointing" if checkpointing else ""),
+        f"nothing measured on a {gpu} yet: {MFU:.0%} of its {operations / 1e12:.0f} TFLOP/s{repeats}",
         "no time for hosts, for media and for checkpoints",
-    ]
+    ]  # fmt: skip
     if work.stage == "rl":
         seconds += decode_seconds(work, gpus, bandwidth)
         assumptions.append(
             f"rollouts at {DECODE_EFFICIENCY:.0%} of the speed at which memory is read ({bandwidth / 1e12:.2g} TB/s)"
         )
-    return Speed(seconds, "assumed", assumptions)
+    return Speed(seconds / work.updates, "assumed", assumptions)
 
 
-def flop(work: Workload) -> float:
-    """Operations of the model in one step: 2 per weight and token forward, 4 backward; recomputation not counted."""
-    config = work.shapes
-    length = work.prompt + work.response
+def learning_flop(work: Workload) -> float:
+    """Operations of one forward and backward pass over the round: 2 per weight and token forward, 4 backward;
+    recomputation not counted."""
+    vision = 2 if work.freeze_vision else 6  # frozen towers have no backward
+    return 6 * _decoder(work) + vision * _tower(work)
+
+
+def other_flop(work: Workload) -> float:
+    """Of RL's forward passes: the rollouts' prompts, once each, and the reference."""
+    if work.stage == "sft":
+        return 0.0
+    prompts = replace(work, rollouts=1, response=0, share_prompts=True)
+    prefill = 2 * (_decoder(prompts) + _tower(prompts))
+    return prefill + (2 * (_decoder(work) + _tower(work)) if work.reference else 0.0)
+
+
+def _decoder(work: Workload) -> float:
+    """Weights of the decoder times the tokens that meet them; attention and the vocabulary as if of weights."""
+    config, length = work.shapes, work.prompt + work.response
     layer = _layer_weights(config)
-    products = config.num_hidden_layers * layer
-    attention = config.num_hidden_layers * 2 * config.hidden_size * length / 2  # causal: half
-    head = config.vocab_size * config.hidden_size * work.response / length
-    forward_and_backward = 6 * work.tokens * (products + attention + head)
-    reference = 2 * work.tokens * (products + attention + head) if work.reference else 0
-    # a rollout's media are encoded again in its own training pass; frozen towers have no backward
-    patches = work.pairs * work.rollouts * work.visual * config.vision.spatial_merge_size**2
-    tower = config.vision.depth * (4 + 2 * config.vision.mlp_ratio) * config.vision.embed_dim**2
-    vision = (2 if work.freeze_vision else 6) * patches * tower
-    return forward_and_backward + reference + vision
+    # causal: a token sees half of what is there at the end; scores and their sum of values
+    prompts = work.prompts * work.prompt * (layer + 2 * config.hidden_size * work.prompt / 2)
+    seen = (work.prompt + length) / 2
+    responses = work.sequences * work.response * (layer + 2 * config.hidden_size * seen)
+    head = work.sequences * work.response * config.vocab_size * config.hidden_size
+    return config.num_hidden_layers * (prompts + responses) + head
+
+
+def _tower(work: Workload) -> float:
+    """Weights of the vision tower times the patches that meet them."""
+    vision = work.shapes.vision
+    patches = work.prompts / 2 * work.visual * vision.spatial_merge_size**2
+    return patches * vision.depth * (4 + 2 * vision.mlp_ratio) * vision.embed_dim**2
+
+
+def _repeated(work: Workload) -> float:
+    """Passes that are computed, a backward as two, over those that are needed."""
+    return (3 + work.checkpointing + work.grad_cache) / 3
 
 
 def decode_seconds(work: Workload, gpus: int, bandwidth: float) -> float:
-    """Rollouts of one step: every token reads the layers and the head once per batch, and each row's cache."""
+    """Rollouts of a round: every token reads the layers and the head once per batch, and each row's cache."""
     config = work.shapes
     weights = 2 * (
         config.num_hidden_layers * _layer_weights(config) + config.vocab_size * config.hidden_size
@@ -129,10 +165,11 @@ def decode_seconds(work: Workload, gpus: int, bandwidth: float) -> float:
 
 
 def measured(work: Workload, gpu: str, folder: Path | None = None) -> tuple[str, float] | None:
-    """(file, seconds of this step on one GPU) from the fastest fitting row of bench/results/*.json, if there is one.
+    """(file, seconds of this round on one GPU) from the fastest fitting row of bench/results/*.json, if there is one.
 
-    A row fits that is ours, of the stage's suite, on this GPU and of this model. SFT is scaled by operations, RL by
-    the tokens of its rollouts.
+    A row fits that is ours, of the stage's suite, on this GPU and of this model. SFT is scaled by operations, and by
+    GradCache's pass, which no row has; RL by the tokens of its sequences, every rollout with its prompt, and by the
+    operations of further updates.
     """
     folder = folder or Path(__file__).resolve().parents[2] / "bench" / "results"
     model = MODELS.get(work.shapes.hidden_size)
@@ -148,11 +185,19 @@ def measured(work: Workload, gpu: str, folder: Path | None = None) -> tuple[str,
                 and row.get("median_ms")
             )
             if fits:
-                unit = "flop" if work.stage == "sft" else "tokens"
-                amount = flop(work) if work.stage == "sft" else work.tokens
-                seconds = row["median_ms"] / 1e3 * amount / sizes[unit]
+                seconds = row["median_ms"] / 1e3 * _times(work, sizes)
                 found.append((seconds, f"bench/results/{file.name}"))
     return min(found)[::-1] if found else None
+
+
+def _times(work: Workload, sizes: dict) -> float:
+    """How much more than a measured row the round is."""
+    if work.stage == "sft":
+        plain = replace(work, grad_cache=False)
+        return learning_flop(work) / sizes["flop"] * _repeated(work) / _repeated(plain)
+    whole = learning_flop(work) + other_flop(work)
+    further = (work.updates - 1) * learning_flop(work) / whole
+    return work.sequences * (work.prompt + work.response) / sizes["tokens"] * (1 + further)
 
 
 def _rows(file: Path) -> Iterable[dict]:
