@@ -25,6 +25,7 @@ from umer1.data.store import PairStore
 from umer1.media import MediaError
 from umer1.training.bad_media import POLICIES, BadMedium, SkipLog, Skipped
 from umer1.training.batching import GroupedBatches, rank_slice
+from umer1.training.parcels import Parcel
 from umer1.training.settings import RunConfig
 from umer1.training.substitutes import Substitutes
 
@@ -128,7 +129,7 @@ class PairLoader:
             sampler=asked,
             generator=torch.Generator(),  # its own: the global one is part of a resumed run's state
             batch_size=None,  # a worker makes whole batches
-            collate_fn=_unchanged,
+            collate_fn=Parcel.of if several else _unchanged,
             num_workers=config.workers,
             prefetch_factor=config.prefetch if several else None,
             persistent_workers=several,
@@ -143,6 +144,8 @@ class PairLoader:
 
     def __iter__(self) -> Iterator[Loaded]:
         for made in self._loader:
+            if isinstance(made, Parcel):
+                made = made.open()
             if made.error is not None:
                 raise made.error
             self.skips.add(made.skipped)
