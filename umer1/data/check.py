@@ -15,10 +15,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from hashlib import blake2b
 
 import numpy as np
 
+from umer1.data.digest import side_digest
 from umer1.data.records import RecordError, Side, media_paths
 from umer1.data.store import PairStore
 from umer1.progress import progress_bar
@@ -51,7 +51,7 @@ class Report:
             an <answer>, with <gen_emb> once and at the end.
         problems: kind -> count; examples: the first of each kind.
         by_source: source -> problems.
-        targets: uint64, a digest of each readable pair's target; target_sources: int32.
+        targets: int64, a digest of each readable pair's target; target_sources: int32.
     """
 
     pairs: int = 0
@@ -86,10 +86,10 @@ class Report:
     def duplicate_targets(self) -> Counter:
         """source number -> pairs whose target an earlier pair of the source has too."""
         rows = np.zeros(
-            sum(map(len, self.targets)), np.dtype([("source", np.int32), ("digest", np.uint64)])
+            sum(map(len, self.targets)), np.dtype([("source", np.int32), ("digest", np.int64)])
         )
         rows["source"] = np.concatenate([np.empty(0, np.int32), *self.target_sources])
-        rows["digest"] = np.concatenate([np.empty(0, np.uint64), *self.targets])
+        rows["digest"] = np.concatenate([np.empty(0, np.int64), *self.targets])
         everything, different = Counter(rows["source"].tolist()), np.unique(rows)["source"]
         everything.subtract(Counter(different.tolist()))
         return +everything
@@ -168,9 +168,9 @@ class _Checker:
             for name, side in (("query", pair.query), ("target", pair.target)):
                 self._media(side, source, f"{where}, {name}", report)
                 _texts(side, source, f"{where}, {name}", report)
-            digests.append(_digest(pair.target))
+            digests.append(side_digest(pair.target))
             sources.append(code)
-        report.targets.append(np.array(digests, np.uint64))
+        report.targets.append(np.array(digests, np.int64))
         report.target_sources.append(np.array(sources, np.int32))
         return report
 
@@ -223,11 +223,3 @@ def _modality(side: Side) -> str:
     if side.video:
         return "video"
     return ("image" if len(side.images) == 1 else "images") if side.images else "text"
-
-
-def _digest(side: Side) -> int:
-    """Of what the target is: text and media, not the reasoning about it."""
-    digest = blake2b(side.text.encode("utf-8", "replace"), digest_size=8)
-    for medium in [*side.images, *(side.video or ())]:
-        digest.update(b"\0" + (medium if isinstance(medium, bytes) else os.fsencode(medium)))
-    return int.from_bytes(digest.digest(), "little")

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from umer1.training.collate import IGNORED, SFTBatch, SFTPart
 from umer1.training.contrastive import Contrast, ContrastiveLoss
 from umer1.training.objectives import SFTForward, SFTOutputs
+from umer1.training.twins import with_common_ids
 
 
 class SFTNumbers(NamedTuple):
@@ -82,6 +83,7 @@ def add_gradients(
         run: has `part(last=)`, `backward(loss)` and `largest(number)`; see Parallel.
         last: False if more gradients follow before the optimizer's step.
     """
+    batch = with_common_ids(batch, objective.contrast.group)
     passes = _Passes(trainee, objective, objective.token_weight(batch), run, factor)
     count = len(batch.parts)
     if objective.in_parts:
