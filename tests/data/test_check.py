@@ -34,6 +34,12 @@ def folder(tmp_path):
     return tmp_path
 
 
+def _texts(record):
+    return "".join(
+        turn["value"] for side in ("qry", "pos") for turn in record[side]["conversations"]
+    )
+
+
 def check(folder, rows, **options):
     (folder / "train.json").write_text(json.dumps(rows))
     store = open_sft(folder / "train.json", folder)
@@ -53,7 +59,7 @@ def test_a_clean_set(folder):
     assert content["sources"]["cats"]["pairs"] == 4
     assert content["sources"]["cats"]["duplicate_targets"] == 1  # label 0, twice
     assert content["sources"]["dogs"]["duplicate_targets"] == 1  # the same frames
-    assert content["sources"]["dogs"]["tokens"]["max"] == 32 + 3 + 5 + 2 * 12 + 2 * 16
+    assert content["sources"]["dogs"]["tokens"]["max"] == 32 + len(_texts(rows[3])) // 4 + 2 * 16
     assert list(lines(content))[-1] == "no problems"
 
 

@@ -65,7 +65,8 @@ def test_columns(folder):
     assert store.sources.dtype == store.lengths.dtype == np.int32
     named = [store.source_names[number] for number in store.sources]
     assert named == [pair.dataset for pair in store]
-    assert store.lengths.tolist() == [32 + 2 + 2 + 2 + 400] * 9  # "<image>q N", twice "<gen_emb>"
+    text = len("<image>q N" + "<gen_emb>" + "q" + "<gen_emb>")
+    assert store.lengths.tolist() == [32 + text // 4 + 400] * 9
     assert store.source_weights is None
 
 

@@ -114,7 +114,7 @@ def test_vidore_holds_its_pictures(tmp_path, suffix):
         assert store[number].query.images == [picture(number)]
         assert store[number].query.text == f"what {number}"
         assert store[number].target.text == f"it is {number}"
-    assert store.lengths.tolist() == [32 + 400 + 1 + 1] * 5
+    assert store.lengths.tolist() == [32 + 400 + len("what 0it is 0") // 4] * 5
 
 
 def test_visrag_wraps_queries_and_pages_by_source(tmp_path):

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from umer1.data.estimates import TokenRates
 from umer1.data.index import FileIndex
 from umer1.data.records import Pair
 
@@ -23,8 +24,7 @@ class Rows(Protocol):
     def __len__(self) -> int: ...
     def read(self, number: int) -> dict[str, Any]: ...
     def where(self, number: int) -> str: ...
-    @property
-    def tokens(self) -> np.ndarray: ...
+    def tokens(self, rates: TokenRates) -> np.ndarray: ...
 
 
 @dataclass(slots=True)
@@ -59,9 +59,9 @@ class Part:
         names = [name or self.source for name in self.rows.sources]
         return self._of_chosen(self.rows.records["source"]), names
 
-    def lengths(self) -> np.ndarray:
+    def lengths(self, rates: TokenRates) -> np.ndarray:
         """int32 estimated tokens of each pair's two sides together."""
-        return self._of_chosen(self.rows.tokens)
+        return self._of_chosen(self.rows.tokens(rates))
 
     def _of_chosen(self, column: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(column if self.chosen is None else column[self.chosen])
@@ -105,8 +105,12 @@ class PairStore(Sequence):
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """int32 [N]; estimated tokens of both sides together (`umer1.data.estimates`)."""
-        return np.concatenate([part.lengths() for part in self.parts])
+        """int32 [N]; estimated tokens of both sides together, at the released limits."""
+        return self.lengths_at(TokenRates())
+
+    def lengths_at(self, rates: TokenRates) -> np.ndarray:
+        """`lengths` where text and media cost something else (`umer1.data.estimates`)."""
+        return np.concatenate([part.lengths(rates) for part in self.parts])
 
     @property
     def source_weights(self) -> dict[str, float] | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from umer1.data.cache import cache_folders, cache_name, locked, writable_folder, write_whole
-from umer1.data.estimates import BYTES_PER_TOKEN, IMAGE_TOKENS, TURN_TOKENS
+from umer1.data.estimates import Counts, TokenRates
 from umer1.data.scan import RecordError
 
 if TYPE_CHECKING:
@@ -50,17 +50,25 @@ class TableRows:
     def where(self, number: int) -> str:
         return f"{self.path}: row {number}"
 
+    def tokens(self, rates: TokenRates) -> np.ndarray:
+        """int32 [N]; estimated tokens of both sides together."""
+        text, images = self._counts
+        return rates.tokens(Counts(-1, text, images, 0, 0))
+
     @cached_property
-    def tokens(self) -> np.ndarray:
-        """int32 [N]; estimated tokens of both sides together. Reads the text alone."""
+    def _counts(self) -> tuple[np.ndarray, np.ndarray]:
+        """Bytes of text and pictures of each row. Reads the text alone."""
         import pyarrow.compute as compute
 
-        tokens = np.full(len(self), 2 * TURN_TOKENS + len(self.pictures) * IMAGE_TOKENS, np.int32)
+        text = np.zeros(len(self), np.int64)
+        images = np.full(len(self), len(self.pictures), np.int64)
         for name, column in self._source.columns(self.text):
             size = compute.fill_null(compute.binary_length(column), 0).to_numpy()
-            # the path of a picture counts as the picture
-            tokens += (size > 0) * IMAGE_TOKENS if "image" in name else size // BYTES_PER_TOKEN
-        return tokens
+            if "image" in name:  # the path of a picture counts as the picture
+                images += size > 0
+            else:
+                text += size
+        return text, images
 
     def __getstate__(self):
         return {"path": self.path, "text": self.text, "pictures": self.pictures}
