@@ -52,7 +52,8 @@ def prompt_loader(
         shares(batches, rank, world_size, start_batch),
         config,
         rank=rank,
-        start_step=start_batch,
+        world_size=world_size,
+        start_batch=start_batch,
     )
 
 
