@@ -15,10 +15,11 @@ from torch import Tensor
 
 from umer1.data.digest import side_digest, text_digest
 from umer1.data.records import Pair, Side
+from umer1.data.side_media import side_media
 from umer1.media import MediaError
 from umer1.model.sequence import Packed, Sequence, pack
 from umer1.processor import Processor
-from umer1.prompts import Item, Medium, check_text
+from umer1.prompts import Item, check_text
 from umer1.training.packing import plan_microbatches
 
 IGNORED = -100
@@ -117,13 +118,6 @@ class SFTBatch:
         given = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "parts"}
         moved = {name: each if each is None else each.to(device) for name, each in given.items()}
         return SFTBatch(parts=[part.to(device) for part in self.parts], **moved)
-
-
-def side_media(side: Side, where: str = "") -> tuple[Medium, ...]:
-    """A record's media, in the order of its placeholders."""
-    if side.video:
-        return (Medium("video", side.video, where),)
-    return tuple(Medium("image", path, where) for path in side.images)
 
 
 def side_item(side: Side, where: str = "") -> Item:
