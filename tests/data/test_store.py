@@ -114,6 +114,16 @@ def test_of_sources(folder):
         store.of_sources(["birds"])
 
 
+def test_a_weight_of_no_source_is_an_error(folder):
+    store = open_sft(folder / "two.jsonl", folder)
+    store.parts[0].weight = 2.0
+    assert store.source_weights == {"two": 2.0}
+    named = open_sft(folder / "one.json", folder)
+    named.parts[0].weight, named.parts[0].source = 2.0, "birds"
+    with pytest.raises(ValueError, match="weight: given for 'birds'; the sources are "):
+        PairStore(named.parts).of_sources(["cats"]).source_weights
+
+
 def test_a_bad_record_is_named_when_it_is_read(folder):
     rows = json.loads((folder / "one.json").read_text())
     rows[3]["pos"]["image"] = 7
