@@ -14,6 +14,8 @@ from umer1.data.index import FileIndex
 from umer1.data.scan import RecordError
 from umer1.media import SFT_LIMITS, MediaLimits
 
+RELEASED = TokenRates()
+
 
 def side(text="q", **extra):
     turns = [{"from": "human", "value": text}, {"from": "gpt", "value": "<gen_emb>"}]
@@ -137,7 +139,7 @@ def test_empty_files(tmp_path):
     assert not list((tmp_path / ".umer1-index").glob("a.json*"))
 
 
-def tokens(row, tmp_path, rates=TokenRates()):
+def tokens(row, tmp_path, rates=RELEASED):
     (tmp_path / "t.json").write_text(json.dumps([row]))
     return int(FileIndex.open(tmp_path / "t.json").tokens(rates)[0])
 

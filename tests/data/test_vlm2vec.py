@@ -114,7 +114,9 @@ def test_the_key_is_the_source_whatever_rows_name(tmp_path, suffix):
 
 def test_row_groups_of_all_files_share_one_limit(tmp_path, monkeypatch):
     for number in range(5):
-        rows = [{"query": "q", "answer": "a", "image": {"bytes": picture(number), "path": None}}] * 4
+        rows = [
+            {"query": "q", "answer": "a", "image": {"bytes": picture(number), "path": None}}
+        ] * 4
         save(tmp_path / f"colpali/data/train-{number}-of-5.parquet", rows)
     entry = {"dataset_parser": "vidore", "dataset_name": "colpali"}
     groups = tables._RowGroups()

@@ -39,5 +39,7 @@ if __name__ == "__main__":
     config = SFTConfig(output=sys.argv[1], workers=1, prefetch=3)
     kept = list(PairLoader(Pairs(), number_of, many, asked, config))
     sums = [int(torch.stack(loaded.batch).sum()) for loaded in kept]
-    assert sums == [sum(3 * (number + place) for place in range(TENSORS)) for number in range(BATCHES)], sums
+    assert sums == [
+        sum(3 * (number + place) for place in range(TENSORS)) for number in range(BATCHES)
+    ], sums
     print("all came")

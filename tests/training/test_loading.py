@@ -46,7 +46,9 @@ def loader(folder, tmp_path, batches=3, start=0, rank=0, world=1, **settings):
     asked = (
         share for _, share in zip(range(batches), shares(grouped, rank, world, start_batch=start))
     )
-    return PairLoader(store, Texts(), list, asked, config, rank=rank, world_size=world, start_batch=start)
+    return PairLoader(
+        store, Texts(), list, asked, config, rank=rank, world_size=world, start_batch=start
+    )
 
 
 def contents(loader):

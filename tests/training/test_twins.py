@@ -72,9 +72,7 @@ def test_processes_tell_each_other_their_names(tmp_path):
 def test_a_target_is_its_text_and_media_not_its_response(records, sft_config):
     pairs = read_sft(records / "sft.json", records)
     processor = start(sft_config, pairs)[1]
-    other = dataclasses.replace(
-        pairs[0].target, response="<think>No.</think><answer>no\n<gen_emb>"
-    )
+    other = dataclasses.replace(pairs[0].target, response="<think>No.</think><answer>no\n<gen_emb>")
     twin = dataclasses.replace(pairs[1], target=other)
     for generative, sequences in ((True, 4), (False, 3)):
         encoded = [

@@ -69,12 +69,15 @@ def check(
     max_length: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Most tokens of a side, as a training's max_length; estimated without --model."
+            min=1,
+            help="Most tokens of a side, as a training's max_length; estimated without --model.",
         ),
     ] = None,
     model: Annotated[
         str,
-        typer.Option(help="Encode every side as training this model does: decodes, counts exactly."),
+        typer.Option(
+            help="Encode every side as training this model does: decodes, counts exactly."
+        ),
     ] = "",
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first pairs.")] = None,
     workers: Annotated[

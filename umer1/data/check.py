@@ -99,7 +99,9 @@ class Report:
         self.problems[kind] += 1
         self.by_source[source] += 1
         if len(self.examples[kind]) < EXAMPLES:
-            reason = reason.encode("utf-8", "backslashreplace").decode()  # a path may have lone surrogates
+            reason = reason.encode(
+                "utf-8", "backslashreplace"
+            ).decode()  # a path may have lone surrogates
             self.examples[kind].append(Problem(kind, where, reason))
 
     def duplicate_targets(self) -> Counter:

@@ -125,9 +125,9 @@ def _parts(
             Part(
                 rows,
                 reader,
-                reader.source,
-                chosen,
-                weight,
+                source=reader.source,
+                chosen=chosen,
+                weight=weight,
                 has_responses=False,
                 rows_name_sources=False,
             )

@@ -26,7 +26,10 @@ def _bytes_per_token(pairs: PairStore, processor: Processor) -> float:
             for side in (pair.query, pair.target):
                 for text in (side.text, side.response or ""):
                     check_text(text, "text")
-                    size, tokens = size + text_bytes(text), tokens + len(processor.text.encode(text))
+                    size, tokens = (
+                        size + text_bytes(text),
+                        tokens + len(processor.text.encode(text)),
+                    )
         except ValueError:  # training will name what is wrong with it, or skip it
             continue
     return size / tokens if tokens else BYTES_PER_TOKEN

@@ -40,7 +40,9 @@ def run(config: RLConfig, *, progress: bool = True) -> Path:
     total = config.steps or batches.steps(config.epochs, accumulation) * updates
     state = Run(config, total, processor, stage="rl", pairs=pairs)
     parallel = state.parallel
-    state.accelerator.print(describe_batches(batches, capacity=config.microbatch_tokens), flush=True)
+    state.accelerator.print(
+        describe_batches(batches, capacity=config.microbatch_tokens), flush=True
+    )
     policy.gradient_checkpointing = config.gradient_checkpointing
     choose_trainable(policy, config)
     computed = torch.bfloat16 if config.mixed_precision == "bf16" else policy.dtype

@@ -62,7 +62,9 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
         pairs,
         SFTEncoder(processor, config),
         partial(collate_sft, spatial_merge=merge, microbatch_tokens=config.microbatch_tokens),
-        shares(batches, rank, accelerator.num_processes, start_batch, lengths if balanced else None),
+        shares(
+            batches, rank, accelerator.num_processes, start_batch, lengths if balanced else None
+        ),
         config,
         rank=rank,
         world_size=accelerator.num_processes,
