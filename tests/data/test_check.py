@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from umer1.data import open_rl, open_sft
-from umer1.data.check import DAMAGED, MISSING, PROMPT, RECORD, RESPONSE, check_pairs
+from umer1.data.check import DAMAGED, LONG, MISSING, PROMPT, RECORD, RESPONSE, UNICODE, check_pairs
 from umer1.data.check_report import lines, summary
 
 GOOD = "<think>It is a cat.</think><answer>cat\n<gen_emb>"
@@ -34,6 +34,12 @@ def folder(tmp_path):
     return tmp_path
 
 
+def _texts(record):
+    return "".join(
+        turn["value"] for side in ("qry", "pos") for turn in record[side]["conversations"]
+    )
+
+
 def check(folder, rows, **options):
     (folder / "train.json").write_text(json.dumps(rows))
     store = open_sft(folder / "train.json", folder)
@@ -53,7 +59,7 @@ def test_a_clean_set(folder):
     assert content["sources"]["cats"]["pairs"] == 4
     assert content["sources"]["cats"]["duplicate_targets"] == 1  # label 0, twice
     assert content["sources"]["dogs"]["duplicate_targets"] == 1  # the same frames
-    assert content["sources"]["dogs"]["tokens"]["max"] == 32 + 3 + 5 + 2 * 12 + 2 * 16
+    assert content["sources"]["dogs"]["tokens"]["max"] == 32 + len(_texts(rows[3])) // 4 + 2 * 16
     assert list(lines(content))[-1] == "no problems"
 
 
@@ -75,6 +81,60 @@ def test_problems_are_counted_by_source_and_named(folder, kind):
     (example,) = content["examples"]
     assert "train.json: record 1" in example["where"]
     assert any(re.search(message, line) for line in lines(content))
+
+
+BAD_NEGATIVES = {
+    MISSING: side(image="gone.jpg"),
+    DAMAGED: side(image="cut.jpg"),
+    RESPONSE: side(response="no token"),
+    UNICODE: side("\ud800"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_NEGATIVES)
+def test_hard_negatives_are_checked_like_targets(folder, kind):
+    content = check(folder, [record() | {"neg": [side(), BAD_NEGATIVES[kind]]}], decode=True)[1]
+    assert content["problems"] == {kind: 1}
+    assert "record 0, neg[1]" in content["examples"][0]["where"]
+
+
+@pytest.mark.parametrize("bad", [side("\ud800"), side(response="\udfff" + GOOD)])
+def test_lone_surrogates_are_found_before_the_tokenizer_meets_them(folder, bad):
+    content = check(folder, [record(target=bad)])[1]
+    assert content["problems"] == {UNICODE: 1}
+    assert "record 0, target" in content["examples"][0]["where"]
+    path = side(image="\ud800.jpg")
+    content = check(folder, [record(path)])[1]
+    assert content["problems"] == {MISSING: 1}
+    "\n".join(lines(content)).encode()  # can be printed
+
+
+@pytest.mark.parametrize("media", ["image", "video"])
+def test_proportions_that_no_model_takes(folder, media):
+    Image.new("RGB", (2010, 10)).save(folder / "thin.png")
+    name = "thin.png" if media == "image" else ["thin.png"]
+    content = check(folder, [record(side(**{media: name}))], decode=True)[1]
+    assert content["problems"] == {DAMAGED: 1}
+    assert "wants at most 200 times" in content["examples"][0]["reason"]
+
+
+def test_long_sides_are_found_by_estimate_or_exactly(folder):
+    rows = [record(side("long " * 100, image="a.jpg")), record()]
+    content = check(folder, rows, max_length=200)[1]
+    assert content["problems"] == {LONG: 1}
+    assert "tokens (estimated), more than 200" in content["examples"][0]["reason"]
+    # a picture of 40 x 30 pixels is one token and not 400, for the bundled model
+    assert check(folder, rows, max_length=200 + 400)[1]["problems"] == {}
+    exact = check(folder, rows, max_length=200, model="tiny")[1]
+    assert exact["problems"] == {LONG: 1}
+    (told,) = re.findall(r"(\d+) tokens, more than 200", exact["examples"][0]["reason"])
+    assert check(folder, rows, max_length=int(told), model="tiny")[1]["problems"] == {}
+    assert check(folder, rows, max_length=int(told) - 1, model="tiny")[1]["problems"] == {LONG: 1}
+
+
+def test_encoding_for_a_model_finds_damage_too(folder):
+    content = check(folder, [record(side(image="cut.jpg"))], model="tiny")[1]
+    assert content["problems"] == {DAMAGED: 1}
 
 
 @pytest.mark.parametrize("response", ["no token", "<gen_emb> <gen_emb>", "<gen_emb>.", ""])

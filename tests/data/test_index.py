@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 
 from umer1.data import index as indexing
+from umer1.data.estimates import TokenRates
 from umer1.data.index import FileIndex
 from umer1.data.scan import RecordError
+from umer1.media import SFT_LIMITS, MediaLimits
+
+RELEASED = TokenRates()
 
 
 def side(text="q", **extra):
@@ -135,14 +139,14 @@ def test_empty_files(tmp_path):
     assert not list((tmp_path / ".umer1-index").glob("a.json*"))
 
 
-def tokens(row, tmp_path):
+def tokens(row, tmp_path, rates=RELEASED):
     (tmp_path / "t.json").write_text(json.dumps([row]))
-    return int(FileIndex.open(tmp_path / "t.json").tokens[0])
+    return int(FileIndex.open(tmp_path / "t.json").tokens(rates)[0])
 
 
 def test_token_estimates(tmp_path):
     text = {"qry": side("x" * 391), "pos": side("y" * 31)}  # + 9 of "<gen_emb>" each
-    base = 32 + 97 + 2 + 7 + 2
+    base = 32 + (391 + 9 + 31 + 9) // 4
     assert tokens(text, tmp_path) == base
     assert tokens(text | {"qry": side("x" * 391, image="a.jpg")}, tmp_path) == base + 400
     assert tokens(text | {"pos": side("y" * 31, video=["f"] * 8)}, tmp_path) == base + 128
@@ -153,3 +157,19 @@ def test_token_estimates(tmp_path):
     assert tokens(rl, tmp_path) == 32 + 10 + 400 + 32
     for bad in ({"qry": 1, "pos": None}, {"qry": {"conversations": 3}, "pos": {}}, {}):
         assert tokens(bad, tmp_path) >= 32  # what is wrong is said when it is read
+
+
+def test_token_estimates_obey_the_media_limits(tmp_path):
+    assert TokenRates.of(SFT_LIMITS) == TokenRates()
+    small = MediaLimits(
+        image_min_pixels=784, image_max_pixels=32 * 784, video_min_pixels=784,
+        video_max_pixels=4 * 784, num_frames=3, blank_image="none",
+    )  # fmt: skip
+    rates = TokenRates.of(small, bytes_per_token=8)
+    row = {
+        "qry": side("x" * 391, image=["a.jpg", "b.jpg"]),
+        "pos": side("y" * 31, video=["f"] * 8),
+        "num_tokens": 5000,  # of the release: other limits, other numbers
+    }
+    assert tokens(row, tmp_path) == 5000
+    assert tokens(row, tmp_path, rates) == 32 + 440 // 8 + 2 * 32 + 3 * 2

@@ -65,7 +65,8 @@ def test_columns(folder):
     assert store.sources.dtype == store.lengths.dtype == np.int32
     named = [store.source_names[number] for number in store.sources]
     assert named == [pair.dataset for pair in store]
-    assert store.lengths.tolist() == [32 + 2 + 2 + 2 + 400] * 9  # "<image>q N", twice "<gen_emb>"
+    text = len("<image>q N" + "<gen_emb>" + "q" + "<gen_emb>")
+    assert store.lengths.tolist() == [32 + text // 4 + 400] * 9
     assert store.source_weights is None
 
 
@@ -111,6 +112,17 @@ def test_of_sources(folder):
     assert [pair.query.text[-1] for pair in again] == ["1", "3", "5", "7"]
     with pytest.raises(ValueError, match="sources: no pairs of 'birds'; the data has dogs, two"):
         store.of_sources(["birds"])
+
+
+def test_a_weight_of_no_source_is_an_error(folder):
+    store = open_sft(folder / "two.jsonl", folder)
+    store.parts[0].weight = 2.0
+    assert store.source_weights == {"two": 2.0}
+    named = open_sft(folder / "one.json", folder)
+    named.parts[0].weight, named.parts[0].source = 2.0, "birds"
+    cats = PairStore(named.parts).of_sources(["cats"])
+    with pytest.raises(ValueError, match="weight: given for 'birds'; the sources are cats"):
+        _ = cats.source_weights
 
 
 def test_a_bad_record_is_named_when_it_is_read(folder):

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from umer1.data import RecordError
+from umer1.data import RecordError, tables
 from umer1.data.vlm2vec import is_vlm2vec, open_vlm2vec
 
 pyarrow = pytest.importorskip("pyarrow")
@@ -100,6 +100,41 @@ def test_entries_are_joined_and_their_weights_kept(tmp_path):
     assert store.source_weights == {"a": 2.0, "b": 0.5, "c": 1.0}
 
 
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_the_key_is_the_source_whatever_rows_name(tmp_path, suffix):
+    rows = [row | {"dataset_name": "from the row", "dataset": "too"} for row in MMEB]
+    save(tmp_path / f"mmeb/OK-VQA/original-0.{suffix}", rows)
+    save(tmp_path / f"mmeb/Other/original-0.{suffix}", rows)
+    other = mmeb(subset_name="Other")
+    store = open_entries(tmp_path, LOCAL, heavy=mmeb(weight=3), other=other)
+    assert store.source_names == ["heavy", "other"] == sorted({pair.dataset for pair in store})
+    assert store.source_weights == {"heavy": 3.0, "other": 1.0}
+    assert store.of_sources(["heavy"]).source_weights == {"heavy": 3.0}
+
+
+def test_row_groups_of_all_files_share_one_limit(tmp_path, monkeypatch):
+    for number in range(5):
+        rows = [
+            {"query": "q", "answer": "a", "image": {"bytes": picture(number), "path": None}}
+        ] * 4
+        save(tmp_path / f"colpali/data/train-{number}-of-5.parquet", rows)
+    entry = {"dataset_parser": "vidore", "dataset_name": "colpali"}
+    groups = tables._RowGroups()
+    monkeypatch.setattr(tables, "_GROUPS", groups)
+    monkeypatch.setattr(tables, "KEPT_GROUPS", 3)
+    store = open_entries(tmp_path, colpali=entry)
+    wanted = [picture(number // 4) for number in range(20)]
+    assert [store[number].query.images[0] for number in range(20)] == wanted
+    assert len(groups._tables) == 3
+    one = max(each.nbytes for each in groups._tables.values())
+    monkeypatch.setattr(tables, "KEPT_BYTES", 2 * one)
+    assert [store[number].query.images[0] for number in range(20)] == wanted
+    assert len(groups._tables) == 2
+    assert groups._bytes == sum(each.nbytes for each in groups._tables.values()) <= 2 * one
+    monkeypatch.setattr(tables, "KEPT_BYTES", 1)
+    assert store[7].query.images == [wanted[7]] and len(groups._tables) == 1
+
+
 @pytest.mark.parametrize("suffix", ["parquet", "arrow"])
 def test_vidore_holds_its_pictures(tmp_path, suffix):
     rows = [
@@ -114,7 +149,7 @@ def test_vidore_holds_its_pictures(tmp_path, suffix):
         assert store[number].query.images == [picture(number)]
         assert store[number].query.text == f"what {number}"
         assert store[number].target.text == f"it is {number}"
-    assert store.lengths.tolist() == [32 + 400 + 1 + 1] * 5
+    assert store.lengths.tolist() == [32 + 400 + len("what 0it is 0") // 4] * 5
 
 
 def test_visrag_wraps_queries_and_pages_by_source(tmp_path):

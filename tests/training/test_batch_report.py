@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from umer1.training import batching
 from umer1.training.batch_report import describe_batches
 from umer1.training.batching import GroupedBatches
 
@@ -23,12 +24,28 @@ def test_tokens_and_packs():
     lines = describe_batches(GroupedBatches(SOURCES, 8, 4), lengths, world_size=2, capacity=25)
     _, tokens, packs = lines.split("\n")
     assert tokens == (
-        "tokens a batch: 80 (80 to 80 for 9 of 10); the fullest of 2 processes has 1.000 x the mean"
+        "tokens a batch, estimated: 80 (80 to 80 for 9 of 10); the fullest of 2 processes has 1.000 x the mean"
     )
     # 4 pairs a process, 2 to a pack: 20 of 25 tokens
     assert packs.startswith(
         "packs of 25 tokens: 2.0 a batch and process, 80.0 % of their room real tokens, none padded (planner: "
     )
+
+
+def test_packs_are_described_wherever_there_are_any():
+    batches = GroupedBatches(SOURCES, 8, 4)
+    assert "packs of at most 25 tokens" in describe_batches(batches, capacity=25)  # lengths unknown
+    whole = describe_batches(batches, np.full(33, 10), capacity=0)
+    assert whole.split("\n")[2].startswith("packs: one a batch and process")
+
+
+def test_shares_are_computed_once_a_batch(monkeypatch):
+    asked = []
+    even = batching.even_shares
+    monkeypatch.setattr(batching, "even_shares", lambda *args: asked.append(1) or even(*args))
+    batches = GroupedBatches(["a"] * 128, 64, 64)
+    describe_batches(batches, np.arange(128), world_size=64)
+    assert len(asked) == 2
 
 
 def test_one_long_pair_is_seen_in_the_balance():

@@ -12,6 +12,7 @@ from umer1.data.records import RecordError, read_sft
 from umer1.training.collate import SFTBatch, collate_sft, encode_pair
 from umer1.training.contrastive import Contrast
 from umer1.training.settings import SFTConfig
+from umer1.training.twins import with_common_ids
 from umer1.training.wrapped import LARGEST_SCALE, Trainee
 
 N, M, H = 6, 4, 16
@@ -111,17 +112,17 @@ def test_the_scale_learns_and_is_held_at_its_limit(vectors):
 
 
 def test_ids_come_from_the_data_or_the_target(records, sft_config, tmp_path):
-    rows = json.loads((records / "sft.json").read_text())[16:20]
-    rows[0]["pos_id"] = rows[3]["pos_id"] = "the same"
+    rows = json.loads((records / "sft.json").read_text())[16:22:2]  # bird, cat, dog
+    rows[0]["pos_id"] = rows[2]["pos_id"] = "the same"
     rows[1]["neg"] = [rows[2]["pos"], rows[0]["pos"]]
     (tmp_path / "sft.json").write_text(json.dumps(rows))
     pairs = read_sft(tmp_path / "sft.json", records)
     processor = with_negatives(records, sft_config, (0,))[1]
     encoded = [encode_pair(pair, processor, 999, "record") for pair in pairs]
     encoded[1] = encode_pair(pairs[1], processor, 999, "record", hard_negatives=1)
-    batch = collate_sft(encoded)
+    batch = with_common_ids(collate_sft(encoded))
     ids = batch.pair_ids.tolist()
-    assert ids[0] == ids[3] and len(set(ids)) == 3
+    assert ids[0] == ids[2] != ids[1]
     assert batch.negative_ids.tolist() == [ids[2]]  # by its content
     with pytest.raises(
         ValueError, match="record 0: has 0 sides under 'neg', hard_negatives wants 1"

@@ -13,7 +13,7 @@ from tests.training.sft_cases import (
     trainee_of,
     with_negatives,
 )
-from umer1.training.grad_cache import add_gradients
+from umer1.training.grad_cache import add_gradients, room_of
 from umer1.training.lora import add_lora
 from umer1.training.settings import LoRAConfig
 
@@ -104,6 +104,17 @@ def test_a_process_with_fewer_parts_passes_as_often(sft_config):
     assert run.passes == len(batch.parts) + 3
     torch.testing.assert_close(torch.stack(found), torch.stack(numbers), rtol=1e-6, atol=1e-7)
     assert_same(more, whole, 1e-9)
+
+
+def test_passes_that_count_nothing_take_room(sft_config):
+    encoded = encoded_pairs(sft_config)[2]
+    batch = batch_of(encoded, tokens=100)
+    parts = len(batch.parts)
+    sizes = [sum(part.packed.lengths) for part in batch.parts]
+    assert room_of(batch, parts, 100) == sum(max(size, 100) for size in sizes)
+    assert room_of(batch, parts + 2, 100) == room_of(batch, parts, 100) + 2 * max(min(sizes), 100)
+    whole = batch_of(encoded)
+    assert room_of(whole, 1, 0) == whole.tokens
 
 
 def test_one_long_sequence_has_a_part_of_its_own(sft_config):

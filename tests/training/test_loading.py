@@ -44,9 +44,11 @@ def loader(folder, tmp_path, batches=3, start=0, rank=0, world=1, **settings):
     config = SFTConfig(output=str(tmp_path), seed=5, **settings)
     grouped = GroupedBatches([store.source_names[s] for s in store.sources], 8, 4, seed=1)
     asked = (
-        share for _, share in zip(range(batches), shares(grouped, rank, world, start_step=start))
+        share for _, share in zip(range(batches), shares(grouped, rank, world, start_batch=start))
     )
-    return PairLoader(store, Texts(), list, asked, config, rank=rank, start_step=start)
+    return PairLoader(
+        store, Texts(), list, asked, config, rank=rank, world_size=world, start_batch=start
+    )
 
 
 def contents(loader):
@@ -82,7 +84,7 @@ def test_shares_by_length_are_even(folder, tmp_path):
     ranks = [list(shares(OneBatch(), rank, 2, lengths=lengths)) for rank in (0, 1)]
     totals = [sum(lengths[rank[0].batch[place]] for place in rank[0].places) for rank in ranks]
     assert sorted(totals) == [95, 101]
-    assert [each.step for each in ranks[0]] == [0, 1]
+    assert [each.number for each in ranks[0]] == [0, 1]
 
 
 def lost(folder):
@@ -180,7 +182,7 @@ def test_substitutes_never_meet(folder):
     store = open_sft(folder / "sft.json", folder)
     substitutes = Substitutes(store, seed=7)
     batch = [0, 1, 2, 8, 9]  # three of "pictures", two of "videos"
-    spares = {number: list(substitutes.of(number, batch, step=4)) for number in batch}
+    spares = {number: list(substitutes.of(number, batch, batch_number=4)) for number in batch}
     pictures, videos = ({0, 1, 2}, set(range(3, 8))), ({8, 9}, set(range(10, 16)))
     for members, rest in (pictures, videos):
         own = [spares[number][: len(rest) // len(members)] for number in members]
@@ -188,8 +190,8 @@ def test_substitutes_never_meet(folder):
         assert len(own) == len(set(own))
         assert all(sorted(spares[number]) == sorted(rest) for number in members)
     again = pickle.loads(pickle.dumps(substitutes))
-    assert list(again.of(1, batch, step=4)) == spares[1]
-    others = [tuple(substitutes.of(1, batch, step=step)) for step in range(8)]
+    assert list(again.of(1, batch, batch_number=4)) == spares[1]
+    others = [tuple(substitutes.of(1, batch, batch_number=number)) for number in range(8)]
     assert len(set(others)) > 1
 
 
@@ -216,13 +218,44 @@ def test_a_record_that_does_not_fit_is_skipped_as_a_record(folder, tmp_path):
     assert json.loads(line)["kind"] == "record"
 
 
-def test_the_log_forgets_steps_that_come_again(tmp_path):
-    log = SkipLog(tmp_path / "s.jsonl")
+def _skipped(*batches):
+    return [Skipped(batch, "r", f"s{batch % 2}", "medium", "gone", "q") for batch in batches]
+
+
+def test_the_log_forgets_batches_that_come_again(tmp_path):
+    log = SkipLog(tmp_path)
     assert log.summary() == "" and not log.path.exists()
-    log.add([Skipped(step, "r", f"s{step % 2}", "medium", "gone", "q") for step in range(5)])
-    again = SkipLog(tmp_path / "s.jsonl", start_step=3)
+    log.add(_skipped(*range(5)))
+    again = SkipLog(tmp_path, start_batch=3)
     assert (again.count, dict(again.by_source)) == (3, {"s0": 2, "s1": 1})
-    assert len((tmp_path / "s.jsonl").read_text().splitlines()) == 3
+    assert len(again.path.read_text().splitlines()) == 3
+
+
+def test_a_log_whose_last_line_was_cut_goes_on(tmp_path):
+    log = SkipLog(tmp_path)
+    log.add(_skipped(0, 1, 2))
+    content = log.path.read_text()
+    log.path.write_text(content[:-20])
+    for start in (3, 3):  # a second start meets what the first one left
+        again = SkipLog(tmp_path, start_batch=start)
+        assert again.count == 2
+    again.add(_skipped(7))
+    assert [json.loads(line)["batch"] for line in log.path.read_text().splitlines()] == [0, 1, 7]
+
+
+def test_a_log_with_the_older_name_of_the_number_is_read(tmp_path):
+    rows = [{"step": number, "source": "s"} for number in range(4)]
+    (tmp_path / "skipped_pairs.0.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert SkipLog(tmp_path, start_batch=2).count == 2
+
+
+def test_the_first_process_looks_after_logs_of_ranks_that_are_gone(tmp_path):
+    for rank in range(4):
+        SkipLog(tmp_path, rank=rank, world_size=4).add(_skipped(0, 1, 2, 3))
+    logs = [SkipLog(tmp_path, 2, rank, world_size=2) for rank in (0, 1)]
+    assert [log.count for log in logs] == [2 + 4, 2]
+    lines = [len(path.read_text().splitlines()) for path in tmp_path.glob("*.jsonl")]
+    assert lines == [2, 2, 2, 2]
 
 
 def test_settings_are_checked(folder, tmp_path):

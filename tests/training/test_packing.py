@@ -7,11 +7,9 @@ from hypothesis import strategies as st
 
 from umer1.training import packing
 from umer1.training.packing import (
-    agree_on_parts,
     efficiency,
     plan_microbatches,
     plan_packs,
-    plan_rank_microbatches,
     planner,
 )
 
@@ -118,29 +116,6 @@ def test_fewer_parts_than_needed_is_an_error():
         ValueError, match=r"parts: got 1, but 2 are needed for 3 items .* 10 tokens"
     ):
         plan_microbatches([6, 6, 4], 10, parts=1)
-
-
-def test_all_ranks_have_equally_many_microbatches():
-    ranks = [[10, 10, 10, 10], [1, 1, 1, 1], [5, 5, 9, 2]]
-    plans = plan_rank_microbatches(ranks, 10)
-    assert [len(plan) for plan in plans] == [4, 4, 4]
-    for lengths, plan in zip(ranks, plans):
-        assert sorted(item for part in plan for item in part) == list(range(len(lengths)))
-    assert plan_rank_microbatches([], 10) == []
-
-
-def test_ranks_agree_on_the_largest_number():
-    torch = pytest.importorskip("torch")
-
-    class Accelerator:  # of a process whose two neighbours need 2 and 7
-        device = torch.device("cpu")
-
-        def gather(self, parts):
-            assert parts.dtype == torch.int64 and parts.shape == (1,)
-            return torch.cat([parts, torch.tensor([2, 7])])
-
-    assert agree_on_parts([10, 10, 10], 10, Accelerator()) == 7
-    assert agree_on_parts([10] * 9, 10, Accelerator()) == 9
 
 
 def test_efficiency():

@@ -1,18 +1,22 @@
 """Rows of samples and the page made of them."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
 
+from umer1.data import open_sft
 from umer1.data.records import Pair, Side
 from umer1.engine import Generated
 from umer1.engine.requests import Rollout
 from umer1.training import rl, sft
-from umer1.training.samples import fixed_pairs, rollout_rows
+from umer1.training.samples import fixed_pairs, rollout_rows, show_samples
 from umer1.training.samples_page import thumbnail, write_page
+from umer1.training.start import start
 
 
 def rollout(first: float, second: float, hit: bool = True) -> Rollout:
@@ -77,6 +81,24 @@ def test_sft_writes_greedy_generations_and_trains_as_without(sft_config, tmp_pat
     sft.run(replace(shown, samples_every=0, output=str(tmp_path / "plain")), progress=False)
     losses = lambda name: [json.loads(line)["total"] for line in (tmp_path / name / "sft_metrics.jsonl").open()]  # fmt: skip
     assert losses("sft") == losses("plain")
+
+
+def test_a_record_that_does_not_fit_is_left_out_and_named(sft_config, records, tmp_path, capsys):
+    """The first of its source, so that it would be shown."""
+    rows = json.loads((records / "sft.json").read_text())[16:19]
+    (tmp_path / "good.json").write_text(json.dumps(rows))
+    del rows[0]["pos"]
+    (tmp_path / "bad.json").write_text(json.dumps(rows))
+    model, processor = start(sft_config, open_sft(tmp_path / "good.json", records))
+    shown = []
+    state = SimpleNamespace(
+        step=1, processor=processor, monitor=SimpleNamespace(samples=lambda _, rows: shown.extend(rows)),
+        parallel=SimpleNamespace(is_main=True, whole_weights=lambda: nullcontext(model)),
+    )  # fmt: skip
+    pairs = open_sft(tmp_path / "bad.json", records)
+    show_samples(state, pairs, replace(sft_config, samples_count=2, max_length=200))
+    assert "samples: left out" in (told := capsys.readouterr().out) and "record 0" in told
+    assert {row["prompt"] for row in shown} == {pairs[1].query.text, pairs[1].target.text}
 
 
 def test_the_page_is_self_contained_escaped_and_shows_small_pictures(tmp_path):

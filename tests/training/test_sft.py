@@ -6,8 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tests.training.sft_cases import batch_of, gradients, trainee_of
 from umer1.embedder import Embedder
 from umer1.training import loop, sft
+from umer1.training.loading import group_pairs
+from umer1.training.start import open_pairs, start
 
 
 def _weights(path):
@@ -78,7 +81,22 @@ def test_accumulation_averages_the_micro_batches(sft_config):
     config = replace(sft_config, steps=1, batch_size=4, group_size=4, gradient_accumulation=2)
     path = sft.run(config, progress=False)
     row = json.loads((path.parent / "sft_metrics.jsonl").read_text())
-    assert row["step"] == 1 and row["total"] > 0
+    pairs = open_pairs(config, "sft")
+    model, processor = start(config, pairs)
+    sft.prepare_model(model, config)
+    trainee, wanted = trainee_of(model), sft.sft_objective(config, processor)
+    encode = sft.SFTEncoder(processor, config)
+    losses, averages = [], {}
+    for batch in group_pairs(pairs, config).epoch(0)[:2]:
+        encoded = [encode(pairs[number], pairs.where(number)) for number in batch]
+        numbers, found = gradients(trainee, batch_of(encoded), wanted)
+        losses.append(float(numbers.total))
+        for name, gradient in found.items():
+            averages[name] = averages.get(name, 0.0) + gradient / 2
+    norm = torch.stack([each.norm() for each in averages.values()]).norm()
+    assert row["step"] == 1 and losses[0] != pytest.approx(losses[1], rel=1e-3)
+    assert row["total"] == pytest.approx(sum(losses) / 2, rel=1e-4)
+    assert row["gradient_norm"] == pytest.approx(float(norm), rel=1e-3)
 
 
 def test_frozen_vision_does_not_move_but_its_merger_does(sft_config, tmp_path):
@@ -117,7 +135,6 @@ def test_a_plain_qwen2_vl_checkpoint_gets_the_tokens_and_the_sft_limits(sft_conf
     from umer1.model.qwen2_vl import Qwen2VL
     from umer1.model.tiny import build_tokenizer, tiny_config
     from umer1.processor import SFT_LIMITS
-    from umer1.training.start import open_pairs, start
 
     tokenizer = build_tokenizer(["plain text"], 400)
     kept = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -141,8 +158,6 @@ def test_a_plain_qwen2_vl_checkpoint_gets_the_tokens_and_the_sft_limits(sft_conf
 
 
 def test_sources_choose_pairs_and_unknown_ones_are_named(sft_config):
-    from umer1.training.start import open_pairs
-
     pairs = open_pairs(replace(sft_config, sources="texts,videos"), "sft")
     assert {pair.dataset for pair in pairs} == {"texts", "videos"} and len(pairs) == 16
     with pytest.raises(ValueError, match="sources: no pairs of 'sounds'; the data has pictures"):

@@ -66,6 +66,19 @@ def check(
     decode: Annotated[
         bool, typer.Option("--decode", help="Decode every picture and frame too.")
     ] = False,
+    max_length: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Most tokens of a side, as a training's max_length; estimated without --model.",
+        ),
+    ] = None,
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Encode every side as training this model does: decodes, counts exactly."
+        ),
+    ] = "",
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first pairs.")] = None,
     workers: Annotated[
         int, typer.Option(min=0, help="Processes; 0 for one per core, at most 16.")
@@ -80,14 +93,15 @@ def check(
     """Check training data or a benchmark before any model runs.
 
     Training data: every record's format, every medium's existence, counts,
-    lengths, the responses' format, repeated targets; examples of each problem
-    with its record number. A benchmark: tables, rows, pictures, frames.
+    lengths, the responses' format, repeated targets, hard negatives included;
+    examples of each problem with its record number. A benchmark: tables, rows, pictures, frames.
     Ends with status 1 when anything is wrong.
 
     \b
     Examples:
       umer1 data check MMEB-train/v2/UME-R1-SFT.json --data-path MMEB-train
       umer1 data check rl.yaml --data-path MMEB-train --decode
+      umer1 data check sft.json --max-length 12288 --model Qwen/Qwen2-VL-2B-Instruct
       umer1 data check "mine,other%20" --registry registry.yaml --limit 10000
       umer1 data check data/mini
     """
@@ -102,10 +116,11 @@ def check(
     folders = folders_by_name(local_folder)
     with stdout_to_stderr(json):
         store = open_set(data, kind, root=data_path, registry=registry, local_folders=folders)
-    _check_training(store, {"data": data, "kind": kind}, decode, limit, workers, not quiet, json)
+    checks = {"decode": decode, "max_length": max_length, "model": model}
+    _check_training(store, {"data": data, "kind": kind}, checks, limit, workers, not quiet, json)
 
 
-def _check_training(store, told, decode, limit, workers, progress, as_json):
+def _check_training(store, told, checks, limit, workers, progress, as_json):
     import os
 
     from umer1.cli.output import print_json
@@ -113,8 +128,9 @@ def _check_training(store, told, decode, limit, workers, progress, as_json):
     from umer1.data.check_report import lines, summary
 
     workers = workers or min(os.cpu_count() or 1, 16)
-    report = check_pairs(store, decode=decode, limit=limit, workers=workers, progress=progress)
-    content = told | {"decoded": decode} | summary(report, store)
+    report = check_pairs(store, limit=limit, workers=workers, progress=progress, **checks)
+    decoded = checks["decode"] or bool(checks["model"])
+    content = told | {"decoded": decoded} | summary(report, store)
     if as_json:
         print_json(content)
     else:

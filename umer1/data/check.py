@@ -3,8 +3,8 @@
     report = check_pairs(open_sft("train/sft.json", "train"))
     report.problems, report.examples
 
-Every pair is read, its media are looked up (with `decode` also decoded), its responses are compared
-with the format. Pairs are shared out to worker processes in chunks.
+Every pair is read with its hard negatives, their media are looked up (with `decode` also decoded), their
+responses are compared with the format. Pairs are shared out to worker processes in chunks.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from hashlib import blake2b
 
 import numpy as np
 
+from umer1.data.digest import side_digest
+from umer1.data.estimates import TokenRates
 from umer1.data.records import RecordError, Side, media_paths
 from umer1.data.store import PairStore
 from umer1.progress import progress_bar
-from umer1.prompts import DISC_TOKEN, GEN_TOKEN
+from umer1.prompts import DISC_TOKEN, GEN_TOKEN, check_text
 
 CHUNK, DECODED_CHUNK = 1000, 25  # pairs a worker takes at once
 ALONE = 4000  # fewer pairs than this are not worth other processes
@@ -32,6 +33,23 @@ EXAMPLES = 5  # kept of each kind of problem
 # kinds of problems
 RECORD, MISSING, DAMAGED = "record", "missing medium", "damaged medium"
 PROMPT, RESPONSE = "no <disc_emb>", "<gen_emb> not once at the end"
+UNICODE, LONG = "not valid Unicode", "longer than max_length"
+
+
+@dataclass(frozen=True, slots=True)
+class Checks:
+    """What is checked beyond format and presence.
+
+    Attributes:
+        decode: open and decode each medium.
+        max_length: the most tokens of a side; None: any.
+        model: directory, hub id or "tiny": every side is encoded as for training this model, which
+            decodes its media and counts its tokens. "": tokens are estimated.
+    """
+
+    decode: bool = False
+    max_length: int | None = None
+    model: str = ""
 
 
 @dataclass(slots=True)
@@ -51,7 +69,7 @@ class Report:
             an <answer>, with <gen_emb> once and at the end.
         problems: kind -> count; examples: the first of each kind.
         by_source: source -> problems.
-        targets: uint64, a digest of each readable pair's target; target_sources: int32.
+        targets: int64, a digest of each readable pair's target; target_sources: int32.
     """
 
     pairs: int = 0
@@ -81,15 +99,18 @@ class Report:
         self.problems[kind] += 1
         self.by_source[source] += 1
         if len(self.examples[kind]) < EXAMPLES:
+            reason = reason.encode(
+                "utf-8", "backslashreplace"
+            ).decode()  # a path may have lone surrogates
             self.examples[kind].append(Problem(kind, where, reason))
 
     def duplicate_targets(self) -> Counter:
         """source number -> pairs whose target an earlier pair of the source has too."""
         rows = np.zeros(
-            sum(map(len, self.targets)), np.dtype([("source", np.int32), ("digest", np.uint64)])
+            sum(map(len, self.targets)), np.dtype([("source", np.int32), ("digest", np.int64)])
         )
         rows["source"] = np.concatenate([np.empty(0, np.int32), *self.target_sources])
-        rows["digest"] = np.concatenate([np.empty(0, np.uint64), *self.targets])
+        rows["digest"] = np.concatenate([np.empty(0, np.int64), *self.targets])
         everything, different = Counter(rows["source"].tolist()), np.unique(rows)["source"]
         everything.subtract(Counter(different.tolist()))
         return +everything
@@ -99,38 +120,42 @@ def check_pairs(
     store: PairStore,
     *,
     decode: bool = False,
+    max_length: int | None = None,
+    model: str = "",
     limit: int | None = None,
     workers: int = 1,
     progress: bool = True,
 ) -> Report:
     """Check the first `limit` pairs (all by default). What is wrong is counted, never raised.
 
-    decode: open and decode each medium instead of only looking it up.
+    decode, max_length, model: see `Checks`.
     """
+    checks = Checks(decode, max_length, model)
     count = len(store) if limit is None else min(limit, len(store))
-    size = DECODED_CHUNK if decode else CHUNK
+    slow = decode or bool(model)
+    size = DECODED_CHUNK if slow else CHUNK
     chunks = [range(start, min(start + size, count)) for start in range(0, count, size)]
     report = Report()
     with progress_bar("check", count, unit="pairs", show=progress) as bar:
-        for done in _run(store, chunks, decode, workers, alone=count < ALONE and not decode):
+        for done in _run(store, chunks, checks, workers, alone=count < ALONE and not slow):
             report.add(done)
             bar.advance(done.pairs, problems=report.problems.total())
     return report
 
 
 def _run(
-    store: PairStore, chunks: list[range], decode: bool, workers: int, alone: bool
+    store: PairStore, chunks: list[range], checks: Checks, workers: int, alone: bool
 ) -> Iterator[Report]:
     """Reports in the order of the chunks."""
     if alone or workers < 2 or len(chunks) < 2:
-        checker = _Checker(store, decode)
+        checker = _Checker(store, checks)
         yield from map(checker.check, chunks)
         return
     with ProcessPoolExecutor(
         min(workers, len(chunks)),
         mp_context=multiprocessing.get_context("forkserver"),
         initializer=_Checker.start,
-        initargs=(store, decode),
+        initargs=(store, checks),
     ) as pool:
         yield from pool.map(_Checker.check_here, chunks)
 
@@ -140,13 +165,18 @@ class _Checker:
 
     here: _Checker
 
-    def __init__(self, store: PairStore, decode: bool):
-        self.store, self.decode = store, decode
+    def __init__(self, store: PairStore, checks: Checks):
+        self.store, self.checks = store, checks
         self._missing_files: dict[str, bool] = {}
+        self._exact = None
+        if checks.model:
+            from umer1.data.usable import exact_tokens
+
+            self._exact = exact_tokens(checks.model)
 
     @classmethod
-    def start(cls, store: PairStore, decode: bool) -> None:
-        cls.here = cls(store, decode)
+    def start(cls, store: PairStore, checks: Checks) -> None:
+        cls.here = cls(store, checks)
 
     @classmethod
     def check_here(cls, numbers: range) -> Report:
@@ -165,32 +195,49 @@ class _Checker:
                 continue
             kinds = " → ".join(_modality(side) for side in (pair.query, pair.target))
             report.modalities[source, kinds] += 1
-            for name, side in (("query", pair.query), ("target", pair.target)):
-                self._media(side, source, f"{where}, {name}", report)
-                _texts(side, source, f"{where}, {name}", report)
-            digests.append(_digest(pair.target))
+            negatives = {f"neg[{place}]": side for place, side in enumerate(pair.negatives)}
+            for name, side in {"query": pair.query, "target": pair.target, **negatives}.items():
+                self._side(side, source, f"{where}, {name}", report)
+            digests.append(side_digest(pair.target))
             sources.append(code)
-        report.targets.append(np.array(digests, np.uint64))
+        report.targets.append(np.array(digests, np.int64))
         report.target_sources.append(np.array(sources, np.int32))
         return report
 
-    def _media(self, side: Side, source: str, where: str, report: Report) -> None:
-        paths = media_paths(side)
+    def _side(self, side: Side, source: str, where: str, report: Report) -> None:
+        readable = _texts(side, source, where, report)
+        there = self._media(side, source, where, report)
+        if not (readable and there):
+            return
+        tokens, about = None, ""
+        if self._exact is not None:
+            try:
+                tokens = self._exact(side, where)
+            except ValueError as error:  # format and text have been looked at
+                report.problem(DAMAGED, source, where, str(error))
+        elif self.checks.max_length is not None:
+            tokens, about = TokenRates().side(side), "about "
+        most = self.checks.max_length
+        if tokens is not None and most is not None and tokens > most:
+            reason = f"{about}{tokens} tokens{' (estimated)' if about else ''}, more than {most}"
+            report.problem(LONG, source, where, reason)
+
+    def _media(self, side: Side, source: str, where: str, report: Report) -> bool:
+        """Whether all are there and, where that is asked for, whole."""
         report.media += len(side.images) + len(side.video or ())
-        missing = [path for path in paths if self._missing(path)]
+        missing = [path for path in media_paths(side) if self._missing(path)]
         for path in missing:
             report.problem(MISSING, source, where, f"no such file: {path}")
-        if missing or not self.decode:
-            return
-        from umer1.media import MediaError, load_image, load_video
+        if missing or self._exact is not None or not self.checks.decode:
+            return not missing
+        from umer1.data.usable import decode  # not at the top: it takes torch
 
         try:
-            for image in side.images:
-                load_image(image, where)
-            if side.video:
-                load_video(side.video, where, num_frames=len(side.video))
-        except MediaError as error:
+            decode(side, where)
+        except ValueError as error:
             report.problem(DAMAGED, source, where, str(error))
+            return False
+        return True
 
     def _missing(self, path: str) -> bool:
         if len(self._missing_files) > REMEMBERED:
@@ -200,9 +247,16 @@ class _Checker:
         return self._missing_files[path]
 
 
-def _texts(side: Side, source: str, where: str, report: Report) -> None:
+def _texts(side: Side, source: str, where: str, report: Report) -> bool:
+    """Whether the texts can be tokenised; also compares a response with the format."""
+    try:
+        for text, name in ((side.text, "text"), (side.response or "", "response")):
+            check_text(text, name)
+    except ValueError as error:
+        report.problem(UNICODE, source, where, f"its {error}")
+        return False
     if side.response is None:
-        return
+        return True
     if DISC_TOKEN not in side.text:
         report.problem(PROMPT, source, where, f"its human turn has no {DISC_TOKEN}")
     report.responses += 1
@@ -217,17 +271,10 @@ def _texts(side: Side, source: str, where: str, report: Report) -> None:
         report.problem(
             RESPONSE, source, where, f"its response has {count} {GEN_TOKEN} and ends with {end!r}"
         )
+    return True
 
 
 def _modality(side: Side) -> str:
     if side.video:
         return "video"
     return ("image" if len(side.images) == 1 else "images") if side.images else "text"
-
-
-def _digest(side: Side) -> int:
-    """Of what the target is: text and media, not the reasoning about it."""
-    digest = blake2b(side.text.encode("utf-8", "replace"), digest_size=8)
-    for medium in [*side.images, *(side.video or ())]:
-        digest.update(b"\0" + (medium if isinstance(medium, bytes) else os.fsencode(medium)))
-    return int.from_bytes(digest.digest(), "little")

@@ -26,12 +26,16 @@ from umer1.data.cache import (
     writable_folder,
     write_whole,
 )
-from umer1.data.estimates import estimated_tokens
+from umer1.data.estimates import Counts, TokenRates, counted
 from umer1.data.scan import RecordError, parse, scan
 from umer1.progress import progress_bar
 
-VERSION = 1
-RECORD = np.dtype([("offset", "<i8"), ("length", "<i8"), ("source", "<i4"), ("tokens", "<i4")])
+VERSION = 2
+RECORD = np.dtype(
+    [("offset", "<i8"), ("length", "<i8"), ("source", "<i4")]
+    + [(name, "<i4") for name in Counts._fields]
+)
+LARGEST = np.iinfo("<i4").max
 SHOWN_FROM = 256 << 20  # bytes of a file whose indexing gets a progress bar
 
 
@@ -83,10 +87,9 @@ class FileIndex:
             self._file = os.open(self.path, os.O_RDONLY)
         return parse(os.pread(self._file, length, offset), self.path, offset)
 
-    @property
-    def tokens(self) -> np.ndarray:
+    def tokens(self, rates: TokenRates) -> np.ndarray:
         """int32 [N], estimated."""
-        return self.records["tokens"]
+        return rates.tokens(Counts(*(self.records[name] for name in Counts._fields)))
 
     def where(self, number: int) -> str:
         return f"{self.path}: record {number}"
@@ -107,7 +110,8 @@ class FileIndex:
 
 
 def _build(path: Path, progress: bool) -> tuple[np.ndarray, list[str]]:
-    offsets, lengths, sources, tokens = array("q"), array("q"), array("i"), array("i")
+    offsets, lengths, sources = array("q"), array("q"), array("i")
+    counts = Counts(*(array("i") for _ in Counts._fields))
     numbers: dict[str, int] = {}
     size = path.stat().st_size
     with progress_bar(
@@ -120,7 +124,8 @@ def _build(path: Path, progress: bool) -> tuple[np.ndarray, list[str]]:
             offsets.append(offset)
             lengths.append(length)
             sources.append(numbers.setdefault(name, len(numbers)))
-            tokens.append(estimated_tokens(row))
+            for column, count in zip(counts, counted(row), strict=True):
+                column.append(min(count, LARGEST))
             if (offset >> 20) - shown >= 16:
                 bar.advance((offset >> 20) - shown, records=len(offsets))
                 shown = offset >> 20
@@ -128,7 +133,7 @@ def _build(path: Path, progress: bool) -> tuple[np.ndarray, list[str]]:
     if not offsets:
         raise RecordError(f"{path}: has no records")
     records = np.empty(len(offsets), RECORD)
-    for name, column in zip(RECORD.names, (offsets, lengths, sources, tokens), strict=True):
+    for name, column in zip(RECORD.names, (offsets, lengths, sources, *counts), strict=True):
         records[name] = column
     return records, list(numbers)
 

@@ -21,10 +21,11 @@ from umer1.data.scan import RecordError, scan
 
 IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER = "<image>", "<video>"
 
-# "neg" and "pos_id" are ours: hard negatives (a list of sides), and what the target is (equal ids
-# are no negatives of each other where a training config says so)
+# "neg" and "pos_id" are ours: hard negatives (a list of sides), and what the target, or a hard
+# negative, is called (equal ones are no negatives of each other where a training config says so)
 SFT_KEYS = {"dataset_name", "qry", "pos", "neg", "pos_id", "num_tokens"}
 SIDE_KEYS = {"conversations", "image", "video", "num_tokens"}
+NEGATIVE_KEYS = SIDE_KEYS | {"pos_id"}
 RL_KEYS = {
     "dataset", "dataset_name", "solution",
     "qry_text", "qry_image", "qry_video", "pos_text", "pos_image", "pos_video",
@@ -40,12 +41,14 @@ class Side:
     response  SFT: the assistant turn. RL and VLM2Vec: None.
     images    absolute paths, or the bytes of pictures that a table holds itself.
     video     absolute frame paths, in order.
+    target_id hard negatives: the `pos_id` of the records whose target it is.
     """
 
     text: str
     response: str | None = None
     images: list[str | bytes] = field(default_factory=list)
     video: list[str] | None = None
+    target_id: str | None = None
 
 
 @dataclass(slots=True)
@@ -162,13 +165,16 @@ def sft_pair(row: dict, where: str, root: str, default_name: str) -> Pair:
     return Pair(
         _string(row.get("dataset_name", ""), "dataset_name", where) or default_name,
         *sides,
-        [_sft_side(side, root, f"{where}, neg[{place}]") for place, side in enumerate(negatives)],
+        [
+            _sft_side(side, root, f"{where}, neg[{place}]", NEGATIVE_KEYS)
+            for place, side in enumerate(negatives)
+        ],
         None if target_id is None else _string(target_id, "pos_id", where),
     )
 
 
-def _sft_side(side: dict, root: str, where: str) -> Side:
-    _reject_unknown(side, SIDE_KEYS, where)
+def _sft_side(side: dict, root: str, where: str, known: set[str] = SIDE_KEYS) -> Side:
+    _reject_unknown(side, known, where)
     turns = side.get("conversations")
     speakers = [turn.get("from") for turn in turns] if _list_of(turns, dict) else None
     if speakers != ["human", "gpt"]:
@@ -184,7 +190,10 @@ def _sft_side(side: dict, root: str, where: str) -> Side:
             raise RecordError(
                 f"{where}: {found} {placeholder} placeholders in the text but {given} media given"
             )
-    return Side(text, response, _join(root, images or []), _join(root, video) if video else None)
+    frames, target_id = _join(root, video) if video else None, side.get("pos_id")
+    if target_id is not None:
+        _string(target_id, "pos_id", where)
+    return Side(text, response, _join(root, images or []), frames, target_id)
 
 
 def rl_pair(row: dict, where: str, root: str, default_name: str) -> Pair:

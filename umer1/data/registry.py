@@ -43,7 +43,7 @@ def open_rl(path: str | Path, image_root: str | Path, seed: int = 0) -> PairStor
         if strategy != "all":
             chosen = np.array(take(range(len(rows)), strategy, seed, where), np.int64)
         read = partial(rl_pair, root=root, default_name=file.stem)
-        parts.append(Part(rows, read, file.stem, chosen, has_responses=False))
+        parts.append(Part(rows, read, source=file.stem, chosen=chosen, has_responses=False))
     return PairStore(parts)
 
 
@@ -105,4 +105,4 @@ def parse_names(names: str) -> list[tuple[str, float]]:
 
 def _sft_part(path: Path, data_path: str | Path) -> Part:
     read = partial(sft_pair, root=os.path.abspath(data_path), default_name=path.stem)
-    return Part(FileIndex.open(path), read, path.stem)
+    return Part(FileIndex.open(path), read, source=path.stem)

@@ -7,12 +7,13 @@ store[12345], store.where(12345), store.source_names[store.sources[12345]]
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 
+from umer1.data.estimates import TokenRates
 from umer1.data.index import FileIndex
 from umer1.data.records import Pair
 
@@ -23,8 +24,7 @@ class Rows(Protocol):
     def __len__(self) -> int: ...
     def read(self, number: int) -> dict[str, Any]: ...
     def where(self, number: int) -> str: ...
-    @property
-    def tokens(self) -> np.ndarray: ...
+    def tokens(self, rates: TokenRates) -> np.ndarray: ...
 
 
 @dataclass(slots=True)
@@ -33,10 +33,11 @@ class Part:
 
     Attributes:
         pair: (row, where) -> Pair; raises RecordError that begins with where. Picklable.
-        source: the pairs' data set, where the row names none.
+        source: the pairs' data set.
         chosen: int64 numbers of the rows used, in order; None for all.
         weight: sampling weight of the source, where the set's configuration gives one.
         has_responses: whether its pairs can train generation.
+        rows_name_sources: a row that names a data set is of that one instead.
     """
 
     rows: Rows
@@ -45,6 +46,7 @@ class Part:
     chosen: np.ndarray | None = None
     weight: float | None = None
     has_responses: bool = True
+    rows_name_sources: bool = True
 
     def __len__(self) -> int:
         return len(self.rows) if self.chosen is None else len(self.chosen)
@@ -54,14 +56,14 @@ class Part:
 
     def sources(self) -> tuple[np.ndarray, list[str]]:
         """int32 source of each pair, and the names it counts."""
-        if not isinstance(self.rows, FileIndex):
+        if not (self.rows_name_sources and isinstance(self.rows, FileIndex)):
             return np.zeros(len(self), np.int32), [self.source]
         names = [name or self.source for name in self.rows.sources]
         return self._of_chosen(self.rows.records["source"]), names
 
-    def lengths(self) -> np.ndarray:
+    def lengths(self, rates: TokenRates) -> np.ndarray:
         """int32 estimated tokens of each pair's two sides together."""
-        return self._of_chosen(self.rows.tokens)
+        return self._of_chosen(self.rows.tokens(rates))
 
     def _of_chosen(self, column: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(column if self.chosen is None else column[self.chosen])
@@ -105,16 +107,23 @@ class PairStore(Sequence):
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """int32 [N]; estimated tokens of both sides together (`umer1.data.estimates`)."""
-        return np.concatenate([part.lengths() for part in self.parts])
+        """int32 [N]; estimated tokens of both sides together, at the released limits."""
+        return self.lengths_at(TokenRates())
+
+    def lengths_at(self, rates: TokenRates) -> np.ndarray:
+        """`lengths` where text and media cost something else (`umer1.data.estimates`)."""
+        return np.concatenate([part.lengths(rates) for part in self.parts])
 
     @property
     def source_weights(self) -> dict[str, float] | None:
         """Relative sampling weight of each source; None unless the set's configuration gives
-        some. A source without one of its own counts 1."""
+        some. A source without one of its own counts 1. ValueError names a weight of no source."""
         given = {part.source: part.weight for part in self.parts if part.weight is not None}
         if not given:
             return None
+        if unknown := sorted(set(given) - set(self.source_names)):
+            known = ", ".join(sorted(self.source_names))
+            raise ValueError(f"weight: given for {unknown[0]!r}; the sources are {known}")
         return {name: given.get(name, 1.0) for name in self.source_names}
 
     @property
@@ -133,9 +142,7 @@ class PairStore(Sequence):
             numbers, own = part.sources()
             keep = np.isin(numbers, [n for n, name in enumerate(own) if name in wanted])
             rows = np.flatnonzero(keep) if part.chosen is None else part.chosen[keep]
-            parts.append(
-                Part(part.rows, part.pair, part.source, rows, part.weight, part.has_responses)
-            )
+            parts.append(replace(part, chosen=rows))
         return PairStore(parts)
 
     def __getstate__(self):

@@ -2,11 +2,14 @@
 
 A table of text alone is rewritten once as an Arrow file (kept like an index), any row of which can
 be read without its neighbours. One that holds pictures stays as it is: Arrow is mapped, Parquet is
-read a row group at a time, the last few of which are kept.
+read a row group at a time, the last few of which, of all files together, are kept.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,14 +17,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from umer1.data.cache import cache_folders, cache_name, locked, writable_folder, write_whole
-from umer1.data.estimates import BYTES_PER_TOKEN, IMAGE_TOKENS, TURN_TOKENS
+from umer1.data.estimates import Counts, TokenRates
 from umer1.data.scan import RecordError
 
 if TYPE_CHECKING:
     import pyarrow
 
 VERSION = 1
-KEPT_GROUPS = 2
+# row groups that a process keeps, of all its files; the one just read is kept however large
+KEPT_GROUPS, KEPT_BYTES = 8, 256 << 20
 BATCH_ROWS = 1024  # of a rewritten table
 
 
@@ -50,17 +54,25 @@ class TableRows:
     def where(self, number: int) -> str:
         return f"{self.path}: row {number}"
 
+    def tokens(self, rates: TokenRates) -> np.ndarray:
+        """int32 [N]; estimated tokens of both sides together."""
+        text, images = self._counts
+        return rates.tokens(Counts(-1, text, images, 0, 0))
+
     @cached_property
-    def tokens(self) -> np.ndarray:
-        """int32 [N]; estimated tokens of both sides together. Reads the text alone."""
+    def _counts(self) -> tuple[np.ndarray, np.ndarray]:
+        """Bytes of text and pictures of each row. Reads the text alone."""
         import pyarrow.compute as compute
 
-        tokens = np.full(len(self), 2 * TURN_TOKENS + len(self.pictures) * IMAGE_TOKENS, np.int32)
+        text = np.zeros(len(self), np.int64)
+        images = np.full(len(self), len(self.pictures), np.int64)
         for name, column in self._source.columns(self.text):
             size = compute.fill_null(compute.binary_length(column), 0).to_numpy()
-            # the path of a picture counts as the picture
-            tokens += (size > 0) * IMAGE_TOKENS if "image" in name else size // BYTES_PER_TOKEN
-        return tokens
+            if "image" in name:  # the path of a picture counts as the picture
+                images += size > 0
+            else:
+                text += size
+        return text, images
 
     def __getstate__(self):
         return {"path": self.path, "text": self.text, "pictures": self.pictures}
@@ -84,6 +96,30 @@ class TableRows:
             raise RecordError(f"{self.path}: not a readable table: {error}") from None
 
 
+class _RowGroups:
+    """Those read last, within KEPT_GROUPS and KEPT_BYTES."""
+
+    def __init__(self):
+        self._tables: OrderedDict[tuple[int, int], pyarrow.Table] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, key: tuple[int, int], read: Callable[[], pyarrow.Table]) -> pyarrow.Table:
+        if key in self._tables:
+            self._tables.move_to_end(key)
+            return self._tables[key]
+        table = read()
+        self._tables[key] = table
+        self._bytes += table.nbytes
+        while len(self._tables) > 1 and (
+            len(self._tables) > KEPT_GROUPS or self._bytes > KEPT_BYTES
+        ):
+            self._bytes -= self._tables.popitem(last=False)[1].nbytes
+        return table
+
+
+_GROUPS, _SERIAL = _RowGroups(), itertools.count()  # a serial tells open files apart
+
+
 class _Parquet:
     def __init__(self, path: Path, wanted: list[str]):
         import pyarrow.parquet
@@ -95,15 +131,14 @@ class _Parquet:
         counts = [self.file.metadata.row_group(group).num_rows for group in groups]
         self.starts = np.cumsum([0, *counts])
         self.rows = int(self.starts[-1])
-        self._kept: dict[int, pyarrow.Table] = {}
+        self._serial = next(_SERIAL)
 
     def row(self, number: int) -> dict[str, Any]:
         group = int(np.searchsorted(self.starts, number, side="right")) - 1
-        if group not in self._kept:
-            while len(self._kept) >= KEPT_GROUPS:
-                del self._kept[next(iter(self._kept))]
-            self._kept[group] = self.file.read_row_group(group, columns=self.wanted)
-        return self._kept[group].slice(number - int(self.starts[group]), 1).to_pylist()[0]
+        table = _GROUPS.get(
+            (self._serial, group), lambda: self.file.read_row_group(group, columns=self.wanted)
+        )
+        return table.slice(number - int(self.starts[group]), 1).to_pylist()[0]
 
     def columns(self, names: list[str]):
         table = self.file.read(names)

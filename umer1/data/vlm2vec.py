@@ -121,7 +121,17 @@ def _parts(
         rows = FileIndex.open(file) if json else TableRows(file, parser.text, parser.pictures)
         count = len(rows) if limit is None else min(len(rows), limit - sum(map(len, parts)))
         chosen = None if count == len(rows) else np.arange(count)
-        parts.append(Part(rows, reader, reader.source, chosen, weight, has_responses=False))
+        parts.append(
+            Part(
+                rows,
+                reader,
+                source=reader.source,
+                chosen=chosen,
+                weight=weight,
+                has_responses=False,
+                rows_name_sources=False,
+            )
+        )
     return parts
 
 

@@ -12,6 +12,7 @@ from umer1.media.limits import EVALUATION_LIMITS, SFT_LIMITS, MediaLimits, blank
 from umer1.media.patches import medium_patches
 from umer1.media.pixels import (
     PixelFormat,
+    check_ratio,
     fetched_image,
     image_patches,
     smart_resize,
@@ -27,6 +28,7 @@ __all__ = [
     "MediaLimits",
     "PixelFormat",
     "blank_image",
+    "check_ratio",
     "fetched_image",
     "has_separate_frames",
     "image_patches",

@@ -85,7 +85,7 @@ def enlarge(image: Image.Image, side: int) -> Image.Image:
     width, height = image.size
     if min(width, height) >= side:
         return image
-    _check_ratio(height, width)
+    check_ratio(height, width)
     scale = side / min(width, height)
     size = max(side, round(width * scale)), max(side, round(height * scale))
     return image.resize(size, Image.Resampling.BICUBIC)
@@ -97,7 +97,7 @@ def smart_resize(
     """Qwen2-VL's size rule: multiples of `factor`, between `low` and `high` pixels, proportions
     roughly kept. `at_least_one`: no side rounds to zero, as in qwen-vl-utils (in transformers it
     may, and then counts as below `low`)."""
-    _check_ratio(height, width)
+    check_ratio(height, width)
     least = factor if at_least_one else 0
     rows = max(least, round(height / factor) * factor)
     columns = max(least, round(width / factor) * factor)
@@ -112,7 +112,8 @@ def smart_resize(
     return rows, columns
 
 
-def _check_ratio(height: int, width: int) -> None:
+def check_ratio(height: int, width: int) -> None:
+    """Raises MediaError for proportions that Qwen2-VL does not take."""
     ratio = max(height, width) / min(height, width)
     if ratio > MAX_ASPECT_RATIO:
         raise MediaError(

@@ -7,9 +7,12 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from umer1.data.cache import write_whole
 from umer1.media import MediaError
+from umer1.training.metrics_file import read_rows
 
 POLICIES = ("fatal", "skip")
+FILE = "skipped_pairs.{}.jsonl"
 
 
 class BadMedium(MediaError):
@@ -20,7 +23,7 @@ class BadMedium(MediaError):
 class Skipped:
     """One pair that was replaced by another of its source."""
 
-    step: int
+    batch: int  # number of the batch
     record: str  # file and record
     source: str
     kind: str  # "medium", or "record" for one that does not fit the format or max_length
@@ -29,20 +32,22 @@ class Skipped:
 
 
 class SkipLog:
-    """Counts skipped pairs by source, and keeps one line of each in a file.
+    """Counts this process's skipped pairs by source, and keeps one line of each in a file.
 
     Args:
-        path: JSON lines; made when the first pair is skipped. Lines of `start_step` and later are
-            dropped: a resumed run meets those pairs again.
+        output: folder of `skipped_pairs.<rank>.jsonl`, JSON lines; made when the first pair is skipped. Lines
+            of `start_batch` and later are dropped: a resumed run meets those pairs again. The first process
+            does that for files of ranks that a run with fewer processes has no more, and counts them.
     """
 
-    def __init__(self, path: Path, start_step: int = 0):
-        self.path, self.by_source = path, Counter()
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] < start_step]
-        if len(kept) < len(lines):
-            path.write_text("".join(kept))
-        self.by_source.update(json.loads(line)["source"] for line in kept)
+    def __init__(self, output: Path, start_batch: int = 0, rank: int = 0, world_size: int = 1):
+        self.path, self.by_source = output / FILE.format(rank), Counter()
+        files = [self.path] if self.path.exists() else []
+        if rank == 0:
+            files += _of_gone_ranks(output, world_size)
+        for path in files:
+            kept = _trimmed(path, start_batch)
+            self.by_source.update(row["source"] for row in kept)
 
     @property
     def count(self) -> int:
@@ -62,3 +67,22 @@ class SkipLog:
             return ""
         counts = ", ".join(f"{name} {count}" for name, count in self.by_source.most_common())
         return f"{self.count} pairs could not be used and were replaced ({counts}): {self.path}"
+
+
+def _of_gone_ranks(output: Path, world_size: int) -> list[Path]:
+    found = []
+    for path in output.glob(FILE.format("*")):
+        rank = path.name.split(".")[1]
+        if rank.isdigit() and int(rank) >= world_size:
+            found.append(path)
+    return sorted(found)
+
+
+def _trimmed(path: Path, start_batch: int) -> list[dict]:
+    """The rows before `start_batch`, which are all that the file has then."""
+    # older runs call the number of the batch "step"
+    kept = [row for row in read_rows(path) if row.get("batch", row.get("step")) < start_batch]
+    content = "".join(json.dumps(row) + "\n" for row in kept)
+    if content != path.read_text():
+        write_whole(path, lambda file: file.write(content.encode()))
+    return kept

@@ -97,9 +97,9 @@ class GroupedBatches:
         used = self.batches_per_epoch * self.batch_size
         return order[:used].reshape(-1, self.batch_size)
 
-    def batches(self, start_step: int = 0) -> Iterator[list[int]]:
-        """Batches for ever, from global step `start_step` (a resumed run sees what the killed one would have)."""
-        number, skip = divmod(start_step, self.batches_per_epoch)
+    def batches(self, start_batch: int = 0) -> Iterator[list[int]]:
+        """Batches for ever, from number `start_batch` on (a resumed run sees what the killed one would have)."""
+        number, skip = divmod(start_batch, self.batches_per_epoch)
         while True:
             for batch in self.epoch_array(number)[skip:]:
                 yield batch.tolist()
@@ -133,7 +133,16 @@ class GroupedBatches:
 def rank_slice(
     batch: Sequence[int], rank: int, world_size: int, lengths: Sequence[int] | None = None
 ) -> list[int]:
-    """One process's share of a global batch: equally many pairs for each, in the batch's order.
+    """One process's share of a global batch, see `rank_slices`."""
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank: got {rank}, wants 0 to {world_size - 1}")
+    return rank_slices(batch, world_size, lengths)[rank]
+
+
+def rank_slices(
+    batch: Sequence[int], world_size: int, lengths: Sequence[int] | None = None
+) -> list[list[int]]:
+    """Every process's share of a global batch: equally many pairs for each, in the batch's order.
 
     Args:
         lengths: tokens of each pair of the batch. Without them shares are consecutive; with them they have about
@@ -144,13 +153,11 @@ def rank_slice(
         raise ValueError(
             f"batch_size {len(batch)} is not a multiple of the number of processes {world_size}"
         )
-    if not 0 <= rank < world_size:
-        raise ValueError(f"rank: got {rank}, wants 0 to {world_size - 1}")
     if lengths is None or world_size == 1:
         share = len(batch) // world_size
-        return list(batch[rank * share : (rank + 1) * share])
+        return [list(batch[rank * share : (rank + 1) * share]) for rank in range(world_size)]
     if len(lengths) != len(batch):
         raise ValueError(
             f"lengths: got {len(lengths)}, wants one per pair of the batch ({len(batch)})"
         )
-    return [batch[place] for place in even_shares(lengths, world_size)[rank]]
+    return [[batch[place] for place in share] for share in even_shares(lengths, world_size)]

@@ -6,17 +6,20 @@ go through it once and are used many times: same loss, same gradient, less work.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import blake2b
 
 import torch
 from torch import Tensor
 
+from umer1.data.digest import side_digest, text_digest
 from umer1.data.records import Pair, Side
+from umer1.data.side_media import side_media
+from umer1.media import MediaError
 from umer1.model.sequence import Packed, Sequence, pack
 from umer1.processor import Processor
-from umer1.prompts import Item, Medium
+from umer1.prompts import Item, check_text
 from umer1.training.packing import plan_microbatches
 
 IGNORED = -100
@@ -24,27 +27,35 @@ IGNORED = -100
 
 @dataclass(slots=True)
 class EncodedSide:
-    """One side of one pair, ready to pack."""
+    """One side of one pair, ready to pack.
 
-    key: tuple  # equal keys: equal inputs
-    sequence: Sequence  # prompt + response; the prompt up to <disc_emb> where nothing is generated
-    labels: Tensor  # int64 [T], IGNORED where nothing is supervised
-    response_start: int  # first supervised position
-    keep: Tensor | None = None  # int64 [K] ascending: positions whose final states count; None: all
+    Attributes:
+        key: equal keys are equal inputs, of which one is computed.
+        sequence: prompt + response; the prompt up to <disc_emb> where nothing is generated.
+        labels: int64 [T], IGNORED where nothing is supervised.
+        response_start: first supervised position.
+        keep: int64 [K] ascending, positions whose final states count; None: all.
+        content: 64 bits of text and media. Targets of equal content are the same target, whatever the
+            responses. None: of the key.
+        name: what the data calls it (`pos_id`); equal names are the same target in other words.
+    """
+
+    key: tuple
+    sequence: Sequence
+    labels: Tensor
+    response_start: int
+    keep: Tensor | None = None
+    content: int | None = None
+    name: str | None = None
 
 
 @dataclass(slots=True)
 class EncodedPair:
-    """A query, its target, and targets that are wrong on purpose.
-
-    Attributes:
-        target_id: pairs of equal ids are no negatives of each other where that is asked for.
-    """
+    """A query, its target, and targets that are wrong on purpose."""
 
     query: EncodedSide
     target: EncodedSide
     negatives: tuple[EncodedSide, ...] = ()
-    target_id: str | None = None  # None: the target's own content
 
 
 @dataclass(slots=True)
@@ -83,8 +94,10 @@ class SFTBatch:
     Attributes:
         parts: what goes through the model at once.
         query_rows, target_rows: int64 [N]; the sequence of each pair's sides. negative_rows: int64 [M].
-        pair_ids, negative_ids: int64 [N], [M]; equal ids mean the same, in every process and step.
+        pair_ids, negative_ids: int64 [N], [M]; equal ids are equal targets, in every process and step.
         supervised: float32 [2], supervised tokens of all queries and of all targets.
+        names: int64 [N + M]; equal ones are the same target in other words. None: as the ids say
+            (`umer1.training.twins` makes one id of both).
     """
 
     parts: list[SFTPart]
@@ -94,6 +107,7 @@ class SFTBatch:
     pair_ids: Tensor
     negative_ids: Tensor
     supervised: Tensor
+    names: Tensor | None = None
 
     @property
     def tokens(self) -> int:
@@ -101,25 +115,14 @@ class SFTBatch:
         return sum(sum(part.packed.lengths) for part in self.parts)
 
     def to(self, device: torch.device) -> SFTBatch:
-        moved = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        moved |= {name: each.to(device) for name, each in moved.items() if name != "parts"}
-        return SFTBatch(**moved | {"parts": [part.to(device) for part in self.parts]})
-
-
-def side_key(side: Side) -> tuple:
-    """What makes two sides the same input: text, response and media paths."""
-    return (side.text, side.response, tuple(side.images or ()), tuple(side.video or ()))
-
-
-def side_media(side: Side, where: str = "") -> tuple[Medium, ...]:
-    """A record's media, in the order of its placeholders."""
-    if side.video:
-        return (Medium("video", side.video, where),)
-    return tuple(Medium("image", path, where) for path in side.images)
+        given = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "parts"}
+        moved = {name: each if each is None else each.to(device) for name, each in given.items()}
+        return SFTBatch(parts=[part.to(device) for part in self.parts], **moved)
 
 
 def side_item(side: Side, where: str = "") -> Item:
     """An RL side (a bare question and its media) as an item to prompt with."""
+    check_text(side.text, where)
     return Item(side.text, side_media(side, where))
 
 
@@ -132,9 +135,16 @@ def encode_side(
     """
     if side.response is None and generative:
         raise ValueError(f"{where}: has no response; SFT needs one on both sides")
-    sequence, labels = processor.encode_turns(
-        side.text, side.response or "", side_media(side, where)
-    )
+    # without generation nothing of a response is read
+    response = side.response if generative else None
+    try:
+        sequence, labels = processor.encode_turns(
+            side.text, response or "", side_media(side, where)
+        )
+    except MediaError:  # begins with where
+        raise
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
     supervised = (labels != IGNORED).nonzero()
     start = int(supervised[0]) if len(supervised) else len(labels)
     ids = sequence.input_ids
@@ -155,8 +165,16 @@ def encode_side(
     if generative and not bool(generated.any()):
         raise ValueError(f"{where}: its response has no <gen_emb>")
     wanted = (shift(labels) != IGNORED) | generated | (ids == processor.disc_id)
-    key = side_key(side)
-    return EncodedSide(key, sequence, labels, start, wanted.nonzero()[:, 0])
+    content = side_digest(side)
+    return EncodedSide(
+        key=(content, response),
+        sequence=sequence,
+        labels=labels,
+        response_start=start,
+        keep=wanted.nonzero()[:, 0],
+        content=content,
+        name=side.target_id,
+    )
 
 
 def encode_pair(
@@ -180,7 +198,7 @@ def encode_pair(
         encode_side(side, processor, max_length, f"{where}, {name}", generative=generative)
         for side, name in zip(sides, names)
     )
-    return EncodedPair(query, target, tuple(negatives), pair.target_id)
+    return EncodedPair(query, replace(target, name=pair.target_id), tuple(negatives))
 
 
 def collate_sft(
@@ -190,41 +208,59 @@ def collate_sft(
 
     microbatch_tokens: the most tokens of a part, if more than one sequence is in it; 0: one part.
     """
-    row_of: dict[tuple, int] = {}
+    number_of: dict[tuple, int] = {}
     unique: list[EncodedSide] = []
 
-    def rows(sides: Iterable[EncodedSide]) -> list[int]:
+    def numbers_of(sides: Iterable[EncodedSide]) -> list[int]:
+        """Which of `unique` each side is."""
         for side in sides:
-            if side.key not in row_of:
-                row_of[side.key] = len(unique)
+            if side.key not in number_of:
+                number_of[side.key] = len(unique)
                 unique.append(side)
-        return [row_of[side.key] for side in sides]
+        return [number_of[side.key] for side in sides]
 
+    targets = [pair.target for pair in pairs]
     negatives = [side for pair in pairs for side in pair.negatives]
-    numbers = [
-        rows([pair.query for pair in pairs]),
-        rows([pair.target for pair in pairs]),
-        rows(negatives),
-    ]
+    queries_in_unique = numbers_of([pair.query for pair in pairs])
+    targets_in_unique = numbers_of(targets)
+    negatives_in_unique = numbers_of(negatives)
     lengths = [len(side.sequence) for side in unique]
     plan = [list(range(len(unique)))]
     if microbatch_tokens:
         plan = plan_microbatches(lengths, microbatch_tokens)
-    place = torch.empty(len(unique), dtype=torch.int64)
-    place[torch.tensor([number for part in plan for number in part])] = torch.arange(len(unique))
-    counts = [
-        torch.bincount(torch.tensor(each), minlength=len(unique)).float() for each in numbers[:2]
-    ]
+    # rows number the sequences in the order in which the parts hold them
+    row_of = torch.empty(len(unique), dtype=torch.int64)
+    row_of[torch.tensor([number for part in plan for number in part])] = torch.arange(len(unique))
+    query_count, target_count = (
+        torch.bincount(torch.tensor(each), minlength=len(unique)).float()
+        for each in (queries_in_unique, targets_in_unique)
+    )
     supervised = torch.tensor([int((shift(side.labels) != IGNORED).sum()) for side in unique])
     return SFTBatch(
-        parts=[_part(unique, part, counts, spatial_merge) for part in plan],
-        query_rows=place[numbers[0]],
-        target_rows=place[numbers[1]],
-        negative_rows=place[torch.tensor(numbers[2], dtype=torch.int64)],
-        pair_ids=torch.tensor([_number(pair.target_id or pair.target.key) for pair in pairs]),
-        negative_ids=torch.tensor([_number(side.key) for side in negatives], dtype=torch.int64),
-        supervised=torch.stack([(supervised * count).sum() for count in counts]),
+        parts=[_part(unique, part, query_count, target_count, spatial_merge) for part in plan],
+        query_rows=row_of[queries_in_unique],
+        target_rows=row_of[targets_in_unique],
+        negative_rows=row_of[torch.tensor(negatives_in_unique, dtype=torch.int64)],
+        pair_ids=_int64(map(content_id, targets)),
+        negative_ids=_int64(map(content_id, negatives)),
+        supervised=torch.stack(
+            [(supervised * count).sum() for count in (query_count, target_count)]
+        ),
+        names=_int64(map(name_id, [*targets, *negatives])),
     )
+
+
+def content_id(side: EncodedSide) -> int:
+    """64 bits of what a side is: the same in every process."""
+    if side.content is not None:
+        return side.content
+    digest = blake2b(repr(side.key).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+def name_id(side: EncodedSide) -> int:
+    """64 bits of what the data calls a side; of what it is where it has no name."""
+    return content_id(side) if side.name is None else text_digest(side.name)
 
 
 def shift(labels: Tensor) -> Tensor:
@@ -238,7 +274,11 @@ def describe(pair: Pair, number: int) -> str:
 
 
 def _part(
-    unique: list[EncodedSide], chosen: list[int], counts: list[Tensor], spatial_merge: int
+    unique: list[EncodedSide],
+    chosen: list[int],
+    query_count: Tensor,
+    target_count: Tensor,
+    spatial_merge: int,
 ) -> SFTPart:
     sides = [unique[number] for number in chosen]
     packed = pack([side.sequence for side in sides], spatial_merge)
@@ -252,15 +292,13 @@ def _part(
         input_ids=packed.input_ids[keep],
         cu_seqlens=torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]).to(torch.int32),
         next_tokens=torch.cat([shift(side.labels) for side in sides])[keep],
-        query_tokens=counts[0][chosen].repeat_interleave(sizes),
-        target_tokens=counts[1][chosen].repeat_interleave(sizes),
+        query_tokens=query_count[chosen].repeat_interleave(sizes),
+        target_tokens=target_count[chosen].repeat_interleave(sizes),
         response_start=torch.tensor(
             [int((each < side.response_start).sum()) for each, side in zip(kept, sides)]
         ),
     )
 
 
-def _number(meaning: object) -> int:
-    """64 bits of a hash: the same for equal meanings in every process."""
-    digest = hashlib.blake2b(repr(meaning).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big", signed=True)
+def _int64(numbers: Iterable[int]) -> Tensor:
+    return torch.tensor(list(numbers), dtype=torch.int64)

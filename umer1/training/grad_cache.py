@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from umer1.training.collate import IGNORED, SFTBatch, SFTPart
 from umer1.training.contrastive import Contrast, ContrastiveLoss
 from umer1.training.objectives import SFTForward, SFTOutputs
+from umer1.training.twins import with_common_ids
 
 
 class SFTNumbers(NamedTuple):
@@ -74,6 +75,7 @@ def add_gradients(
     *,
     factor: float = 1.0,
     last: bool = True,
+    passes: int | None = None,
 ) -> SFTNumbers:
     """Adds the gradient of factor * L(batch) to the parameters'.
 
@@ -81,19 +83,28 @@ def add_gradients(
         trainee: what `prepare` made of a Trainee.
         run: has `part(last=)`, `backward(loss)` and `largest(number)`; see Parallel.
         last: False if more gradients follow before the optimizer's step.
+        passes: the most parts that a process has of its batch; None: ask the others.
     """
-    passes = _Passes(trainee, objective, objective.token_weight(batch), run, factor)
-    count = len(batch.parts)
-    if objective.in_parts:
-        count = run.largest(count)
-    if count == 1:
+    batch = with_common_ids(batch, objective.contrast.group)
+    if passes is None:
+        passes = run.largest(len(batch.parts)) if objective.in_parts else len(batch.parts)
+    through = _Passes(trainee, objective, objective.token_weight(batch), run, factor)
+    if passes == 1:
         with run.part(last=last):
-            outputs = passes.forward(batch.parts[0])
+            outputs = through.forward(batch.parts[0])
             found = objective.contrast(outputs.gen, outputs.disc, batch, outputs.scale)
             loss = found.total if outputs.token_loss is None else found.total + outputs.token_loss
-            passes.backward(loss)
+            through.backward(loss)
         return _numbers(objective, batch, found, [outputs])
-    return _cached(passes, batch, count, last)
+    return _cached(through, batch, passes, last)
+
+
+def room_of(batch: SFTBatch, passes: int, capacity: int) -> int:
+    """Tokens that there is room for in this process's passes of `capacity` tokens; 0: a pass is as large as
+    its tokens. Passes that only keep the others company count: they take time like any other."""
+    sizes = [sum(part.packed.lengths) for part in batch.parts]
+    sizes += [min(sizes)] * (passes - len(sizes))
+    return sum(max(size, capacity) for size in sizes)
 
 
 @dataclass(slots=True)

@@ -25,6 +25,7 @@ from umer1.data.store import PairStore
 from umer1.media import MediaError
 from umer1.training.bad_media import POLICIES, BadMedium, SkipLog, Skipped
 from umer1.training.batching import GroupedBatches, rank_slice
+from umer1.training.parcels import Parcel
 from umer1.training.settings import RunConfig
 from umer1.training.substitutes import Substitutes
 
@@ -37,12 +38,12 @@ class Share:
     """What one process makes of one global batch.
 
     Attributes:
-        step: number of the batch since the start of training.
+        number: of the batch, since the start of training.
         batch: pair numbers of the whole batch.
         places: which of them are this process's.
     """
 
-    step: int
+    number: int
     batch: list[int]
     places: list[int]
 
@@ -76,18 +77,18 @@ def shares(
     batches: GroupedBatches,
     rank: int = 0,
     world_size: int = 1,
-    start_step: int = 0,
+    start_batch: int = 0,
     lengths: np.ndarray | None = None,
 ) -> Iterator[Share]:
-    """This process's shares of the batches from `start_step` on, for ever.
+    """This process's shares of the batches from `start_batch` on, for ever.
 
     lengths: estimated tokens of each pair of the store; with them the shares have about equally many.
     """
-    for step, batch in enumerate(batches.batches(start_step), start_step):
-        batch = [int(number) for number in batch]
+    for number, batch in enumerate(batches.batches(start_batch), start_batch):
+        batch = [int(pair) for pair in batch]
         of_batch = None if lengths is None else lengths[batch].tolist()
         places = rank_slice(list(range(len(batch))), rank, world_size, of_batch)
-        yield Share(step, batch, places)
+        yield Share(number, batch, places)
 
 
 class PairLoader:
@@ -98,7 +99,8 @@ class PairLoader:
             cannot be used.
         collate: list of those -> batch.
         config: `workers`, `prefetch`, `bad_media`, `cache_encoded`, `seed`, `output`.
-        rank: numbers the file of skipped pairs, `<output>/skipped_pairs.<rank>.jsonl`.
+        rank, world_size: of the files of skipped pairs, `<output>/skipped_pairs.<rank>.jsonl`.
+        start_batch: number of the first batch; skipped pairs of that one and later are forgotten.
 
     With workers, store, encode and collate are sent to them: they must be picklable.
     """
@@ -112,7 +114,8 @@ class PairLoader:
         config: RunConfig,
         *,
         rank: int = 0,
-        start_step: int = 0,
+        world_size: int = 1,
+        start_batch: int = 0,
     ):
         if config.bad_media not in POLICIES:
             raise ValueError(f"bad_media: got {config.bad_media!r}, wants 'fatal' or 'skip'")
@@ -121,14 +124,14 @@ class PairLoader:
                 f"workers: wants 0 or more and prefetch 1 or more, got {config.workers} and "
                 f"{config.prefetch}"
             )
-        self.skips = SkipLog(Path(config.output) / f"skipped_pairs.{rank}.jsonl", start_step)
+        self.skips = SkipLog(Path(config.output), start_batch, rank, world_size)
         several = config.workers > 0
         self._loader = DataLoader(
             _Batches(store, encode, collate, config),
             sampler=asked,
             generator=torch.Generator(),  # its own: the global one is part of a resumed run's state
             batch_size=None,  # a worker makes whole batches
-            collate_fn=_unchanged,
+            collate_fn=Parcel.of if several else _unchanged,
             num_workers=config.workers,
             prefetch_factor=config.prefetch if several else None,
             persistent_workers=several,
@@ -143,6 +146,8 @@ class PairLoader:
 
     def __iter__(self) -> Iterator[Loaded]:
         for made in self._loader:
+            if isinstance(made, Parcel):
+                made = made.open()
             if made.error is not None:
                 raise made.error
             self.skips.add(made.skipped)
@@ -190,12 +195,12 @@ class _Batches(Dataset):
                 if not self.skip:
                     raise
                 if others is None:
-                    others = self.substitutes.of(number, share.batch, share.step)
+                    others = self.substitutes.of(number, share.batch, share.number)
                 other = next(others, None)
                 if other is None:
                     source = self.store.source_names[self.store.sources[number]]
                     raise ValueError(f"{error}; no other pair of {source!r} is left") from None
-                skipped.append(self._skipped(number, other, share.step, error))
+                skipped.append(self._skipped(number, other, share.number, error))
                 last, number = error, other
         raise ValueError(f"{MOST_IN_A_ROW} pairs of one source in a row cannot be used: {last}")
 
@@ -210,9 +215,9 @@ class _Batches(Dataset):
             self._kept[number] = encoded
         return encoded
 
-    def _skipped(self, number: int, other: int, step: int, error: ValueError) -> Skipped:
+    def _skipped(self, number: int, other: int, batch: int, error: ValueError) -> Skipped:
         return Skipped(
-            step,
+            batch,
             self.store.where(number),
             self.store.source_names[self.store.sources[number]],
             "medium" if isinstance(error, MediaError) else "record",

@@ -1,4 +1,4 @@
-"""Reading a run's `<stage>_metrics.jsonl`."""
+"""Reading what a run writes line by line: its `<stage>_metrics.jsonl`, its skipped pairs."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from pathlib import Path
 
 
 def read_metrics(path: str | Path, up_to: int | None = None) -> list[dict]:
-    """The rows of a `<stage>_metrics.jsonl`; a last line that a kill has cut is left out."""
+    """The rows of a `<stage>_metrics.jsonl`."""
+    return [row for row in read_rows(path) if up_to is None or row["step"] <= up_to]
+
+
+def read_rows(path: str | Path) -> list[dict]:
+    """JSON objects, one a line; a line that a kill has cut is left out."""
     rows = []
     path = Path(path)
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
-            row = json.loads(line)
+            rows.append(json.loads(line))
         except json.JSONDecodeError:
             continue
-        if up_to is None or row["step"] <= up_to:
-            rows.append(row)
     return rows

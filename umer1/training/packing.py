@@ -60,7 +60,7 @@ def plan_microbatches(
     """The items of one batch in microbatches of at most `capacity` tokens and about equal size.
 
     As many as `plan_packs` makes, or exactly `parts`: with several processes all must run the same
-    number of forwards, so each asks for the largest number any of them needs (`agree_on_parts`).
+    number of forwards, so each asks for the largest number any of them needs.
     Parts are as even as longest-first placing makes them, where that keeps within `capacity`; else
     they are the packs, the fullest cut in two until there are enough. The largest part is first (a
     batch that does not fit in memory fails at once), numbers in a part ascend. With more parts than
@@ -82,28 +82,6 @@ def plan_microbatches(
     if any(size(part) > capacity and len(part) > 1 for part in plan):
         plan = _cut(packs, tokens, len(plan))
     return sorted((sorted(part) for part in plan), key=lambda part: (-size(part), not part, part))
-
-
-def plan_rank_microbatches(
-    lengths_of_ranks: Sequence[Sequence[int] | np.ndarray], capacity: int, *, backend: str = "auto"
-) -> list[list[list[int]]]:
-    """`plan_microbatches` of every rank, with equally many parts: for ranks that know each other's lengths."""
-    needed = [len(plan_packs(each, capacity, backend=backend)) for each in lengths_of_ranks]
-    parts = max(needed, default=0)
-    return [
-        plan_microbatches(each, capacity, parts=parts, backend=backend) for each in lengths_of_ranks
-    ]
-
-
-def agree_on_parts(lengths: Sequence[int] | np.ndarray, capacity: int, accelerator) -> int:
-    """Microbatches that the process with most of them needs: for ranks that know only their own lengths.
-
-    One gather of one int64 over all processes of the accelerator, which therefore all have to call this.
-    """
-    import torch
-
-    parts = torch.tensor([len(plan_packs(lengths, capacity))], device=accelerator.device)
-    return int(accelerator.gather(parts).max())
 
 
 def efficiency(

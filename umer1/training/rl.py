@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
+from umer1.data.digest import side_digest
 from umer1.progress import progress_bar
 from umer1.training.batch_report import describe_batches
-from umer1.training.collate import side_key
 from umer1.training.loading import group_pairs
 from umer1.training.loop import Run
 from umer1.training.lora import merged
@@ -35,13 +35,15 @@ def run(config: RLConfig, *, progress: bool = True) -> Path:
     """Train from `config.model`; returns the directory of the finished model. Killed runs resume as in SFT."""
     pairs = open_pairs(config, "rl")
     policy, processor = start(config, pairs)
-    keys = [side_key(pair.target) for pair in pairs] if config.distinct_targets else None
+    keys = [side_digest(pair.target) for pair in pairs] if config.distinct_targets else None
     batches = group_pairs(pairs, config, keys)
     accumulation, updates = config.gradient_accumulation, config.updates_per_rollout
     total = config.steps or batches.steps(config.epochs, accumulation) * updates
     state = Run(config, total, processor, stage="rl", pairs=pairs)
     parallel = state.parallel
-    state.accelerator.print(describe_batches(batches), flush=True)
+    state.accelerator.print(
+        describe_batches(batches, capacity=config.microbatch_tokens), flush=True
+    )
     policy.gradient_checkpointing = config.gradient_checkpointing
     choose_trainable(policy, config)
     computed = torch.bfloat16 if config.mixed_precision == "bf16" else policy.dtype

@@ -52,7 +52,8 @@ def prompt_loader(
         shares(batches, share.rank, share.processes, start_batch),
         config,
         rank=share.process,
-        start_step=start_batch,
+        world_size=share.processes * share.parts,
+        start_batch=start_batch,
     )
 
 

@@ -104,10 +104,21 @@ def greedy_rows(
 
 def show_samples(state: Run, pairs: Sequence[Pair], config: SFTConfig) -> None:
     """Write greedy generations of the run's fixed pairs. All processes call it: weights may be spread over them."""
-    chosen = [pairs[index] for index in fixed_pairs(_sources(pairs), config.samples_count)]
+    chosen = _readable(pairs, fixed_pairs(_sources(pairs), config.samples_count))
     with state.parallel.whole_weights() as model:
         rows = greedy_rows(model, state.processor, chosen, config.max_length)
     state.monitor.samples(state.step, rows if state.parallel.is_main else [])
+
+
+def _readable(pairs: Sequence[Pair], numbers: list[int]) -> list[Pair]:
+    """Those of the pairs that fit the format; the others are named on stdout."""
+    found = []
+    for number in numbers:
+        try:
+            found.append(pairs[number])
+        except (ValueError, OSError) as error:
+            print(f"samples: left out, {error}", flush=True)
+    return found
 
 
 def _sources(pairs) -> Sequence:

@@ -18,7 +18,8 @@ from umer1.progress import progress_bar
 from umer1.training.batch_report import describe_batches
 from umer1.training.collate import EncodedPair, SFTBatch, collate_sft, encode_pair
 from umer1.training.contrastive import Contrast
-from umer1.training.grad_cache import SFTNumbers, SFTObjective, add_gradients
+from umer1.training.grad_cache import SFTNumbers, SFTObjective, add_gradients, room_of
+from umer1.training.lengths import estimated_lengths
 from umer1.training.loading import PairLoader, group_pairs, shares
 from umer1.training.loop import Run
 from umer1.training.samples import show_samples
@@ -46,24 +47,28 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
     objective = sft_objective(config, processor, state.parallel.group)
     merge = qwen.config.vision.spatial_merge_size
     rank, start_batch = accelerator.process_index, state.step * accumulation
+    lengths = estimated_lengths(pairs, processor)
     # the released mean of each process's mean depends on which sequences a process has
-    lengths = pairs.lengths if config.global_token_mean else None
+    balanced = config.global_token_mean
     described = describe_batches(
         batches,
-        pairs.lengths,
+        lengths,
         world_size=accelerator.num_processes,
-        capacity=config.microbatch_tokens or None,
-        balanced=lengths is not None,
+        capacity=config.microbatch_tokens,
+        balanced=balanced,
     )
     accelerator.print(described, flush=True)
     loader = PairLoader(
         pairs,
         SFTEncoder(processor, config),
         partial(collate_sft, spatial_merge=merge, microbatch_tokens=config.microbatch_tokens),
-        shares(batches, rank, accelerator.num_processes, start_batch, lengths),
+        shares(
+            batches, rank, accelerator.num_processes, start_batch, lengths if balanced else None
+        ),
         config,
         rank=rank,
-        start_step=start_batch,
+        world_size=accelerator.num_processes,
+        start_batch=start_batch,
     )
     ahead = iter(loader)
     accelerator.print(f"sft: attention of packed sequences by {_attention(config, accelerator)}")
@@ -75,20 +80,27 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
             rate = state.set_learning_rate(optimizer)
             sums, tokens = torch.zeros(len(SFTNumbers._fields), device=accelerator.device), 0
             numbers_of_pairs: list[int] = []
-            room = 0  # of the passes; without microbatches a pass is as large as its tokens
+            room = 0  # of all passes
             for micro in range(accumulation):
                 loaded = next(ahead)
                 numbers_of_pairs += loaded.numbers
                 batch: SFTBatch = loaded.batch.to(accelerator.device)
                 last = micro == accumulation - 1
+                passes = len(batch.parts)
+                if objective.in_parts:
+                    passes = state.parallel.largest(passes)
                 found = add_gradients(
-                    model, batch, objective, state.parallel, factor=1 / accumulation, last=last
+                    model,
+                    batch,
+                    objective,
+                    state.parallel,
+                    factor=1 / accumulation,
+                    last=last,
+                    passes=passes,
                 )
                 sums += torch.stack(found)
                 tokens += batch.tokens
-                room += sum(
-                    max(sum(part.packed.lengths), config.microbatch_tokens) for part in batch.parts
-                )
+                room += room_of(batch, passes, config.microbatch_tokens)
             # one wait for the device in each step
             numbers = dict(zip(SFTNumbers._fields, (sums / accumulation).tolist()))
             norm = state.update(numbers, partial(_where, pairs, numbers_of_pairs))

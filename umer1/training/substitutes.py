@@ -1,6 +1,6 @@
 """What a pair that cannot be used is replaced by.
 
-The choice depends on (seed, step) and the global batch alone: it is the same whatever the number of
+The choice depends on (seed, number of the batch) and the global batch alone: it is the same whatever the number of
 processes, and in a resumed run.
 """
 
@@ -17,7 +17,7 @@ class Substitutes:
     def __init__(self, store: PairStore, seed: int):
         self.store, self.seed = store, seed
 
-    def of(self, number: int, batch: list[int], step: int) -> Iterator[int]:
+    def of(self, number: int, batch: list[int], batch_number: int) -> Iterator[int]:
         """Other pairs of the same source that are not in the batch, best first.
 
         The pairs of a source in the batch share out those outside of it: each has spares of its
@@ -28,7 +28,7 @@ class Substitutes:
         source = sources[number]
         together = [other for other in batch if sources[other] == source]
         spare = np.setdiff1d(np.flatnonzero(sources == source), together)
-        chance = np.random.default_rng([self.seed, step, int(source)])
+        chance = np.random.default_rng([self.seed, batch_number, int(source)])
         place, order = together.index(number), chance.permutation(spare)
         own = np.arange(len(order)) % len(together) == place
         yield from order[own].tolist()

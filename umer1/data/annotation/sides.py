@@ -55,7 +55,11 @@ def sft_record(pair: Pair, responses: list[str], named: Named) -> dict:
     )
     record = {"dataset_name": pair.dataset, "qry": query, "pos": target}
     if pair.negatives:
-        record["neg"] = [_sft_side(side, side.response or "", named) for side in pair.negatives]
+        record["neg"] = [
+            _sft_side(side, side.response or "", named)
+            | ({} if side.target_id is None else {"pos_id": side.target_id})
+            for side in pair.negatives
+        ]
     if pair.target_id is not None:
         record["pos_id"] = pair.target_id
     return record
