@@ -74,6 +74,19 @@ def test_a_damaged_checkpoint_is_left_aside_for_the_one_before(config, capsys):
     assert _losses(config) == wanted
 
 
+def test_texts_alone_go_on_although_no_picture_was_ever_seen(config, tmp_path, capsys):
+    """The tower is trained, and nothing but blank cells went through it before the checkpoint."""
+    records = json.loads(loop.Path(config.data).read_text())
+    texts = [each for each in records if not {"image", "video"} & each["qry"].keys()]
+    (tmp_path / "texts.json").write_text(json.dumps(texts))
+    config = replace(config, data=str(tmp_path / "texts.json"), sources="", steps=3)
+    sft.run(config, progress=False)
+    wanted = _losses(config)
+    sft.run(config, progress=False)
+    assert "step-00000002 at step 2" in capsys.readouterr().out
+    assert _losses(config) == wanted
+
+
 def test_a_full_disk_leaves_the_checkpoint_before_and_says_what_was_needed(config, monkeypatch):
     """The writer fails halfway through the second checkpoint, as at a quota."""
     write = FileSystemWriter.write_data

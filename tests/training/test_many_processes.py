@@ -58,7 +58,7 @@ def _weights(folder):
 
 def _losses(folder):
     return [
-        (row["step"], row["gen"], row["disc"])
+        (row["step"], row.get("gen", 0.0), row["disc"])
         for row in map(json.loads, (Path(folder) / "sft_metrics.jsonl").open())
     ]
 
@@ -108,6 +108,24 @@ def test_every_kind_equals_one_process(sft_config, tmp_path, tied):
         loaded = Qwen2VLForConditionalGeneration.from_pretrained(tmp_path / kind / "model")
         head = _weights(tmp_path / kind)["decoder.embed.weight" if tied else "head.weight"]
         assert torch.equal(loaded.lm_head.weight, head)
+
+
+@pytest.mark.slow  # starts torchrun; five trainings
+def test_every_kind_trains_the_disc_vectors_alone(sft_config, tmp_path):
+    """Nobody reads the head then, nor the tower in a batch of texts."""
+    base = replace(sft_config, sources="texts", batch_size=4, steps=3, generative=False,
+                   tiny={**sft_config.tiny, "tie_word_embeddings": False})  # fmt: skip
+    sft.run(replace(base, output=str(tmp_path / "one")), progress=False)
+    kinds = _kinds(tmp_path)
+    _launch(
+        tmp_path,
+        [
+            _settings(replace(base, output=str(tmp_path / kind)), **how)
+            for kind, how in kinds.items()
+        ],
+    )
+    for kind in kinds:
+        _assert_equal(tmp_path / kind, tmp_path / "one")
 
 
 @pytest.mark.slow  # starts torchrun; nine trainings

@@ -51,6 +51,23 @@ def test_what_is_frozen_keeps_its_bits_and_the_rest_moves(sft_config, rule):
         assert moved == (name == "log_scale" or _kind(name) in moving), name
 
 
+@pytest.mark.parametrize("change", [
+    dict(), dict(freeze_vision=False), dict(generative=False), dict(lora=LoRAConfig(rank=2)),
+    dict(generative=False, freeze_vision=False, lora=LoRAConfig(rank=2)),
+])  # fmt: skip
+def test_what_is_trained_has_a_gradient_of_texts_alone_too(sft_config, change):
+    """A checkpoint holds the optimizer's state of all that is trained; other processes wait for it."""
+    config = dataclasses.replace(sft_config, freeze_vision=True)
+    config = dataclasses.replace(config, tiny={**config.tiny, "tie_word_embeddings": False}, **change)
+    model, processor, encoded = encoded_pairs(config, (16, 17), generative=config.generative)
+    trainee = Trainee(choose_trainable(model, config)).train()
+    wanted = objective(processor, generative=config.generative)
+    found = gradients(trainee, batch_of(encoded), wanted)[1]
+    assert {name for name, each in trainee.named_parameters() if each.requires_grad} == found.keys()
+    vision = [each for name, each in found.items() if name.startswith("model.vision.")]
+    assert vision and not any(each.any() for each in vision)
+
+
 def test_the_scale_does_not_decay(sft_config):
     model = encoded_pairs(sft_config, (17,))[0]
     sft_config.optimizer.weight_decay = 0.1
