@@ -21,7 +21,7 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -67,9 +67,12 @@ class Parallel:
         self._deepspeed, fsdp = _asked_for(config)
         if self._deepspeed and fsdp:
             raise ValueError("fsdp: cannot be combined with `deepspeed`; choose one")
+        # else torchrun on CPUs starts as many lone runs
+        cpu = not torch.cuda.is_available()
+        fsdp = fsdp and PartialState(cpu=cpu).num_processes > 1  # one process has nothing to shard
         own_precision = bool(self._deepspeed or fsdp)  # these cast the weights themselves
         self.accelerator = Accelerator(
-            cpu=not torch.cuda.is_available(),  # else torchrun on CPUs starts as many lone runs
+            cpu=cpu,
             mixed_precision="no" if own_precision else config.mixed_precision,
             step_scheduler_with_optimizer=False,
             **accelerator_options,
@@ -88,7 +91,7 @@ class Parallel:
                     "nccl" if self.device.type == "cuda" else "gloo",
                     store=dist.HashStore(), rank=0, world_size=1,
                 )  # fmt: skip
-        elif fsdp and self.world_size > 1:
+        elif fsdp:
             self.kind = "fsdp2"
         self.group = dist.group.WORLD if self.world_size > 1 else None
         self._wrapped: nn.Module | None = None
