@@ -67,7 +67,7 @@ def test_a_killed_run_resumed_equals_one_that_was_not_killed(sft_config, tmp_pat
 def test_a_half_written_checkpoint_is_never_resumed_from(sft_config, tmp_path):
     config = replace(sft_config, steps=4, save_every=2, output=str(tmp_path / "run"))
     wanted = _weights(sft.run(config, progress=False))
-    partial = tmp_path / "run" / "checkpoints" / ".step-00000003.partial"
+    partial = tmp_path / "run" / "checkpoints/sft/.step-00000003.partial"
     partial.mkdir()
     (partial / "run.json").write_text('{"stage": "sft", "step": 3}')
     got = _weights(sft.run(config, progress=False))

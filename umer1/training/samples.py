@@ -1,6 +1,6 @@
 """What the model writes, as rows to look at: rollouts with their rewards (RL), greedy generations of fixed pairs (SFT).
 
-A row (a dict, one line of `samples/step-*.jsonl`) has
+A row (a dict, one line of `samples/<stage>/step-*.jsonl`) has
     pair, source, side ("query" | "target"), prompt, media (paths), completion, tokens, finish
     nearest (the other side's item that its vector is closest to), nearest_right
 and from RL  format, rank, gap, reward, advantage;  from SFT  reference (the record's own response).
