@@ -22,12 +22,12 @@ def _settings(config, **more):
     return {**settings, **more}
 
 
-def _launch(tmp_path, runs):
+def _launch(tmp_path, runs, timeout=900):
     path = tmp_path / "runs.json"
     path.write_text(json.dumps(runs))
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone",
                str(RUNNER), str(path)]  # fmt: skip
-    run = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-3000:]
     return run.stdout
 
@@ -144,6 +144,23 @@ def test_every_kind_goes_on_after_a_kill(sft_config, tmp_path):
         _assert_equal(tmp_path / kind, tmp_path / "one")
     sft.run(replace(base, output=str(tmp_path / "alone")), progress=False)
     _assert_equal(tmp_path / "alone", tmp_path / "one")
+
+
+@pytest.mark.slow  # starts torchrun; four trainings
+def test_a_process_that_cannot_write_ends_all_of_them(sft_config, tmp_path):
+    """Under ZeRO each writes its own part; the other must not wait for ever for the one that fails."""
+    base = replace(sft_config, sources="pictures,videos", steps=6, save_every=2)
+    runs = []
+    for stage in (2, 3):
+        how = {"deepspeed": _zero(tmp_path, stage), "output": str(tmp_path / f"zero{stage}")}
+        runs += [_settings(base, full_disk=[4, 1, "optim_states"], **how), _settings(base, **how)]
+    stdout = _launch(tmp_path, runs, timeout=300)
+    for stage in (2, 3):
+        told = (tmp_path / f"zero{stage}/error.txt").read_text()
+        assert "sft: no checkpoint at step 4" in told
+        assert "process 1: no room on the disk (No space left on device)" in told
+        assert f"resuming from {tmp_path}/zero{stage}/checkpoints/sft/step-00000002" in stdout
+        assert [step for step, *_ in _losses(tmp_path / f"zero{stage}")] == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.slow  # starts accelerate launch

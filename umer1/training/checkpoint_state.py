@@ -19,9 +19,10 @@ from umer1.training.parallel import Parallel
 
 
 def write_state(parallel: Parallel, folder: Path) -> None:
-    """All processes call it."""
+    """All processes call it; a process that cannot write raises, when all the others have written too."""
     if parallel.kind.startswith("zero"):
-        parallel.engine.save_checkpoint(str(folder), tag="zero", save_latest=False)
+        with _failing_late(parallel.engine):
+            parallel.engine.save_checkpoint(str(folder), tag="zero", save_latest=False)
     else:
         with _quiet():
             dcp.save(_state(parallel), checkpoint_id=str(folder), no_dist=parallel.group is None)
@@ -68,3 +69,33 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield
+
+
+@contextmanager
+def _failing_late(engine) -> Iterator[None]:
+    """DeepSpeed's save ends where all processes meet: one that cannot write must come there too, or they wait for it.
+
+    So what touches files fails only after the block, with the first error.
+    """
+    problems: list[Exception] = []
+
+    def late(call):
+        def calling(*arguments, **named):
+            try:
+                return call(*arguments, **named)
+            except Exception as error:
+                problems.append(error)
+
+        return calling
+
+    files = engine.checkpoint_engine
+    writes = ((files, "save"), (files, "makedirs"), (engine, "_copy_recovery_script"))
+    for owner, name in writes:
+        setattr(owner, name, late(getattr(owner, name)))
+    try:
+        yield
+    finally:
+        for owner, name in writes:
+            delattr(owner, name)  # the class's again
+    if problems:
+        raise problems[0]
