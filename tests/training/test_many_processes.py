@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import Qwen2VLForConditionalGeneration
 
 from umer1.embedder import Embedder
 from umer1.training import sft
+from umer1.training.settings import LoRAConfig
 
 RUNNER = Path(__file__).with_name("kinds_of_training.py")
 
@@ -126,6 +128,31 @@ def test_every_kind_trains_the_disc_vectors_alone(sft_config, tmp_path):
     )
     for kind in kinds:
         _assert_equal(tmp_path / kind, tmp_path / "one")
+
+
+@pytest.mark.slow  # starts torchrun; nine trainings
+@pytest.mark.parametrize("tied", [True, False])
+def test_every_kind_trains_adapters_and_the_embedding_tokens_rows(sft_config, tmp_path, tied):
+    """Killed and gone on from, too."""
+    base = replace(sft_config, sources="pictures,videos", steps=4, save_every=2, lora=LoRAConfig(rank=2),
+                   tiny={**sft_config.tiny, "tie_word_embeddings": tied})  # fmt: skip
+    base.optimizer.learning_rate = 1e-3
+    sft.run(replace(base, output=str(tmp_path / "one")), progress=False)
+    kinds = _kinds(tmp_path)
+    runs = []
+    for kind, how in kinds.items():
+        config = replace(base, output=str(tmp_path / kind))
+        runs += [_settings(config, die_at=3, **how), _settings(config, **how)]
+    _launch(tmp_path, runs)
+    for kind in kinds:
+        _assert_equal(tmp_path / kind, tmp_path / "one")
+        rows = [
+            load_file(tmp_path / run / "adapter/adapter_model.safetensors") for run in (kind, "one")
+        ]
+        names = [name for name in rows[0] if name.endswith("trainable_tokens_delta")]
+        assert len(names) == 2 - tied
+        for name in names:
+            torch.testing.assert_close(*(each[name] for each in rows), atol=1e-6, rtol=0)
 
 
 @pytest.mark.slow  # starts torchrun; nine trainings

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from umer1.embedder import Embedder
+from tests.training.plain_checkpoint import plain_checkpoint
 from umer1.training import loop, sft
 
 
@@ -113,24 +114,10 @@ def test_learning_rate_schedule(schedule, at):
 
 
 def test_a_plain_qwen2_vl_checkpoint_gets_the_tokens_and_the_sft_limits(sft_config, tmp_path):
-    from umer1.model.checkpoint import save_model
-    from umer1.model.qwen2_vl import Qwen2VL
-    from umer1.model.tiny import build_tokenizer, tiny_config
     from umer1.processor import SFT_LIMITS
     from umer1.training.start import open_pairs, start
 
-    tokenizer = build_tokenizer(["plain text"], 400)
-    kept = json.loads(tokenizer.backend_tokenizer.to_str())
-    kept["added_tokens"] = [one for one in kept["added_tokens"] if "_emb>" not in one["content"]]
-    plain = type(tokenizer)(
-        tokenizer_object=type(tokenizer.backend_tokenizer).from_str(json.dumps(kept)),
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-    )
-    config = tiny_config(len(plain) + 8, plain, hidden=32, layers=1, vision_dim=32, vision_depth=1)
-    model = Qwen2VL(config).reset_parameters()
-    save_model(model, tmp_path / "plain")
-    plain.save_pretrained(tmp_path / "plain")
+    plain = plain_checkpoint(tmp_path / "plain")
     settings = replace(sft_config, tiny={}, model=str(tmp_path / "plain"))
     started, processor = start(settings, open_pairs(settings, "sft"))
     assert (processor.gen_id, processor.disc_id) == (len(plain), len(plain) + 1)

@@ -37,7 +37,8 @@ def test_what_is_frozen_keeps_its_bits_and_the_rest_moves(sft_config, rule):
     config.optimizer.weight_decay = 0.1
     config.optimizer.learning_rate = 1e-2
     model, processor, encoded = encoded_pairs(config, (0, 9, 17))
-    trainee = Trainee(choose_trainable(model, config), scale=50.0).train()
+    tokens = (processor.gen_id, processor.disc_id)
+    trainee = Trainee(choose_trainable(model, config, tokens), scale=50.0).train()
     optimizer = make_optimizer(trainee, config)
     before = {name: each.detach().clone() for name, each in trainee.named_parameters()}
     for checkpointing in (False, True, True):  # B of LoRA moves first, then A
@@ -60,7 +61,8 @@ def test_what_is_trained_has_a_gradient_of_texts_alone_too(sft_config, change):
     config = dataclasses.replace(sft_config, freeze_vision=True)
     config = dataclasses.replace(config, tiny={**config.tiny, "tie_word_embeddings": False}, **change)
     model, processor, encoded = encoded_pairs(config, (16, 17), generative=config.generative)
-    trainee = Trainee(choose_trainable(model, config)).train()
+    tokens = (processor.gen_id, processor.disc_id)
+    trainee = Trainee(choose_trainable(model, config, tokens)).train()
     wanted = objective(processor, generative=config.generative)
     found = gradients(trainee, batch_of(encoded), wanted)[1]
     assert {name for name, each in trainee.named_parameters() if each.requires_grad} == found.keys()

@@ -6,6 +6,7 @@ DeepSpeed's own, which the same stage and number of processes read.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
 from umer1.training.parallel import Parallel
@@ -29,6 +31,7 @@ def write_state(parallel: Parallel, folder: Path) -> None:
 
 
 def read_state(parallel: Parallel, folder: Path) -> None:
+    """Raises ValueError when the checkpoint lacks something that is trained now."""
     if parallel.kind.startswith("zero"):
         parallel.engine.load_checkpoint(str(folder), tag="zero", load_lr_scheduler_states=False)
         # small weights stay gathered, save after loading: ZeRO-3 would plan its next step without them
@@ -36,8 +39,16 @@ def read_state(parallel: Parallel, folder: Path) -> None:
             persistent[0].all_gather(persistent)
         return
     state = _state(parallel)
-    with _quiet():
-        dcp.load(state, checkpoint_id=str(folder), no_dist=parallel.group is None)
+    try:
+        with _quiet():
+            dcp.load(state, checkpoint_id=str(folder), no_dist=parallel.group is None)
+    except (RuntimeError, CheckpointException) as error:
+        if lacks := re.search(r"Missing key in checkpoint state_dict: ([\w.]*\w)", str(error)):
+            raise ValueError(
+                f"{folder.parent} cannot be continued: it lacks {lacks[1]}, which another version did not train. "
+                f"Start a new run with another `output`"
+            ) from error
+        raise
     set_state_dict(
         parallel.trainee,
         parallel.bare_optimizer,

@@ -20,6 +20,7 @@ from umer1.engine import Generated, Prompt, Sampling, generate
 from umer1.model.qwen2_vl import Qwen2VL
 from umer1.processor import Processor
 from umer1.training.collate import describe, encode_side
+from umer1.training.lora import merged
 from umer1.training.settings import SFTConfig
 
 if TYPE_CHECKING:  # the loop knows the monitor, the monitor the rows
@@ -105,7 +106,7 @@ def greedy_rows(
 def show_samples(state: Run, pairs: Sequence[Pair], config: SFTConfig) -> None:
     """Write greedy generations of the run's fixed pairs. All processes call it: weights may be spread over them."""
     chosen = [pairs[index] for index in fixed_pairs(_sources(pairs), config.samples_count)]
-    with state.parallel.whole_weights() as model:
+    with state.parallel.whole_weights() as model, merged(model):
         rows = greedy_rows(model, state.processor, chosen, config.max_length)
     state.monitor.samples(state.step, rows if state.parallel.is_main else [])
 

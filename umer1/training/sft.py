@@ -35,7 +35,7 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
     """
     pairs = open_pairs(config, "sft")
     qwen, processor = start(config, pairs)
-    prepare_model(qwen, config)
+    prepare_model(qwen, config, processor)
     batches = group_pairs(pairs, config)
     accumulation = config.gradient_accumulation
     total = config.steps or batches.steps(config.epochs, accumulation)
@@ -118,10 +118,10 @@ def _where(pairs, numbers: list[int]) -> list[str]:
     return [pairs.where(number) for number in numbers]
 
 
-def prepare_model(model: Qwen2VL, config: SFTConfig) -> None:
+def prepare_model(model: Qwen2VL, config: SFTConfig, processor: Processor) -> None:
     """What is trained, what is computed twice, and what the saved model will say it
     has learned: dimensions, aligned modes."""
-    choose_trainable(model, config)
+    choose_trainable(model, config, (processor.gen_id, processor.disc_id))
     model.gradient_checkpointing = config.gradient_checkpointing
     width = model.config.hidden_size
     if too_wide := [size for size in config.matryoshka if size >= width]:
