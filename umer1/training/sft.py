@@ -94,7 +94,9 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
             norm = state.update(numbers, partial(_where, pairs, numbers_of_pairs))
             trainee.clamp_scale(state.parallel.limit)
             seconds = time.monotonic() - began
-            bar.advance(loss=numbers["total"], disc=numbers["disc_hit"], gen=numbers["gen_hit"])
+            numbers = _of_what_is_trained(numbers, config)
+            hits = {kind: numbers[f"{kind}_hit"] for kind in ("disc", "gen") if kind in numbers}
+            bar.advance(loss=numbers["total"], **hits)
             if state.step % config.log_every == 0 or state.finished:
                 state.log(
                     {
@@ -112,6 +114,13 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
             state.save_if_due()
     loader.close()
     return state.save_final()
+
+
+def _of_what_is_trained(numbers: dict[str, float], config: SFTConfig) -> dict[str, float]:
+    """Without those of a loss that is not there: their zeros would look like a failure to learn."""
+    absent = set() if config.generative else {"gen", "gen_hit", "ce_query", "ce_target", "align"}
+    absent |= set() if config.discriminative else {"disc", "disc_hit", "align"}
+    return {name: value for name, value in numbers.items() if name not in absent}
 
 
 def _where(pairs, numbers: list[int]) -> list[str]:
