@@ -36,9 +36,15 @@ def _learn(model):
 
 def test_nothing_changes_before_something_is_learnt(model):
     ids, hidden = torch.tensor([0, 3, 7, 7, 9]), torch.randn(4, 32)
-    embedded, logits, state = model.decoder.embed(ids), model.logits(hidden), list(model.state_dict())
+    embedded, logits, state = (
+        model.decoder.embed(ids),
+        model.logits(hidden),
+        list(model.state_dict()),
+    )
     learn_rows(model, ROWS)
-    assert torch.equal(model.decoder.embed(ids), embedded) and torch.equal(model.logits(hidden), logits)
+    assert torch.equal(model.decoder.embed(ids), embedded) and torch.equal(
+        model.logits(hidden), logits
+    )
     assert set(state) <= set(model.state_dict()), "the tables keep their names"
     learned = [name for name, each in model.named_parameters() if name.endswith("lora_rows")]
     assert learned == ["decoder.embed.lora_rows", "head.lora_rows"][: len(learned_rows(model))]
@@ -57,7 +63,9 @@ def test_both_reads_and_their_gradients_are_those_of_the_table_it_stands_for(mod
     torch.autograd.backward(outputs, slopes)
     torch.autograd.backward(found, slopes)
     for owner, whole in zip(learned_rows(model), wanted):
-        torch.testing.assert_close(owner.lora_rows.grad, whole.grad[list(ROWS)], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            owner.lora_rows.grad, whole.grad[list(ROWS)], rtol=1e-5, atol=1e-6
+        )
         assert owner.weight.grad is None
 
 
@@ -81,5 +89,7 @@ def test_a_copy_learns_for_itself(model):
     _learn(model)
     other = copy.deepcopy(model)
     torch.nn.init.zeros_(other.decoder.embed.lora_rows)
-    assert not torch.equal(model.decoder.embed(torch.tensor(ROWS)), other.decoder.embed(torch.tensor(ROWS)))
+    assert not torch.equal(
+        model.decoder.embed(torch.tensor(ROWS)), other.decoder.embed(torch.tensor(ROWS))
+    )
     assert all(each.weight.requires_grad is False for each in learned_rows(other))

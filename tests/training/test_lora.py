@@ -23,7 +23,9 @@ LORA = LoRAConfig(rank=3, alpha=6.0)
 def world(sft_config, request):
     """A model whose adapters and rows do something, and inputs."""
     tiny = {**sft_config.tiny, "tie_word_embeddings": request.param}
-    model, processor, encoded = encoded_pairs(dataclasses.replace(sft_config, tiny=tiny), (0, 9, 17))
+    model, processor, encoded = encoded_pairs(
+        dataclasses.replace(sft_config, tiny=tiny), (0, 9, 17)
+    )
     before = model(pack([pair.query.sequence for pair in encoded])).detach()
     add_lora(model, LORA, (processor.gen_id, processor.disc_id))
     after = model(pack([pair.query.sequence for pair in encoded])).detach()
@@ -91,11 +93,15 @@ def _lora_run(sft_config, tmp_path, **change):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_base_models_copied_tokens_part_from_what_they_were_copied_from(sft_config, tmp_path, tied):
+def test_a_base_models_copied_tokens_part_from_what_they_were_copied_from(
+    sft_config, tmp_path, tied
+):
     """With a tied head, equal rows have equal logits for ever: greedy decoding would never write <gen_emb>."""
     plain = plain_checkpoint(tmp_path / "plain", tie_word_embeddings=tied)
     before = load_model(tmp_path / "plain", dtype=torch.float32)
-    saved = load_model(sft.run(_lora_run(sft_config, tmp_path), progress=False), dtype=torch.float32)
+    saved = load_model(
+        sft.run(_lora_run(sft_config, tmp_path), progress=False), dtype=torch.float32
+    )
     tokens = [len(plain), len(plain) + 1]  # gen_emb, disc_emb
     sources = plain.convert_tokens_to_ids(["<|object_ref_end|>", "<|object_ref_start|>"])
     hidden = torch.randn(5, 32)

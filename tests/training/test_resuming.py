@@ -33,7 +33,12 @@ def _with(**changes):
 
 def test_the_same_run_goes_on_without_a_word():
     assert check_same_run(SAVED, _with(), FOLDER) == []
-    for free in (dict(log_every=1), dict(prefetch=8), dict(local_folders={"hub/set": "data"}), dict(fsdp=True)):
+    for free in (
+        dict(log_every=1),
+        dict(prefetch=8),
+        dict(local_folders={"hub/set": "data"}),
+        dict(fsdp=True),
+    ):
         changes = {f"config__{name}": value for name, value in free.items()}
         assert check_same_run(SAVED, _with(**changes), FOLDER) == []
 
@@ -82,7 +87,10 @@ def test_what_breaks_the_run_is_refused(change, message):
 
 def test_a_setting_that_the_checkpoint_does_not_know_was_as_by_default():
     assert "discriminative" not in SAVED["config"]
-    assert check_same_run(SAVED, _with(config__discriminative=True, config__lora={"rank": 0}), FOLDER) == []
+    assert (
+        check_same_run(SAVED, _with(config__discriminative=True, config__lora={"rank": 0}), FOLDER)
+        == []
+    )
 
 
 def test_rl_is_held_to_the_model_it_began_with():

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from umer1.embedder import Embedder
 from tests.training.plain_checkpoint import plain_checkpoint
+from umer1.embedder import Embedder
 from umer1.training import loop, sft
 
 

@@ -59,7 +59,9 @@ def test_what_is_frozen_keeps_its_bits_and_the_rest_moves(sft_config, rule):
 def test_what_is_trained_has_a_gradient_of_texts_alone_too(sft_config, change):
     """A checkpoint holds the optimizer's state of all that is trained; other processes wait for it."""
     config = dataclasses.replace(sft_config, freeze_vision=True)
-    config = dataclasses.replace(config, tiny={**config.tiny, "tie_word_embeddings": False}, **change)
+    config = dataclasses.replace(
+        config, tiny={**config.tiny, "tie_word_embeddings": False}, **change
+    )
     model, processor, encoded = encoded_pairs(config, (16, 17), generative=config.generative)
     tokens = (processor.gen_id, processor.disc_id)
     trainee = Trainee(choose_trainable(model, config, tokens)).train()

@@ -23,7 +23,11 @@ def write_page(run_dir: Path, stage: str) -> Path:
     steps = "".join(_step(file, opened=file == shown[-1]) for file in reversed(shown))
     title = html.escape(f"{run_dir.resolve().name}: {stage} samples")
     left_out = len(files) - len(shown)
-    note = f"<p class=note>{left_out} earlier steps are in samples/{stage}/ alone.</p>" if left_out else ""
+    note = (
+        f"<p class=note>{left_out} earlier steps are in samples/{stage}/ alone.</p>"
+        if left_out
+        else ""
+    )
     page = (
         f"<!doctype html><html lang=en><meta charset=utf-8>"
         f"<meta name=viewport content='width=device-width,initial-scale=1'>"
