@@ -44,7 +44,10 @@ def test_every_auto_of_the_released_json_is_filled_from_the_config():
     ({"train_batch_size": 999}, "train_batch_size is 999, but the batch of a step .* makes it 1024"),
     ({"gradient_clipping": 0.5}, "gradient_clipping is 0.5, but optimizer.clip_grad_norm"),
     ({"fp16": {"enabled": True}}, "fp16.enabled is True, but mixed_precision"),
-    ({"optimizer": {"type": "AdamW", "params": {"lr": 1e-4}}}, "has its own optimizer"),
+    ({"optimizer": {"type": "AdamW", "params": {"lr": 1e-4}}}, "has its own optimizer .lr is 0.0001"),
+    ({"optimizer": {"type": "AdamW", "params": {"lr": "auto", "betas": [0.8, 0.999]}}},
+     r"has its own optimizer \(betas is \[0.8, 0.999\]\)"),
+    ({"optimizer": {"type": "OneBitAdam", "params": {"lr": "auto"}}}, "optimizer.type is 'OneBitAdam', but umer1 .* AdamW"),
     ({"scheduler": {"type": "WarmupLR", "params": {"warmup_max_lr": 1e-4}}}, "has its own scheduler"),
     ({"aio": {"block_size": "auto"}}, "aio.block_size is 'auto', which umer1 has no value for"),
 ])  # fmt: skip
@@ -54,8 +57,9 @@ def test_what_contradicts_the_training_config_is_named(change, message):
 
 
 def test_an_optimizer_left_to_the_trainer_is_the_trainers():
-    section = {"type": "AdamW", "params": {"lr": "auto", "betas": "auto", "eps": "auto"}}
-    assert "optimizer" not in _filled({**RELEASED, "optimizer": section})
+    for kind in ("AdamW", "Adam"):
+        section = {"type": kind, "params": {"lr": "auto", "betas": "auto", "eps": "auto"}}
+        assert "optimizer" not in _filled({**RELEASED, "optimizer": section})
 
 
 @pytest.mark.parametrize("text, message", [

@@ -57,7 +57,7 @@ def test_a_process_that_was_killed_goes_on_exactly(sft_config, tmp_path):
     child.start()
     child.join(60)
     assert child.exitcode == -signal.SIGKILL
-    assert sorted(path.name for path in (tmp_path / "killed/checkpoints").iterdir()) == [
+    assert sorted(path.name for path in (tmp_path / "killed/checkpoints/sft").iterdir()) == [
         "step-00000002"
     ]
     sft.run(killed, progress=False)
@@ -112,7 +112,7 @@ def test_sigterm_to_torchrun_saves_and_the_run_goes_on(sft_config, tmp_path):
     process.send_signal(signal.SIGTERM)
     output = process.communicate(timeout=300)[0].decode()
     assert "stopped by SIGTERM at step" in output, output[-3000:]
-    (folder,) = (tmp_path / "out" / "checkpoints").iterdir()
+    (folder,) = (tmp_path / "out/checkpoints/sft").iterdir()
     step = json.loads((folder / "run.json").read_text())["step"]
     # one process goes on from what two have written, with the same batches
     sft.run(replace(config, steps=400, time_limit_seconds=0.001), progress=False)

@@ -261,8 +261,8 @@ def test_the_first_process_looks_after_logs_of_ranks_that_are_gone(tmp_path):
 def test_settings_are_checked(folder, tmp_path):
     for setting, message in (
         ({"bad_media": "ignore"}, "bad_media: got 'ignore', wants 'fatal' or 'skip'"),
-        ({"workers": -1}, "workers: wants 0 or more"),
-        ({"prefetch": 0}, "prefetch 1 or more"),
+        ({"workers": -1}, "workers: got -1, wants 0 or more"),
+        ({"prefetch": 0}, "prefetch: got 0, wants 1 or more"),
     ):
         with pytest.raises(ValueError, match=message):
             loader(folder, tmp_path, **setting)

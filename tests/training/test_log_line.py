@@ -28,6 +28,17 @@ def test_an_rl_line():
     )
 
 
+def test_the_length_part_stands_with_the_rewards_others():
+    """Under the name that the rollouts log it by; 0 where it is not asked for."""
+    numbers = {"reward": 1.1, "format": 0.9, "rank": 0.5, "gap": 0.25, "length_reward": -0.125}
+    assert format_line("rl", 1, 2, numbers) == (
+        "rl 1/2 | reward 1.1 (format 0.9, rank 0.5, gap 0.25, length -0.125)"
+    )
+    assert format_line("rl", 1, 2, numbers | {"length_reward": 0.0}) == (
+        "rl 1/2 | reward 1.1 (format 0.9, rank 0.5, gap 0.25)"
+    )
+
+
 def test_a_number_it_does_not_know_is_shown_under_its_own_name_and_nan_is_seen():
     line = format_line("sft", 1, 0, {"total": math.nan, "skipped": 3})
     assert line == "sft 1 | loss NAN | skipped 3"

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import Qwen2VLForConditionalGeneration
 
 from umer1.embedder import Embedder
 from umer1.training import sft
+from umer1.training.settings import LoRAConfig
 
 RUNNER = Path(__file__).with_name("kinds_of_training.py")
 
@@ -22,12 +24,12 @@ def _settings(config, **more):
     return {**settings, **more}
 
 
-def _launch(tmp_path, runs):
+def _launch(tmp_path, runs, timeout=900):
     path = tmp_path / "runs.json"
     path.write_text(json.dumps(runs))
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone",
                str(RUNNER), str(path)]  # fmt: skip
-    run = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-3000:]
     return run.stdout
 
@@ -58,7 +60,7 @@ def _weights(folder):
 
 def _losses(folder):
     return [
-        (row["step"], row["gen"], row["disc"])
+        (row["step"], row.get("gen", 0.0), row["disc"])
         for row in map(json.loads, (Path(folder) / "sft_metrics.jsonl").open())
     ]
 
@@ -110,6 +112,49 @@ def test_every_kind_equals_one_process(sft_config, tmp_path, tied):
         assert torch.equal(loaded.lm_head.weight, head)
 
 
+@pytest.mark.slow  # starts torchrun; five trainings
+def test_every_kind_trains_the_disc_vectors_alone(sft_config, tmp_path):
+    """Nobody reads the head then, nor the tower in a batch of texts."""
+    base = replace(sft_config, sources="texts", batch_size=4, steps=3, generative=False,
+                   tiny={**sft_config.tiny, "tie_word_embeddings": False})  # fmt: skip
+    sft.run(replace(base, output=str(tmp_path / "one")), progress=False)
+    kinds = _kinds(tmp_path)
+    _launch(
+        tmp_path,
+        [
+            _settings(replace(base, output=str(tmp_path / kind)), **how)
+            for kind, how in kinds.items()
+        ],
+    )
+    for kind in kinds:
+        _assert_equal(tmp_path / kind, tmp_path / "one")
+
+
+@pytest.mark.slow  # starts torchrun; nine trainings
+@pytest.mark.parametrize("tied", [True, False])
+def test_every_kind_trains_adapters_and_the_embedding_tokens_rows(sft_config, tmp_path, tied):
+    """Killed and gone on from, too."""
+    base = replace(sft_config, sources="pictures,videos", steps=4, save_every=2, lora=LoRAConfig(rank=2),
+                   tiny={**sft_config.tiny, "tie_word_embeddings": tied})  # fmt: skip
+    base.optimizer.learning_rate = 1e-3
+    sft.run(replace(base, output=str(tmp_path / "one")), progress=False)
+    kinds = _kinds(tmp_path)
+    runs = []
+    for kind, how in kinds.items():
+        config = replace(base, output=str(tmp_path / kind))
+        runs += [_settings(config, die_at=3, **how), _settings(config, **how)]
+    _launch(tmp_path, runs)
+    for kind in kinds:
+        _assert_equal(tmp_path / kind, tmp_path / "one")
+        rows = [
+            load_file(tmp_path / run / "adapter/adapter_model.safetensors") for run in (kind, "one")
+        ]
+        names = [name for name in rows[0] if name.endswith("trainable_tokens_delta")]
+        assert len(names) == 2 - tied
+        for name in names:
+            torch.testing.assert_close(*(each[name] for each in rows), atol=1e-6, rtol=0)
+
+
 @pytest.mark.slow  # starts torchrun; nine trainings
 def test_every_kind_goes_on_after_a_kill(sft_config, tmp_path):
     """Within noise of the run that was not killed; DDP's and FSDP2's checkpoints also in one process."""
@@ -126,6 +171,23 @@ def test_every_kind_goes_on_after_a_kill(sft_config, tmp_path):
         _assert_equal(tmp_path / kind, tmp_path / "one")
     sft.run(replace(base, output=str(tmp_path / "alone")), progress=False)
     _assert_equal(tmp_path / "alone", tmp_path / "one")
+
+
+@pytest.mark.slow  # starts torchrun; four trainings
+def test_a_process_that_cannot_write_ends_all_of_them(sft_config, tmp_path):
+    """Under ZeRO each writes its own part; the other must not wait for ever for the one that fails."""
+    base = replace(sft_config, sources="pictures,videos", steps=6, save_every=2)
+    runs = []
+    for stage in (2, 3):
+        how = {"deepspeed": _zero(tmp_path, stage), "output": str(tmp_path / f"zero{stage}")}
+        runs += [_settings(base, full_disk=[4, 1, "optim_states"], **how), _settings(base, **how)]
+    stdout = _launch(tmp_path, runs, timeout=300)
+    for stage in (2, 3):
+        told = (tmp_path / f"zero{stage}/error.txt").read_text()
+        assert "sft: no checkpoint at step 4" in told
+        assert "process 1: no room on the disk (No space left on device)" in told
+        assert f"resuming from {tmp_path}/zero{stage}/checkpoints/sft/step-00000002" in stdout
+        assert [step for step, *_ in _losses(tmp_path / f"zero{stage}")] == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.slow  # starts accelerate launch

@@ -128,11 +128,13 @@ def test_samples_are_written_and_a_resume_drops_later_ones(monitor, tmp_path):
     assert one.samples_due(2, 6) and not one.samples_due(2, 3)
     for step in (2, 4):
         one.samples(step, [sample()])
-    files = lambda: sorted(path.name for path in (tmp_path / "run" / "samples").iterdir())
+    files = lambda: sorted(path.name for path in (tmp_path / "run/samples/sft").iterdir())
     assert files() == ["step-00000002.jsonl", "step-00000004.jsonl"]
-    row = json.loads((tmp_path / "run" / "samples" / "step-00000004.jsonl").read_text())
+    row = json.loads((tmp_path / "run/samples/sft/step-00000004.jsonl").read_text())
     assert row == {"process": 0, **sample()}
     assert "step 4 · 1 of 1 nearest" in (tmp_path / "run" / "samples.html").read_text()
+    monitor("rl", samples_every=2).begin(0)
+    assert len(files()) == 2, "the other stage in the same output has its own"
     monitor(samples_every=2).begin(3)
     assert files() == ["step-00000002.jsonl"]
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from umer1.model.learned_rows import learn_rows
 from umer1.training.policy_forward import ScoreForward
 from umer1.training.reference_policy import ReferencePolicy
 from umer1.training.rl_prompts import rl_prompt
@@ -50,10 +51,14 @@ def _with_adapters(model):
     return inject_adapter_in_model(LoraConfig(r=2, target_modules=["qkv", "down"]), model)
 
 
-def test_adapters_off_is_the_model_that_they_were_put_into(world, rl_config):
+@pytest.mark.parametrize("rows", [(), (5, 8)])
+def test_adapters_off_is_the_model_that_they_were_put_into(world, rl_config, rows):
+    """Learned rows are the policy's, as its adapters are."""
     model, parts = world
     wanted = [ScoreForward(part, 1.0)(model) for part in parts]
     model = _with_adapters(model)
+    if rows:
+        learn_rows(model, rows)
     reference = ReferencePolicy(model, replace(rl_config, reference="lora"), CPU)
     assert reference.frozen is None
     _nudge(each for name, each in model.named_parameters() if "lora_" in name)

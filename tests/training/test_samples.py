@@ -56,7 +56,7 @@ def test_fixed_pairs_are_the_first_of_each_source():
 
 def test_rl_writes_its_rollouts_with_rewards(rl_config, tmp_path):
     rl.run(replace(rl_config, steps=2, samples_every=2, samples_count=3), progress=False)
-    (file,) = (tmp_path / "rl" / "samples").glob("*.jsonl")
+    (file,) = (tmp_path / "rl/samples/rl").glob("*.jsonl")
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert file.name == "step-00000002.jsonl" and len(rows) == 3 * 2 * 3  # pairs, sides, rollouts
     for row in rows:
@@ -75,7 +75,7 @@ def test_sft_writes_greedy_generations_and_trains_as_without(sft_config, tmp_pat
     shown = replace(sft_config, steps=2, samples_every=1, samples_count=3)
     sft.run(shown, progress=False)
     rows = [json.loads(line) for line in
-            (tmp_path / "sft" / "samples" / "step-00000002.jsonl").read_text().splitlines()]  # fmt: skip
+            (tmp_path / "sft/samples/sft/step-00000002.jsonl").read_text().splitlines()]  # fmt: skip
     assert [row["source"] for row in rows] == ["pictures", "videos", "texts"] * 2
     assert all(row["tokens"] <= 6 and row["reference"].startswith("<think>") for row in rows)
     sft.run(replace(shown, samples_every=0, output=str(tmp_path / "plain")), progress=False)
@@ -103,8 +103,8 @@ def test_a_record_that_does_not_fit_is_left_out_and_named(sft_config, records, t
 
 def test_the_page_is_self_contained_escaped_and_shows_small_pictures(tmp_path):
     Image.new("RGB", (400, 300), "red").save(tmp_path / "red.png")
-    folder = tmp_path / "samples"
-    folder.mkdir()
+    folder = tmp_path / "samples" / "rl"
+    folder.mkdir(parents=True)
     row = {"pair": 0, "source": "<b>digits", "side": "query", "prompt": "<script>alert(1)</script>", "sample": 0,
            "media": [str(tmp_path / "red.png"), str(tmp_path / "missing.png")], "completion": "<think>&</think>",
            "tokens": 3, "finish": "gen_emb", "nearest": "<i>two", "nearest_right": False, "format": 1.0, "rank": 0.5,

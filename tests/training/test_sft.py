@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tests.training.plain_checkpoint import plain_checkpoint
 from tests.training.sft_cases import batch_of, gradients, trainee_of
 from umer1.embedder import Embedder
 from umer1.training import loop, sft
@@ -70,7 +71,7 @@ def test_a_killed_run_resumed_equals_one_that_was_not_killed(sft_config, tmp_pat
 def test_a_half_written_checkpoint_is_never_resumed_from(sft_config, tmp_path):
     config = replace(sft_config, steps=4, save_every=2, output=str(tmp_path / "run"))
     wanted = _weights(sft.run(config, progress=False))
-    partial = tmp_path / "run" / "checkpoints" / ".step-00000003.partial"
+    partial = tmp_path / "run" / "checkpoints/sft/.step-00000003.partial"
     partial.mkdir()
     (partial / "run.json").write_text('{"stage": "sft", "step": 3}')
     got = _weights(sft.run(config, progress=False))
@@ -131,23 +132,9 @@ def test_learning_rate_schedule(schedule, at):
 
 
 def test_a_plain_qwen2_vl_checkpoint_gets_the_tokens_and_the_sft_limits(sft_config, tmp_path):
-    from umer1.model.checkpoint import save_model
-    from umer1.model.qwen2_vl import Qwen2VL
-    from umer1.model.tiny import build_tokenizer, tiny_config
     from umer1.processor import SFT_LIMITS
 
-    tokenizer = build_tokenizer(["plain text"], 400)
-    kept = json.loads(tokenizer.backend_tokenizer.to_str())
-    kept["added_tokens"] = [one for one in kept["added_tokens"] if "_emb>" not in one["content"]]
-    plain = type(tokenizer)(
-        tokenizer_object=type(tokenizer.backend_tokenizer).from_str(json.dumps(kept)),
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-    )
-    config = tiny_config(len(plain) + 8, plain, hidden=32, layers=1, vision_dim=32, vision_depth=1)
-    model = Qwen2VL(config).reset_parameters()
-    save_model(model, tmp_path / "plain")
-    plain.save_pretrained(tmp_path / "plain")
+    plain = plain_checkpoint(tmp_path / "plain")
     settings = replace(sft_config, tiny={}, model=str(tmp_path / "plain"))
     started, processor = start(settings, open_pairs(settings, "sft"))
     assert (processor.gen_id, processor.disc_id) == (len(plain), len(plain) + 1)

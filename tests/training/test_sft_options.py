@@ -83,6 +83,24 @@ def test_dume_trains_on_records_without_responses(sft_config, records, tmp_path)
     assert all(torch.equal(found[1][name], weight) for name, weight in found[0].items())
 
 
+@pytest.mark.parametrize("absent, there", [("generative", "disc"), ("discriminative", "gen")])
+def test_a_loss_that_is_not_trained_is_not_reported(sft_config, capsys, absent, there):
+    """A zero would be a sign of failure: of dume-2b it was, in every run."""
+    gone = {
+        "generative": {"gen", "gen_hit", "ce_query", "ce_target"},
+        "discriminative": {"disc", "disc_hit"},
+    }[absent]
+    config = dataclasses.replace(
+        sft_config, sources="texts", batch_size=4, steps=1, **{absent: False}
+    )
+    path = sft.run(config, progress=False).parent / "sft_metrics.jsonl"
+    (row,) = map(json.loads, path.open())
+    assert not row.keys() & (gone | {"align"}) and row.keys() > {"total", there, f"{there}_hit"}
+    (line,) = [each for each in capsys.readouterr().out.splitlines() if each.startswith("sft 1/1")]
+    other = "disc" if there == "gen" else "gen"
+    assert f"({there} " in line and f"| hit@1 {there}" in line and f"{other} " not in line
+
+
 def _start(config, tmp_path):
     """A model to begin with, made once: from scratch the tokenizer would learn from the responses."""
     once = dataclasses.replace(config, steps=1, output=str(tmp_path / "start"))

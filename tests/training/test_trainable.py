@@ -37,7 +37,8 @@ def test_what_is_frozen_keeps_its_bits_and_the_rest_moves(sft_config, rule):
     config.optimizer.weight_decay = 0.1
     config.optimizer.learning_rate = 1e-2
     model, processor, encoded = encoded_pairs(config, (0, 9, 17))
-    trainee = Trainee(choose_trainable(model, config), scale=50.0).train()
+    tokens = (processor.gen_id, processor.disc_id)
+    trainee = Trainee(choose_trainable(model, config, tokens), scale=50.0).train()
     optimizer = make_optimizer(trainee, config)
     before = {name: each.detach().clone() for name, each in trainee.named_parameters()}
     for checkpointing in (False, True, True):  # B of LoRA moves first, then A
@@ -49,6 +50,26 @@ def test_what_is_frozen_keeps_its_bits_and_the_rest_moves(sft_config, rule):
     for name, parameter in trainee.named_parameters():
         moved = not torch.equal(parameter, before[name])
         assert moved == (name == "log_scale" or _kind(name) in moving), name
+
+
+@pytest.mark.parametrize("change", [
+    dict(), dict(freeze_vision=False), dict(generative=False), dict(lora=LoRAConfig(rank=2)),
+    dict(generative=False, freeze_vision=False, lora=LoRAConfig(rank=2)),
+])  # fmt: skip
+def test_what_is_trained_has_a_gradient_of_texts_alone_too(sft_config, change):
+    """A checkpoint holds the optimizer's state of all that is trained; other processes wait for it."""
+    config = dataclasses.replace(sft_config, freeze_vision=True)
+    config = dataclasses.replace(
+        config, tiny={**config.tiny, "tie_word_embeddings": False}, **change
+    )
+    model, processor, encoded = encoded_pairs(config, (16, 17), generative=config.generative)
+    tokens = (processor.gen_id, processor.disc_id)
+    trainee = Trainee(choose_trainable(model, config, tokens)).train()
+    wanted = objective(processor, generative=config.generative)
+    found = gradients(trainee, batch_of(encoded), wanted)[1]
+    assert {name for name, each in trainee.named_parameters() if each.requires_grad} == found.keys()
+    vision = [each for name, each in found.items() if name.startswith("model.vision.")]
+    assert vision and not any(each.any() for each in vision)
 
 
 def test_the_scale_does_not_decay(sft_config):

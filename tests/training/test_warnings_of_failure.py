@@ -27,6 +27,13 @@ def good_sft(**changes):
                     "gen_hit": lambda at: at, "disc_hit": lambda at: at} | changes)  # fmt: skip
 
 
+def test_the_disc_vectors_alone_are_no_failure_of_the_others():
+    history = good_sft()
+    for row in history:
+        del row["gen_hit"]
+    assert names(history, SFT) == set()
+
+
 def good_rl(**changes):
     return curve(**{"flat_groups": 0.2, "disc_hit": 0.8, "completion_tokens": 40.0, "truncated": 0.0, "missing": 0.02,
                     "format": 0.97, "kl": 0.01, "rank": 0.6, "total": 0.0} | changes)  # fmt: skip

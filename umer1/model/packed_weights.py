@@ -103,10 +103,10 @@ class PackedWeights:
             setattr(parent, name, PackedLinear(linear, keep=self.keep))
             self._packed.append((parent, name))
         if self.model.head is None:
-            table = self.model.decoder.embed.weight
+            table = self.model.head_weight
             rows, width = table.shape
             head = nn.Linear(width, rows, bias=False, device="meta")
-            head.weight = table
+            head.weight = nn.Parameter(table.detach(), requires_grad=False)
             self.model.packed_head = TiedHead(head, keep=True)
 
 

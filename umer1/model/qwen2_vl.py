@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from umer1.model.attention import PackedAttention, compute_dtype
 from umer1.model.config import ModelConfig
 from umer1.model.decoder import Attend, Decoder
+from umer1.model.learned_rows import LearnedRows
 from umer1.model.sequence import Packed
 from umer1.model.vision import VisionTower
 
@@ -80,9 +81,15 @@ class Qwen2VL(nn.Module):
         return head(hidden).float() if packed is None else packed(hidden)
 
     @property
+    def head_owner(self) -> nn.Module:
+        """The module whose weight projects to the vocabulary: the embedding table when tied."""
+        return self.decoder.embed if self.head is None else self.head
+
+    @property
     def head_weight(self) -> Tensor:
-        """[vocab_size, H], the embedding table when tied."""
-        return self.decoder.embed.weight if self.head is None else self.head.weight
+        """[vocab_size, H], with the rows that are learnt beside it, see learned_rows.py."""
+        owner = self.head_owner
+        return owner.whole() if isinstance(owner, LearnedRows) else owner.weight
 
     @property
     def dtype(self) -> torch.dtype:

@@ -1,10 +1,7 @@
-"""Checkpoints that a killed run resumes from: `checkpoints/step-00000040/` in the output directory.
+"""Checkpoints that a killed run resumes from: `checkpoints/sft/step-00000040/` in the output directory.
 
 run.json (written last, with the size of every file), state/ (weights and optimizer), rng-00000.pt per process.
 A checkpoint is written beside its place and renamed: a kill or a full disk leaves the one before as it was.
-
-Weights and optimizer are a torch distributed checkpoint, which any number of processes reads, with DDP or FSDP2;
-under DeepSpeed they are DeepSpeed's own, which the same stage and number of processes read.
 """
 
 from __future__ import annotations
@@ -15,19 +12,24 @@ import json
 import os
 import platform
 import shutil
-import warnings
 from collections import Counter
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
+from umer1.training.checkpoint_folders import (
+    find_checkpoints,
+    flush,
+    flush_folder,
+    folder_of,
+    prune,
+    write_summary,
+)
+from umer1.training.checkpoint_state import read_state, state_bytes, write_state
 from umer1.training.random_state import random_state, restore_random_state
 from umer1.training.resuming import check_same_run
 from umer1.training.settings import RunConfig
@@ -48,33 +50,34 @@ def save(run: Run) -> Path:
     Raises:
         CheckpointError: on every process, when one of them could not write.
     """
-    final = _place(run) / f"step-{run.step:08d}"
+    final = folder_of(run.output, run.stage, run.step)
     partial = final.with_name(f".{final.name}.partial")
-    needed = _bytes(run)
+    needed = state_bytes(run.parallel)
     problem = None
     try:
         if run.parallel.is_main:
+            for stale in final.parent.glob(".step-*.partial"):  # of a run that was killed
+                shutil.rmtree(stale, ignore_errors=True)
             _check_room(final.parent, needed)
-            shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
     except OSError as error:
         problem = error
     _agree(run, problem, partial, needed)
     try:
-        _write_state(run, partial / "state")
+        write_state(run.parallel, partial / "state")
         torch.save(random_state(), partial / f"rng-{run.parallel.rank:05d}.pt")
         if run.accelerator.is_local_main_process:
-            _flush(partial)
+            flush(partial)
     except (Exception, CheckpointException) as error:  # around the OSError of a full disk
         problem = error
     _agree(run, problem, partial, needed)
     try:
         if run.parallel.is_main:
-            _write_summary(run, partial)
+            write_summary(partial, description(run))
             shutil.rmtree(final, ignore_errors=True)
             os.rename(partial, final)
-            _flush_folder(final.parent)
-            _prune(run)
+            flush_folder(final.parent)
+            prune(run.output, run.stage, final, run.config.keep_checkpoints)
     except OSError as error:
         problem = error
     _agree(run, problem, partial, needed)
@@ -87,20 +90,17 @@ def resume(run: Run) -> int:
     Raises:
         ValueError: it belongs to another model, data or batch, or to another sharding.
     """
-    for folder in sorted(_place(run).glob("step-*"), reverse=True):
-        summary, damaged = _summary(folder)
-        if summary.get("stage", run.stage) != run.stage:
-            continue
-        if damaged:
-            run.accelerator.print(f"{run.stage}: {folder} is not whole ({damaged}): left aside")
+    say = run.accelerator.print
+    for found in find_checkpoints(run.output, run.stage):
+        folder, summary = found.folder, found.summary
+        if found.damage:
+            say(f"{run.stage}: {folder} is not whole ({found.damage}): left aside")
             continue
         for line in check_same_run(summary, description(run), folder):
-            run.accelerator.print(f"{run.stage}: {line}")
-        _read_state(run, folder / "state")
+            say(f"{run.stage}: {line}")
+        read_state(run.parallel, folder / "state")
         restore_random_state(run, folder, summary)
-        run.accelerator.print(
-            f"{run.stage}: resuming from {folder} at step {summary['step']}", flush=True
-        )
+        say(f"{run.stage}: resuming from {folder} at step {summary['step']}", flush=True)
         return summary["step"]
     return 0
 
@@ -138,68 +138,6 @@ def description(run: Run) -> dict[str, Any]:
         "shape": run.parallel.trainee.model.config.to_dict(),
         "versions": versions,
     }
-
-
-# -- weights and optimizer ----------------------------------------------------------------------------------------
-
-
-def _write_state(run: Run, folder: Path) -> None:
-    if run.parallel.kind.startswith("zero"):
-        run.parallel.engine.save_checkpoint(str(folder), tag="zero", save_latest=False)
-    else:
-        with _quiet():
-            dcp.save(_state(run), checkpoint_id=str(folder), no_dist=run.parallel.group is None)
-
-
-def _read_state(run: Run, folder: Path) -> None:
-    parallel = run.parallel
-    if parallel.kind.startswith("zero"):
-        parallel.engine.load_checkpoint(str(folder), tag="zero", load_lr_scheduler_states=False)
-        # small weights stay gathered, save after loading: ZeRO-3 would plan its next step without them
-        if persistent := getattr(parallel.engine.optimizer, "persistent_parameters", []):
-            persistent[0].all_gather(persistent)
-        return
-    state = _state(run)
-    with _quiet():
-        dcp.load(state, checkpoint_id=str(folder), no_dist=parallel.group is None)
-    set_state_dict(
-        parallel.trainee,
-        parallel.bare_optimizer,
-        model_state_dict=state["model"],
-        optim_state_dict=state["optimizer"],
-    )
-
-
-def _state(run: Run) -> dict[str, Any]:
-    model, optimizer = get_state_dict(run.parallel.trainee, run.parallel.bare_optimizer)
-    return {"model": model, "optimizer": optimizer}
-
-
-@contextmanager
-def _quiet():
-    """That one process is one process is no news."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        yield
-
-
-def _bytes(run: Run) -> int:
-    """Bytes of a checkpoint, by the shapes: weights, and for what is trained a master copy if the weights are
-    narrower than float32, and two moments."""
-    total = 0
-    for parameter in run.parallel.trainee.parameters():
-        count = getattr(parameter, "ds_numel", None) or parameter.numel()
-        total += count * parameter.element_size()
-        if parameter.requires_grad:
-            total += count * (8 + (4 if run.parallel.kind.startswith("zero") else 0))
-    return total
-
-
-# -- files ----------------------------------------------------------------------------------------------------------
-
-
-def _place(run: Run) -> Path:
-    return run.output / "checkpoints"
 
 
 def _check_room(place: Path, needed: int) -> None:
@@ -244,52 +182,3 @@ def _told(problem: BaseException) -> str:
     return (
         f"{type(problem).__name__}: {str(problem).strip().splitlines()[0] if str(problem) else ''}"
     )
-
-
-def _write_summary(run: Run, partial: Path) -> None:
-    files = {
-        str(path.relative_to(partial)): path.stat().st_size
-        for path in sorted(partial.rglob("*"))
-        if path.is_file()
-    }
-    path = partial / "run.json"
-    path.write_text(json.dumps({**description(run), "files": files}, indent=1) + "\n")
-    _flush(partial, only=[path])
-
-
-def _summary(folder: Path) -> tuple[dict[str, Any], str]:
-    """run.json, and what is wrong with the checkpoint."""
-    try:
-        summary = json.loads((folder / "run.json").read_text())
-        files = summary["files"]
-    except (OSError, ValueError, KeyError) as error:
-        return {}, f"run.json: {type(error).__name__} {error}"
-    for name, size in files.items():
-        path = folder / name
-        if not path.is_file():
-            return summary, f"{name} is missing"
-        if path.stat().st_size != size:
-            return summary, f"{name} has {path.stat().st_size} bytes instead of {size}"
-    return summary, ""
-
-
-def _prune(run: Run) -> None:
-    kept = sorted(_place(run).glob("step-*"))
-    for old in kept[: -run.config.keep_checkpoints or None] if run.config.keep_checkpoints else []:
-        shutil.rmtree(old)
-
-
-def _flush(folder: Path, only: list[Path] | None = None) -> None:
-    """Onto the disk: a rename must not survive a crash that its files do not."""
-    for path in only or [each for each in folder.rglob("*") if each.is_file()]:
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    _flush_folder(folder)
-
-
-def _flush_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

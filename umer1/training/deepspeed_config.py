@@ -83,14 +83,18 @@ def filled(
 
 def _decided_elsewhere(settings: dict, section: str) -> None:
     """Drops a section all of whose values are "auto"; any other would contradict the training config."""
-    if section not in settings:
-        return
-    if set(settings[section].get("params", {}).values()) - {AUTO}:
+    found = settings.pop(section, {})
+    for name, value in found.get("params", {}).items():
+        if value != AUTO:
+            raise ValueError(
+                f"deepspeed: has its own {section} ({name} is {value!r}); take it out of the JSON and set it in "
+                f"the training config (optimizer.learning_rate, optimizer.schedule, ...)"
+            )
+    kind = found.get("type", "AdamW")
+    if section == "optimizer" and kind not in ("AdamW", "Adam"):
         raise ValueError(
-            f"deepspeed: has its own {section}; take it out of the JSON and set it in the training "
-            f"config (optimizer.learning_rate, optimizer.schedule, ...)"
+            f"deepspeed: optimizer.type is {kind!r}, but umer1 trains with AdamW; take the section out of the JSON"
         )
-    del settings[section]
 
 
 def _fill(settings: dict, key: str, value, source: str, missing=...) -> None:

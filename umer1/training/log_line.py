@@ -11,7 +11,7 @@ REWARD_PARTS = (
     ("format", "format"),
     ("rank", "rank"),
     ("gap", "gap"),
-    ("length", "length_penalty"),
+    ("length", "length_reward"),
 )
 SHARES = (("flat groups", "flat_groups"), ("no <gen_emb>", "missing"), ("cut", "truncated"))
 HITS = (("gen", "gen_hit"), ("disc", "disc_hit"))

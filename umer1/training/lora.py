@@ -1,12 +1,13 @@
 """LoRA on the decoder, through PEFT, with adapters that PEFT on transformers' model reads as well.
 
 The decoder's products are fused: one adapter on "qkv" stands for three on q_proj, k_proj and v_proj with
-the same A, whose B are its rows; "gate_up" likewise. `save_adapters` writes them as those, exactly.
+the same A, whose B are its rows; "gate_up" likewise. `save_adapters` writes them as those, exactly. The rows of the
+embedding tokens are learnt beside them (umer1/model/learned_rows.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from umer1.model.decoder import DecoderLayer
 from umer1.model.key_names import pairs_apart
+from umer1.model.learned_rows import learn_rows, learned_rows
 from umer1.model.qwen2_vl import Qwen2VL
 from umer1.training.settings import LoRAConfig
 
@@ -28,10 +30,16 @@ PRODUCTS = {
 _ADAPTER = "default"
 
 
-def add_lora(model: Qwen2VL, settings: LoRAConfig) -> None:
+def add_lora(
+    model: Qwen2VL, settings: LoRAConfig, rows: Sequence[int] = (), *, head: bool = True
+) -> None:
     """Puts adapters around the chosen products of every decoder layer, in place; all else stays as it is.
 
     B starts at zero: the model computes what it did.
+
+    Args:
+        rows: of the embedding table, learnt too. A token whose row is another's copy is never written otherwise.
+        head: and those of a head of its own.
 
     Raises:
         ImportError: PEFT is not installed. ValueError: a setting is wrong.
@@ -54,6 +62,8 @@ def add_lora(model: Qwen2VL, settings: LoRAConfig) -> None:
         target_modules=rf"decoder\.layers\.\d+\.({'|'.join(targets)})",
     )
     inject_adapter_in_model(config, model, _ADAPTER)
+    if rows:
+        learn_rows(model, rows, head=head)
     for name, parameter in model.named_parameters():  # PEFT froze everything but its own
         parameter.requires_grad_(name in learned or ".lora_" in name)
 
@@ -64,16 +74,23 @@ def merged(model: Qwen2VL) -> Iterator[Qwen2VL]:
 
     Without adapters nothing happens. For a save, or for many forwards without gradients.
     """
-    layers = lora_layers(model)
+    layers, tables = lora_layers(model), learned_rows(model)
     before = [layer.get_base_layer().weight.detach().clone() for layer in layers]
+    rows_before = [table.weight[list(table.rows)].detach() for table in tables]
     for layer in layers:
         layer.merge()
+    for table in tables:
+        table.write(table.learned())
+        table.enabled = False
     try:
         yield model
     finally:
         for layer, weight in zip(layers, before):
             layer.unmerge()
             layer.get_base_layer().weight.data.copy_(weight)
+        for table, rows in zip(tables, rows_before):
+            table.write(rows)
+            table.enabled = True
 
 
 @contextmanager
@@ -83,13 +100,18 @@ def without_adapters(model: Qwen2VL) -> Iterator[Qwen2VL]:
     if not layers:
         raise ValueError("without_adapters: the model has none")
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    tables = learned_rows(model)
     for layer in layers:
         layer.enable_adapters(False)
+    for table in tables:
+        table.enabled = False
     try:
         yield model
     finally:
         for layer in layers:
             layer.enable_adapters(True)
+        for table in tables:
+            table.enabled = True
         for parameter in trained:  # PEFT's switch froze the adapters
             parameter.requires_grad_(True)
 
@@ -98,7 +120,8 @@ def without_adapters(model: Qwen2VL) -> Iterator[Qwen2VL]:
 def save_adapters(model: Qwen2VL, settings: LoRAConfig, directory: Path, base: str = "") -> None:
     """`adapter_model.safetensors` and `adapter_config.json` for PEFT on transformers' Qwen2-VL.
 
-    They hold the adapters alone: a merger that was trained beside them is in the merged model.
+    They hold the adapters alone, with the learned rows as PEFT's trainable tokens: a merger that was trained beside
+    them is in the merged model.
     """
     from peft import LoraConfig
     from safetensors.torch import save_file
@@ -107,6 +130,12 @@ def save_adapters(model: Qwen2VL, settings: LoRAConfig, directory: Path, base: s
     for number, layer in enumerate(model.decoder.layers):
         for target in _targets(settings):
             tensors |= _products(layer, target, f"model.language_model.layers.{number}.")
+    tokens = {}
+    for table in learned_rows(model):
+        name = "lm_head" if table is model.head else "model.language_model.embed_tokens"
+        tokens[name.rpartition(".")[2]] = list(table.rows)
+        key = f"base_model.model.{name}.token_adapter.trainable_tokens_delta"
+        tensors[key] = table.learned().cpu()
     directory.mkdir(parents=True, exist_ok=True)
     save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
     names = "|".join(
@@ -117,6 +146,7 @@ def save_adapters(model: Qwen2VL, settings: LoRAConfig, directory: Path, base: s
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         target_modules=rf"model\.language_model\.layers\.\d+\.({names})",
+        trainable_token_indices=tokens or None,
         base_model_name_or_path=base or None,
         inference_mode=True,
     ).save_pretrained(directory)

@@ -65,7 +65,7 @@ class Monitor:
             partial = self.path.with_suffix(".partial")
             partial.write_text("".join(_line(row) for row in self.history))
             partial.replace(self.path)
-        for file in (self.run_dir / "samples").glob("step-*.jsonl"):
+        for file in (self.run_dir / "samples" / self.stage).glob("step-*.jsonl"):
             if int(file.stem.removeprefix("step-")) > step:
                 file.unlink()
         self._trackers = open_trackers(self.settings, self.run_dir, self.stage, step)
@@ -107,13 +107,13 @@ class Monitor:
         return every > 0 and after // every > before // every
 
     def samples(self, step: int, rows: list[dict]) -> None:
-        """Write rows (see umer1.training.samples) of all processes to `samples/step-*.jsonl` and `samples.html`."""
+        """Write rows (see umer1.training.samples) of all processes to `samples/<stage>/step-*.jsonl` and `samples.html`."""
         process = self.accelerator.process_index
         rows = gather_object([{"process": process, **row} for row in rows])
         if not self.accelerator.is_main_process:
             return
-        target = self.run_dir / "samples" / f"step-{step:08d}.jsonl"
-        target.parent.mkdir(exist_ok=True)
+        target = self.run_dir / "samples" / self.stage / f"step-{step:08d}.jsonl"
+        target.parent.mkdir(parents=True, exist_ok=True)
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         partial = target.with_suffix(".partial")
         partial.write_text(text, encoding="utf-8")

@@ -21,10 +21,12 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from umer1.model.attention import compute_dtype
+from umer1.model.learned_rows import learned_rows
 from umer1.model.qwen2_vl import Qwen2VL
 from umer1.training.deepspeed_config import filled, read_deepspeed, zero_stage
 from umer1.training.settings import RunConfig
@@ -42,16 +44,13 @@ def use_head(model: Qwen2VL) -> Tensor:
     Raises:
         RuntimeError: it is a shard, because this is not inside the wrapped forward.
     """
-    weight = model.head_weight
+    weight = model.head_owner.weight
     advice = "read it inside the wrapped forward (Trainee), or under Parallel.whole_weights"
     if isinstance(weight, DTensor):
         raise RuntimeError(f"head weight: is a DTensor, sharded by FSDP2; {advice}")
     if weight.numel() == 0:
         raise RuntimeError(f"head weight: is empty, partitioned by ZeRO-3; {advice}")
-    kind = weight.device.type
-    if torch.is_autocast_enabled(kind):
-        return weight.to(torch.get_autocast_dtype(kind))
-    return weight
+    return model.head_weight.to(compute_dtype(weight))
 
 
 class Parallel:
@@ -67,9 +66,12 @@ class Parallel:
         self._deepspeed, fsdp = _asked_for(config)
         if self._deepspeed and fsdp:
             raise ValueError("fsdp: cannot be combined with `deepspeed`; choose one")
+        # else torchrun on CPUs starts as many lone runs
+        cpu = not torch.cuda.is_available()
+        fsdp = fsdp and PartialState(cpu=cpu).num_processes > 1  # one process has nothing to shard
         own_precision = bool(self._deepspeed or fsdp)  # these cast the weights themselves
         self.accelerator = Accelerator(
-            cpu=not torch.cuda.is_available(),  # else torchrun on CPUs starts as many lone runs
+            cpu=cpu,
             mixed_precision="no" if own_precision else config.mixed_precision,
             step_scheduler_with_optimizer=False,
             **accelerator_options,
@@ -84,7 +86,7 @@ class Parallel:
                     "nccl" if self.device.type == "cuda" else "gloo",
                     store=dist.HashStore(), rank=0, world_size=1,
                 )  # fmt: skip
-        elif fsdp and self.world_size > 1:
+        elif fsdp:
             self.kind = "fsdp2"
         self.group = dist.group.WORLD if self.world_size > 1 else None
         self._wrapped: nn.Module | None = None
@@ -149,7 +151,9 @@ class Parallel:
         )
         if self.kind == "zero3":  # what is read beside its own module, before a pass is recorded
             qwen, register = trainee.model, deepspeed.zero.register_external_parameter
-            register(trainee, qwen.head_weight)  # by the losses
+            register(trainee, qwen.head_owner.weight)  # by the losses
+            for each in learned_rows(qwen):
+                register(trainee, each.lora_rows)
             register(qwen, qwen.decoder.norm.weight)  # for its dtype and device
             register(qwen.vision, qwen.vision.patch_embed.weight)
         return engine, optimizer

@@ -7,8 +7,8 @@ Its log-probabilities are computed once per round of rollouts, in one pass witho
     precomputed  the frozen copy lies in main memory; its weights come to the device for that pass alone and are gone
                  again before anything is kept for a backward. Exactly the numbers of `copy`; on the GPU the weights
                  are never there together with activations. Costs a transfer of the weights per round.
-    lora         the policy with its adapters switched off, which is the model it started from as long as nothing but
-                 adapters is trained. Costs no memory.
+    lora         the policy with its adapters and learned rows switched off, which is the model it started from as
+                 long as nothing but these is trained. Costs no memory.
 
 With beta = 0 there is no reference.
 """

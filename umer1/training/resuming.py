@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-# what may change freely: where things go, how often, how fast, on how many processes
+from umer1.training.settings import RLConfig, SFTConfig
+
+# may change without a word: where things are, how often, how fast, on how many processes
 _FREE = {
-    "output", "data", "data_path", "registry", "workers", "cache_encoded", "log_every", "save_every",
-    "save_every_minutes", "keep_checkpoints", "on_nan", "time_limit_seconds", "gradient_checkpointing", "deepspeed",
-    "fsdp", "rollout_slots", "microbatch_tokens", "wandb_project", "samples_every", "samples_count",
-    "rollout_engine", "rollout_weights",
+    "output", "data", "data_path", "registry", "local_folders", "workers", "prefetch", "cache_encoded", "log_every",
+    "save_every", "save_every_minutes", "keep_checkpoints", "on_nan", "time_limit_seconds",
+    "gradient_checkpointing", "deepspeed", "fsdp", "rollout_slots", "microbatch_tokens", "wandb_project",
+    "samples_every", "samples_count", "rollout_engine", "rollout_weights", "share_prompts", "max_prompt_tokens",
 }  # fmt: skip
-# what decides which pairs a step sees, and what there is to load
-_FIXED = {
-    "batch_size", "group_size", "gradient_accumulation", "seed", "sources", "distinct_targets", "tiny",
-    "optimizer.name", "lora", "learn_scale", "freeze_vision", "freeze_merger", "freeze_decoder",
+# may change, and is said: how long and how fast is learnt, in which precision, what a broken pair does. Whatever is
+# in neither list decides what is learnt
+_SAID = {
+    "steps", "epochs", "mixed_precision", "bad_media", "reference", "optimizer.learning_rate", "optimizer.betas",
+    "optimizer.weight_decay", "optimizer.warmup_ratio", "optimizer.schedule", "optimizer.clip_grad_norm",
 }  # fmt: skip
+# RL's penalty is measured from the model it started from; SFT has that in its weights
+_SAID_IN = {"sft": {"model"}, "rl": set()}
+_DEFAULTS = {"sft": SFTConfig, "rl": RLConfig}
 
 
 def check_same_run(saved: dict[str, Any], now: dict[str, Any], folder: Path) -> list[str]:
@@ -33,20 +42,17 @@ def check_same_run(saved: dict[str, Any], now: dict[str, Any], folder: Path) -> 
         was, wants = saved["data"].get(key), now["data"].get(key)
         if was is not None and wants is not None and was != wants:
             raise ValueError(_refused("data", _difference(was, wants), folder))
-    before, after = _flat(saved["shape"]), _flat(now["shape"])
-    for key in sorted(before.keys() | after.keys()):
-        if before.get(key) != after.get(key):
-            change = f"{key} {before.get(key)!r} then, {after.get(key)!r} now"
-            raise ValueError(_refused("model", change, folder))
-    before, after = _flat(saved["config"]), _flat(now["config"])
-    lines = []
-    for key in sorted(before.keys() & after.keys()):
-        if before[key] == after[key] or key in _FREE:
-            continue
-        change = f"{before[key]!r} then, {after[key]!r} now"
-        if key in _FIXED or key.split(".")[0] in _FIXED:
+    lines, stage = [], now["stage"]
+    # a setting that the checkpoint does not know was as it is by default
+    defaults = _flat(json.loads(json.dumps(asdict(_DEFAULTS[stage]()))))
+    was, wants = (defaults | _flat(each["config"]) for each in (saved, now))
+    for key, change in _changes(was, wants):
+        if key in _SAID | _SAID_IN[stage]:
+            lines.append(f"{key} has changed since the checkpoint: {change}")
+        elif key not in _FREE:
             raise ValueError(_refused(key, change, folder))
-        lines.append(f"{key} has changed since the checkpoint: {change}")
+    for key, change in _changes(_flat(saved["shape"]), _flat(now["shape"])):
+        raise ValueError(_refused("model", f"{key} {change}", folder))
     for name in sorted(saved["versions"].keys() & now["versions"].keys()):
         if saved["versions"][name] != now["versions"][name]:
             lines.append(
@@ -87,10 +93,18 @@ def _difference(was, wants) -> str:
     return f"{was.get(name, 0)} pairs of {name!r} then, {wants.get(name, 0)} now"
 
 
-def _flat(config: dict, prefix: str = "") -> dict[str, Any]:
+def _changes(before: dict, after: dict) -> Iterator[tuple[str, str]]:
+    """(key, what it was and is) of whatever is not the same in both."""
+    for key in sorted(before.keys() | after.keys()):
+        if before.get(key) != after.get(key):
+            yield key, f"{before.get(key)!r} then, {after.get(key)!r} now"
+
+
+def _flat(settings: dict, prefix: str = "") -> dict[str, Any]:
+    """Sections by the full names of what is in them; a setting that is itself a mapping as a whole."""
     flat = {}
-    for key, value in config.items():
-        if isinstance(value, dict) and key != "tiny":
+    for key, value in settings.items():
+        if isinstance(value, dict) and key not in ("tiny", "matryoshka", "local_folders"):
             flat.update(_flat(value, f"{prefix}{key}."))
         else:
             flat[prefix + key] = value

@@ -45,7 +45,7 @@ def run(config: RLConfig, *, progress: bool = True) -> Path:
         describe_batches(batches, capacity=config.microbatch_tokens), flush=True
     )
     policy.gradient_checkpointing = config.gradient_checkpointing
-    choose_trainable(policy, config)
+    choose_trainable(policy, config, (processor.gen_id, processor.disc_id))
     computed = torch.bfloat16 if config.mixed_precision == "bf16" else policy.dtype
     share = config.share_prompts and can_share(parallel.device, computed)
     # ZeRO and FSDP2 cast the weights themselves; elsewhere autocast rounds them as they are used

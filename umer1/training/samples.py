@@ -1,6 +1,6 @@
 """What the model writes, as rows to look at: rollouts with their rewards (RL), greedy generations of fixed pairs (SFT).
 
-A row (a dict, one line of `samples/step-*.jsonl`) has
+A row (a dict, one line of `samples/<stage>/step-*.jsonl`) has
     pair, source, side ("query" | "target"), prompt, media (paths), completion, tokens, finish
     nearest (the other side's item that its vector is closest to), nearest_right
 and from RL  format, rank, gap, reward, advantage;  from SFT  reference (the record's own response).
@@ -20,6 +20,7 @@ from umer1.engine import Generated, Prompt, Sampling, generate
 from umer1.model.qwen2_vl import Qwen2VL
 from umer1.processor import Processor
 from umer1.training.collate import describe, encode_side
+from umer1.training.lora import merged
 from umer1.training.settings import SFTConfig
 
 if TYPE_CHECKING:  # the loop knows the monitor, the monitor the rows
@@ -105,7 +106,7 @@ def greedy_rows(
 def show_samples(state: Run, pairs: Sequence[Pair], config: SFTConfig) -> None:
     """Write greedy generations of the run's fixed pairs. All processes call it: weights may be spread over them."""
     chosen = _readable(pairs, fixed_pairs(_sources(pairs), config.samples_count))
-    with state.parallel.whole_weights() as model:
+    with state.parallel.whole_weights() as model, merged(model):
         rows = greedy_rows(model, state.processor, chosen, config.max_length)
     state.monitor.samples(state.step, rows if state.parallel.is_main else [])
 

@@ -17,13 +17,17 @@ SCORES = (("format", "format"), ("rank", "rank"), ("gap", "gap"), ("length", "le
 
 
 def write_page(run_dir: Path, stage: str) -> Path:
-    """Make `<run_dir>/samples.html` from `<run_dir>/samples/step-*.jsonl`."""
-    files = sorted((run_dir / "samples").glob("step-*.jsonl"))
+    """Make `<run_dir>/samples.html` from `<run_dir>/samples/<stage>/step-*.jsonl`."""
+    files = sorted((run_dir / "samples" / stage).glob("step-*.jsonl"))
     shown = files[-STEPS_SHOWN:] if len(files) <= STEPS_SHOWN else [files[0], *files[1:][-STEPS_SHOWN + 1 :]]  # fmt: skip
     steps = "".join(_step(file, opened=file == shown[-1]) for file in reversed(shown))
     title = html.escape(f"{run_dir.resolve().name}: {stage} samples")
     left_out = len(files) - len(shown)
-    note = f"<p class=note>{left_out} earlier steps are in samples/ alone.</p>" if left_out else ""
+    note = (
+        f"<p class=note>{left_out} earlier steps are in samples/{stage}/ alone.</p>"
+        if left_out
+        else ""
+    )
     page = (
         f"<!doctype html><html lang=en><meta charset=utf-8>"
         f"<meta name=viewport content='width=device-width,initial-scale=1'>"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from umer1.training.settings_checks import check_optimizer, check_settings
+
 
 @dataclass(slots=True)
 class OptimizerConfig:
@@ -17,6 +19,9 @@ class OptimizerConfig:
     warmup_ratio: float = 0.03
     schedule: str = "cosine"  # cosine | linear | constant
     clip_grad_norm: float = 1.0
+
+    def __post_init__(self):
+        check_optimizer(self)
 
 
 @dataclass(slots=True)
@@ -87,6 +92,9 @@ class RunConfig:
     )  # arguments of `tiny_config` when model is "tiny"
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
+    def __post_init__(self):
+        check_settings(self)
+
     def check_processes(self, world_size: int) -> None:
         """ValueError unless the batch divides among so many processes."""
         if self.batch_size % world_size:
@@ -129,9 +137,7 @@ class SFTConfig(RunConfig):
     matryoshka: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self):
-        for name in ("microbatch_tokens", "align_weight", "hard_negatives"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: got {getattr(self, name)}, wants 0 or more")
+        RunConfig.__post_init__(self)
         if not self.generative and self.align_weight:
             raise ValueError(
                 "align_weight: wants generative: true, there are no gen vectors to align"
@@ -178,6 +184,7 @@ class RLConfig(RunConfig):
     freeze_vision: bool = False
 
     def __post_init__(self):
+        RunConfig.__post_init__(self)
         if self.generations < 2:
             raise ValueError(
                 f"generations: got {self.generations}, wants at least 2 (advantages compare rollouts)"
@@ -195,25 +202,16 @@ class RLConfig(RunConfig):
                     "rollout_weights: is empty, wants a directory that the servers of "
                     f"{self.rollout_engine} see under the same name"
                 )
-        choices = {
-            "reward": ("rank_gap", "rank", "gap", "threshold", "adaptive_threshold"),
-            "reference": ("copy", "lora", "precomputed"),
-        }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"{name}: got {getattr(self, name)!r}, wants one of {', '.join(known)}"
-                )
         if self.length_penalty and not 1 <= self.length_buffer <= self.max_new_tokens:
             raise ValueError(
                 f"length_buffer: got {self.length_buffer}, wants 1 to max_new_tokens "
                 f"{self.max_new_tokens}"
             )
         for name in ("steps", "save_every"):
-            if self.updates_per_rollout < 1 or getattr(self, name) % self.updates_per_rollout:
+            if getattr(self, name) % self.updates_per_rollout:
                 raise ValueError(
-                    f"updates_per_rollout: got {self.updates_per_rollout}, wants at least 1 and a "
-                    f"divisor of {name} {getattr(self, name)}"
+                    f"updates_per_rollout: got {self.updates_per_rollout}, wants a divisor of {name} "
+                    f"{getattr(self, name)}"
                 )
 
     def check_processes(self, world_size: int) -> None:

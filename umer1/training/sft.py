@@ -36,7 +36,7 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
     """
     pairs = open_pairs(config, "sft")
     qwen, processor = start(config, pairs)
-    prepare_model(qwen, config)
+    prepare_model(qwen, config, processor)
     batches = group_pairs(pairs, config)
     accumulation = config.gradient_accumulation
     total = config.steps or batches.steps(config.epochs, accumulation)
@@ -106,7 +106,9 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
             norm = state.update(numbers, partial(_where, pairs, numbers_of_pairs))
             trainee.clamp_scale(state.parallel.limit)
             seconds = time.monotonic() - began
-            bar.advance(loss=numbers["total"], disc=numbers["disc_hit"], gen=numbers["gen_hit"])
+            numbers = _of_what_is_trained(numbers, config)
+            hits = {kind: numbers[f"{kind}_hit"] for kind in ("disc", "gen") if kind in numbers}
+            bar.advance(loss=numbers["total"], **hits)
             if state.step % config.log_every == 0 or state.finished:
                 state.log(
                     {
@@ -126,14 +128,21 @@ def run(config: SFTConfig, *, progress: bool = True) -> Path:
     return state.save_final()
 
 
+def _of_what_is_trained(numbers: dict[str, float], config: SFTConfig) -> dict[str, float]:
+    """Without those of a loss that is not there: their zeros would look like a failure to learn."""
+    absent = set() if config.generative else {"gen", "gen_hit", "ce_query", "ce_target", "align"}
+    absent |= set() if config.discriminative else {"disc", "disc_hit", "align"}
+    return {name: value for name, value in numbers.items() if name not in absent}
+
+
 def _where(pairs, numbers: list[int]) -> list[str]:
     return [pairs.where(number) for number in numbers]
 
 
-def prepare_model(model: Qwen2VL, config: SFTConfig) -> None:
+def prepare_model(model: Qwen2VL, config: SFTConfig, processor: Processor) -> None:
     """What is trained, what is computed twice, and what the saved model will say it
     has learned: dimensions, aligned modes."""
-    choose_trainable(model, config)
+    choose_trainable(model, config, (processor.gen_id, processor.disc_id))
     model.gradient_checkpointing = config.gradient_checkpointing
     width = model.config.hidden_size
     if too_wide := [size for size in config.matryoshka if size >= width]:

@@ -42,16 +42,13 @@ def test_rollouts_are_those_of_the_policy(kind, tmp_path):
         )
         for place in range(2)
     ]
-    # greedy, so that both engines write the same
-    settings = {"batch_size": 2, "generations": 2, "max_new_tokens": 4, "temperature": 0.0}
-    ours = roll_out(policy, processor, [pairs], RLConfig(data="x", **settings), seed=3)
+    settings = {"batch_size": 2, "generations": 2, "max_new_tokens": 4}
+    ours = roll_out(policy, processor, [pairs], _greedy(**settings), seed=3)
     fake = (FakeVllm if kind == "vllm" else FakeSGLang)(
         load_model(TINY, dtype=torch.float32), processor
     )
     with fake.running() as url:
-        config = RLConfig(
-            data="x", rollout_engine=f"{kind}:{url}", rollout_weights=str(tmp_path), **settings
-        )
+        config = _greedy(rollout_engine=f"{kind}:{url}", rollout_weights=str(tmp_path), **settings)
         theirs = roll_out(policy, processor, [pairs], config, seed=3)
     assert fake.weight_version == "3" and not list(tmp_path.iterdir())
     assert len(ours.groups) == len(theirs.groups) == 4
@@ -61,6 +58,13 @@ def test_rollouts_are_those_of_the_policy(kind, tmp_path):
         ]
     for name in ("reward", "rank", "gap", "format"):
         assert ours.metrics[name] == pytest.approx(theirs.metrics[name], abs=1e-4), name
+
+
+def _greedy(**settings):
+    """So that both engines write the same; training itself wants a temperature above 0."""
+    config = RLConfig(data="x", **settings)
+    config.temperature = 0.0
+    return config
 
 
 def test_a_server_that_fails_in_one_process_is_an_error_in_all(tmp_path):
