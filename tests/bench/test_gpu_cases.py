@@ -3,9 +3,11 @@
 import json
 
 import pytest
+import torch
 from gpu_results import row
 
 from bench import gpu, gpu_cases
+from bench.case import OURS
 from bench.claims import CLAIMS
 from bench.results import load
 from bench.steps import Deadline
@@ -19,6 +21,15 @@ def test_cases_with_an_aim_come_first_in_the_order_of_the_aims():
     assert sorted(case.name for case in ordered) == sorted(case.name for case in cases("cuda"))
     aims = list(dict.fromkeys(claim.case for claim in CLAIMS if claim.device == "cuda"))
     assert [case.name for case in ordered[: len(aims)]] == aims
+
+
+@pytest.mark.parametrize("quick", [False, True], ids=["full", "quick"])
+def test_every_case_has_its_variants(quick):
+    for case in cases("cuda", quick=quick):
+        names = [variant.name for variant in case.chosen(torch.device("cuda"), None)]
+        assert names[0] == OURS and len(set(names)) == len(names), case.name
+        aims = {aim.variant for aim in CLAIMS if (aim.device, aim.case) == ("cuda", case.name)}
+        assert aims <= set(names), case.name
 
 
 def test_named_cases_come_in_the_order_they_are_named():
