@@ -24,7 +24,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
 
-from bench.gpu_cases import by_importance, failures, measure  # noqa: E402
+from bench.gpu_cases import failures, in_turn, measure  # noqa: E402
 from bench.gpu_file import GpuFile, summary  # noqa: E402
 from bench.steps import Deadline, Step, run, step  # noqa: E402
 from bench.suites import MODULES, cases  # noqa: E402
@@ -148,9 +148,9 @@ def _suites(*starts: str, others: bool = False) -> list[str]:
 
 
 def _benches(name: str, suites: list[str], suite: Suite, options: tuple[str, ...] = ()) -> Step:
-    """These suites of `python -m bench` on this GPU, cases with an aim first."""
+    """These suites of `python -m bench` on this GPU, those without good rows first."""
     deadline, began = suite.deadline, suite.deadline.left()
-    chosen = by_importance(cases("cuda", suites=suites), "cuda")
+    chosen = in_turn(cases("cuda", suites=suites), "cuda", suite.file.rows)
     measured = measure(chosen, "cuda", deadline, suite.file.path, options)
     suite.file.read_again()
     bad = failures(suite.file.rows, measured)
