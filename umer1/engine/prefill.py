@@ -66,7 +66,8 @@ def prefill(
     if pieces[0].start:
         attend = LaterPieceAttention(pieces[0], memory, backend)
     else:
-        attend = FirstPiecesAttention(pieces, memory, device, model.dtype, backend)
+        head_size = model.config.head_dim
+        attend = FirstPiecesAttention(pieces, memory, device, model.dtype, head_size, backend)
     keep = to_device(torch.tensor(keep), device)
     states = model.decoder(hidden, to_device(positions, device), attend, keep)
     for (prefix, content, kind), state in zip(readers, states):
@@ -172,11 +173,13 @@ class FirstPiecesAttention(PackedAttention):
         memory: KVMemory | None,
         device: torch.device,
         dtype: torch.dtype,
+        head_size: int,
         backend: str,
     ):
         lengths = [piece.stop for piece in pieces]
         ends = torch.tensor([0, *lengths]).cumsum(0)
-        super().__init__(lengths, to_device(ends.int(), device), dtype, shortest_in_group=1.0)
+        ends = to_device(ends.int(), device)
+        super().__init__(lengths, ends, dtype, shortest_in_group=1.0, head_size=head_size)
         self._write = _Writer(pieces, memory, device, backend)
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
