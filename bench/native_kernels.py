@@ -31,8 +31,3 @@ def native_kernels() -> Iterator[dict[str, set[str]]]:
         yield ran
     finally:
         backends.RECORDED_ON_GPU, backends.Choice = recorded, Choice
-
-
-def describe(ran: dict[str, set[str]]) -> str:
-    """ "append_kv triton, gather_hidden cuda"."""
-    return ", ".join(f"{function} {'/'.join(sorted(names))}" for function, names in sorted(ran.items()))  # fmt: skip

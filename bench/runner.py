@@ -13,7 +13,7 @@ from bench import memory
 from bench.case import OURS, Case, Problem, Variant, errors, step
 from bench.counts import count
 from bench.environment import environment
-from bench.native_kernels import describe, native_kernels
+from bench.native_kernels import native_kernels
 from bench.peaks import utilization
 from bench.timing import Run, copy_run, floor_run, interleave, paired_ratio, spread
 
@@ -54,9 +54,12 @@ def measure(
         rows = {variant.name: {**common, **_about(variant)} for variant in variants}
         ours = [variant for variant in variants if variant.family == OURS]
         peers = [variant for variant in variants if variant.family != OURS]
-        good = _checked(case, ours[:1], problem, expected, device, rows)
-        rows[OURS]["plan"] = _plan(case, problem, ran)
-        good += _checked(case, ours[1:], problem, expected, device, rows)
+        good = []
+        for variant in ours:
+            ran.clear()
+            good += _checked(case, [variant], problem, expected, device, rows)
+            rows[variant.name]["kernels"] = {name: sorted(ran[name]) for name in sorted(ran)}
+        rows[OURS]["plan"] = _plan(case, problem, rows[OURS]["kernels"])
         if keep is not None and good and peers:
             keep(_without_peers(case, good, peers, problem, device, rows))
         good += _checked(case, peers, problem, expected, device, rows)
@@ -145,15 +148,15 @@ def _checked(
     return good
 
 
-def _plan(case: Case, problem: Problem, ran: dict[str, set[str]]) -> str:
+def _plan(case: Case, problem: Problem, kernels: dict[str, list[str]]) -> str:
     """The case's words; of what is made of several kernels also which of them ran on what."""
-    kernels = describe(ran)  # `plan` itself asks for backends
-    several = len(ran) > 1
     try:
         plan = case.plan(problem)
     except Exception as error:
         plan = f"not known: {error}"
-    return f"{plan}; {kernels}" if several else plan
+    if len(kernels) < 2:
+        return plan
+    return "; ".join([plan, *(f"{name} {'/'.join(ran)}" for name, ran in kernels.items())])
 
 
 def _without_peers(
