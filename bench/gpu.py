@@ -36,7 +36,9 @@ BUILD_SECONDS, TEST_SECONDS, ALONE_SECONDS = 240, 300, 40
 SHARES = {"tests": 2, "sanitize": 1, "kernels": 2, "engine": 2, "training": 2}
 TESTS_AT_ONCE, SANITIZERS_AT_ONCE = 8, 4
 LONGEST_FIRST = ("test_triton.py", "test_triton_decode.py", "test_engine.py")
-ALONE = "test_gpu_profile.py"  # compares kernels' times with the machine's: nobody else is to use it
+ALONE = (
+    "test_gpu_profile.py"  # compares kernels' times with the machine's: nobody else is to use it
+)
 TOOLS = ("memcheck", "racecheck")
 # a model of two billion weights, transformers' copy of it and the float32 truth come before the first run
 ENGINE = ("--limit", "300")

@@ -47,7 +47,6 @@ class Results:
             self.content = {**self.content, **about, "rows": self.rows}
             write(self.path, self.content)
 
-
     def add_partial(self, rows: list[Row]) -> None:
         """Unless the file holds good rows of that case: better those than the half of another measurement."""
         if not is_good([row for row in self.rows if _key(row) == _key(rows[0])]):

@@ -32,6 +32,7 @@ def test_a_row_says_which_kernels_ran():
     ours, *_ = measure(case, torch.device("cpu"), families=[], seconds=0.1, quick=True)
     assert ours["status"] == "ok"
     assert ours["kernels"] == {
-        name: ["cpu"] for name in ("append_kv", "decode_attention", "gather_hidden", "sample_tokens")
+        name: ["cpu"]
+        for name in ("append_kv", "decode_attention", "gather_hidden", "sample_tokens")
     }
     assert "; append_kv cpu; decode_attention cpu; " in ours["plan"]
