@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.limit:
             faulthandler.dump_traceback_later(arguments.limit, exit=True)
         try:
-            rows = _measured(case, device, families, arguments)
+            rows = _measured(case, device, families, arguments, results)
         except DeviceLost as error:
             print(f"the device is lost: {error}", file=sys.stderr)
             return 3
@@ -92,11 +92,16 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def _measured(case, device, families, arguments) -> list[Row]:
+def _measured(case, device, families, arguments, results) -> list[Row]:
     """The case's rows; a case that cannot be measured at all must not stop the next one."""
     try:
         return measure(
-            case, device, families=families, seconds=arguments.seconds, quick=arguments.quick
+            case,
+            device,
+            families=families,
+            seconds=arguments.seconds,
+            quick=arguments.quick,
+            keep=results.add_partial if arguments.limit else None,
         )
     except DeviceLost:
         raise

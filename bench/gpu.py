@@ -1,9 +1,9 @@
 """`make gpu`, `make gpu PART=kernels`: build in place, test and measure on this GPU -> bench/results/<gpu>.json.
 
-Needs one GPU, a CUDA torch, pytest and no network. Everything ends inside nine minutes: what does not fit is recorded as
-not reached. Each step runs in processes of its own, and the file is written after each, so that a crash, a hang or a
-kill costs one step; what other parts measured on the same GPU with the same sources stays in it. What is not installed
-is skipped by name. The exit status is 1 if anything failed.
+Needs one GPU, a CUDA torch, pytest and no network. Everything ends inside nine minutes, of which each part has its share:
+what does not fit is recorded as not reached, and the next run begins with it. Each step runs in processes of its own, and
+the file is written after each, so that a crash, a hang or a kill costs one step; what other parts measured on the same GPU
+with the same sources stays in it. What is not installed is skipped by name. The exit status is 1 if anything failed.
 """
 
 from __future__ import annotations
@@ -24,17 +24,24 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
 
-from bench.gpu_cases import by_importance, failures, measure  # noqa: E402
+from bench.gpu_cases import failures, in_turn, measure  # noqa: E402
 from bench.gpu_file import GpuFile, summary  # noqa: E402
 from bench.steps import Deadline, Step, run, step  # noqa: E402
 from bench.suites import MODULES, cases  # noqa: E402
 
-SECONDS = (
-    525  # of the nine minutes, what is left for steps; the rest is starting, ending and writing
+# of the nine minutes, what is left for steps; the rest is starting, ending and writing
+SECONDS = 525
+BUILD_SECONDS, TEST_SECONDS, ALONE_SECONDS = 240, 300, 40
+# of the time that is left, between a part and those that come after it; what one does not use goes to them
+SHARES = {"tests": 2, "sanitize": 1, "kernels": 2, "engine": 2, "training": 2}
+TESTS_AT_ONCE, SANITIZERS_AT_ONCE = 8, 4
+LONGEST_FIRST = ("test_triton.py", "test_triton_decode.py", "test_engine.py")
+ALONE = (
+    "test_gpu_profile.py"  # compares kernels' times with the machine's: nobody else is to use it
 )
-BUILD_SECONDS, TEST_SECONDS, SANITIZE_SECONDS = 240, 150, 45
-TESTS_AT_ONCE = 4
-# two billion weights are made four times over before the first step
+TOOLS = ("memcheck", "racecheck")
+# a model of two billion weights, transformers' copy of it and the float32 truth come before the first run
+ENGINE = ("--limit", "300")
 TRAINING = ("--seconds", "20", "--limit", "300")
 NO_TESTS = 5  # pytest's exit status when nothing was selected
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-rs", "-m", "gpu", "-p", "no:cacheprovider"]
@@ -71,15 +78,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def carry_out(suite: Suite, parts: list[str]) -> bool:
-    """The build, then these parts; whether all that ran was good."""
-    steps = []
-    for part in (build, *(PARTS[name] for name in parts)):
-        for made in part(suite):
-            print(f"{made.step}: {made.status} in {made.seconds:.0f} s  {made.detail}", flush=True)
-            if made.bad and made.output:
-                print(made.output, flush=True)
-            suite.file.add_step(made)
-            steps.append(made)
+    """The build, then these parts, each in its share of the time; whether all that ran was good."""
+    steps = _noted(build(suite), suite.file)
+    for place, name in enumerate(parts):
+        share = SHARES[name] / sum(SHARES[each] for each in parts[place:])
+        part = Suite(suite.file, Deadline(share * suite.deadline.left()))
+        steps += _noted(PARTS[name](part), suite.file)
     return not any(made.bad for made in steps)
 
 
@@ -97,35 +101,44 @@ def tests(suite: Suite) -> list[Step]:
     """Every file with GPU tests in a process of its own: an illegal access ends that file's tests alone."""
     # only these files: others may need packages that a GPU machine without a network lacks
     files = [path for path in sorted(ROOT.glob("tests/**/test_*.py")) if _has_gpu_tests(path)]
+    files.sort(key=lambda path: path.name not in LONGEST_FIRST)
     limit = Deadline(suite.deadline.left(TEST_SECONDS))
+    together = Deadline(limit.left() - ALONE_SECONDS)
+    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // TESTS_AT_ONCE))}
 
     def test(path: Path) -> Step:
-        name = str(path.relative_to(ROOT))
-        return _pytest(f"test {name}", [*PYTEST, name], limit.left())
+        name, alone = str(path.relative_to(ROOT)), path.name == ALONE
+        environment = {} if alone else threads
+        seconds = (limit if alone else together).left()
+        return _pytest(f"test {name}", [*PYTEST, name], seconds, environment=environment)
 
     with ThreadPoolExecutor(TESTS_AT_ONCE) as pool:
-        return list(pool.map(test, files))
+        made = list(pool.map(test, [path for path in files if path.name != ALONE]))
+    return made + [test(path) for path in files if path.name == ALONE]
 
 
 def sanitize(suite: Suite) -> list[Step]:
-    """Every CUDA kernel's `sanitize` test under compute-sanitizer."""
-    files = [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("tests/gpu/test_cuda_*.py"))]
+    """Every CUDA kernel's `sanitize` tests under compute-sanitizer, each file in a process of its own."""
+    paths = sorted(ROOT.glob("tests/gpu/test_cuda_*.py"))
+    files = [str(path.relative_to(ROOT)) for path in paths if "def test_sanitize" in path.read_text()]  # fmt: skip
     program = shutil.which("compute-sanitizer") or shutil.which(
         "compute-sanitizer",
         path=os.path.join(os.environ.get("CUDA_HOME", "/usr/local/cuda"), "bin"),
     )
-    steps = []
-    for tool in ("memcheck", "racecheck"):
-        if program is None or not files:
-            why = "there is no tests/gpu/test_cuda_*.py" if program else "compute-sanitizer is not installed"  # fmt: skip
-            steps.append(Step(tool, "skipped", detail=why))
-            continue
-        command = [program, "--tool", tool, "--error-exitcode", "9", *PYTEST, "-k", "sanitize", *files]  # fmt: skip
+    if program is None or not files:
+        why = "no tests/gpu/test_cuda_*.py has tests for it" if program else "compute-sanitizer is not installed"  # fmt: skip
+        return [Step(tool, "skipped", detail=why) for tool in TOOLS]
+
+    def check(work: tuple[str, str]) -> Step:
+        tool, name = work
+        command = [program, "--tool", tool, "--error-exitcode", "9", *PYTEST, "-k", "sanitize", name]  # fmt: skip
         # blocks of the caching allocator lie side by side: beyond one's end would be the next one
         environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-        seconds = suite.deadline.left(SANITIZE_SECONDS)
-        steps.append(_pytest(tool, command, seconds, environment=environment))
-    return steps
+        seconds = suite.deadline.left()
+        return _pytest(f"{tool} {name}", command, seconds, environment=environment)
+
+    with ThreadPoolExecutor(SANITIZERS_AT_ONCE) as pool:
+        return list(pool.map(check, [(tool, name) for tool in TOOLS for name in files]))
 
 
 def kernels(suite: Suite) -> list[Step]:
@@ -135,12 +148,22 @@ def kernels(suite: Suite) -> list[Step]:
 
 def engine(suite: Suite) -> list[Step]:
     """Decode steps, prompts and whole generations at the 2B shape, with random weights."""
-    return [_benches("engine", _suites("engine_", "eval_"), suite)]
+    return [_benches("engine", _suites("engine_", "eval_"), suite, ENGINE)]
 
 
 def training(suite: Suite) -> list[Step]:
-    """SFT and RL steps at 2B shapes, random weights: the last part, for it takes long to make its models."""
+    """SFT and RL steps at the 2B shape, with random weights."""
     return [_benches("training", _suites("train_"), suite, TRAINING)]
+
+
+def _noted(steps: list[Step], file: GpuFile) -> list[Step]:
+    """Printed, and in the file."""
+    for made in steps:
+        print(f"{made.step}: {made.status} in {made.seconds:.0f} s  {made.detail}", flush=True)
+        if made.bad and made.output:
+            print(made.output, flush=True)
+        file.add_step(made)
+    return steps
 
 
 def _suites(*starts: str, others: bool = False) -> list[str]:
@@ -148,9 +171,9 @@ def _suites(*starts: str, others: bool = False) -> list[str]:
 
 
 def _benches(name: str, suites: list[str], suite: Suite, options: tuple[str, ...] = ()) -> Step:
-    """These suites of `python -m bench` on this GPU, cases with an aim first."""
+    """These suites of `python -m bench` on this GPU, those without good rows first."""
     deadline, began = suite.deadline, suite.deadline.left()
-    chosen = by_importance(cases("cuda", suites=suites), "cuda")
+    chosen = in_turn(cases("cuda", suites=suites), "cuda", suite.file.rows)
     measured = measure(chosen, "cuda", deadline, suite.file.path, options)
     suite.file.read_again()
     bad = failures(suite.file.rows, measured)
@@ -161,10 +184,12 @@ def _benches(name: str, suites: list[str], suite: Suite, options: tuple[str, ...
 
 def _pytest(name: str, command: list[str], seconds: float, **options) -> Step:
     """pytest as a step; what it skips is named in the detail."""
-    ended = run(command, seconds, **options)
+    # interrupted, it says what failed until then
+    ended = run(command, seconds, ending=signal.SIGINT, **options)
     made = Step(name, "failed", round(ended.seconds, 1), ended.last_line())
     if ended.status is None:
-        made.status, made.detail = "out of time", f"ended after {ended.seconds:.0f} s"
+        made.status = "out of time"
+        made.detail = f"ended after {ended.seconds:.0f} s; {ended.last_line()}".rstrip("; ")
     elif ended.status == NO_TESTS:
         made.status, made.detail = "skipped", "no test was selected"
     elif ended.status == 0:

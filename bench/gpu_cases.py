@@ -11,8 +11,8 @@ import torch
 
 from bench.case import OURS, Case
 from bench.claims import CLAIMS
-from bench.results import Results, load
-from bench.runner import Row, failed_row
+from bench.results import Results, has_failed, is_good, load
+from bench.runner import NOT_REACHED, Row, failed_row
 from bench.steps import Deadline, run
 
 SECONDS_PER_CASE = 3  # of timing
@@ -27,12 +27,24 @@ class Measured:
     done: set[tuple[str, str]] = field(default_factory=set)
 
 
-def by_importance(chosen: list[Case], device: str) -> list[Case]:
-    """Cases with an aim on this device first, in the order of `bench.claims`."""
+def in_turn(chosen: list[Case], device: str, rows: list[Row]) -> list[Case]:
+    """Cases without rows first, then those without good ones: each run goes on where the last one ended.
+
+    Among them cases with an aim on this device come first, in the order of `bench.claims`.
+    """
     aims = [claim for claim in CLAIMS if claim.device == device]
     order = list(dict.fromkeys((claim.suite, claim.case) for claim in aims))
     places = {key: place for place, key in enumerate(order)}
-    return sorted(chosen, key=lambda case: places.get((case.suite, case.name), len(places)))
+    had: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if row["device"] == device and row["status"] != NOT_REACHED:
+            had.setdefault(_key(row), []).append(row)
+
+    def turn(case: Case) -> tuple[int, int]:
+        key = (case.suite, case.name)
+        return (key in had) + is_good(had.get(key, [])), places.get(key, len(places))
+
+    return sorted(chosen, key=turn)
 
 
 def measure(
@@ -40,8 +52,8 @@ def measure(
 ) -> Measured:
     """Measure these cases by `python -m bench`, which writes each into the file when it is done.
 
-    A case that takes its process down is a failed row, and those after it get a new process. A case that is not
-    reached keeps the rows it had; without any it gets one that says so.
+    A case that takes its process down is a failed row, or keeps those of ours that were measured before, and those
+    after it get a new process. A case that is not reached keeps the rows it had; without any it gets one that says so.
     """
     began = datetime.now(UTC).isoformat(timespec="milliseconds")
     found, left = Measured(len(chosen)), list(chosen)
@@ -50,16 +62,21 @@ def measure(
         if seconds > 0:
             why = _bench(left, device, seconds, path, options)
             rows = load(path) if path.exists() else []
-            found.done |= {_key(row) for row in rows if row.get("measured_at", "") >= began}
+            now = [row for row in rows if row.get("measured_at", "") >= began]
+            found.done |= {_key(row) for row in now if not row.get("partial")}
             left = [case for case in left if (case.suite, case.name) not in found.done]
         if left and deadline.left() <= 0:
             had = {_key(row) for row in (load(path) if path.exists() else [])}
             missing = [case for case in left if (case.suite, case.name) not in had]
-            _add(path, missing, device, "not reached in time")
+            _add(path, missing, device, NOT_REACHED)
             return found
-        if left:  # the first one that has no rows took the process down
+        if left:  # the first one that has no rows, or has partial ones, took the process down
             lost = left.pop(0)
-            _add(path, [lost], device, why)
+            kept = [row for row in now if _key(row) == (lost.suite, lost.name)]
+            if kept:
+                _keep(path, kept, why)
+            else:
+                _add(path, [lost], device, why)
             found.done.add((lost.suite, lost.name))
     return found
 
@@ -69,7 +86,7 @@ def failures(rows: list[Row], measured: Measured) -> list[str]:
     bad = [
         f"{row['suite']} {row['case']}"
         for row in rows
-        if row["family"] == OURS and row["status"] != "ok" and _key(row) in measured.done
+        if row["family"] == OURS and has_failed(row) and _key(row) in measured.done
     ]
     return list(dict.fromkeys(bad))
 
@@ -94,6 +111,13 @@ def _add(path: Path, missing: list[Case], device: str, why: str) -> None:
     for case in missing:
         print(f"{case.suite}  {case.name}: {why}", file=sys.stderr)
         results.add([failed_row(case, torch.device(device), why)])
+
+
+def _keep(path: Path, rows: list[Row], why: str) -> None:
+    """Partial rows; those of peers say why they are."""
+    print(f"{rows[0]['suite']}  {rows[0]['case']}: {why}", file=sys.stderr)
+    reached = {"status": why}
+    Results(path).add([row | (reached if row["status"] == NOT_REACHED else {}) for row in rows])
 
 
 def _key(row: Row) -> tuple[str, str]:

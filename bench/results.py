@@ -9,8 +9,9 @@ import sys
 import time
 from pathlib import Path
 
+from bench.case import OURS
 from bench.environment import environment
-from bench.runner import Row
+from bench.runner import NOT_REACHED, Row
 
 MIB = 2**20
 # the columns of Liger-Kernel's benchmark data, in their order; its tools read this file
@@ -37,7 +38,7 @@ class Results:
     def add(self, rows: list[Row]) -> None:
         measured = {_key(row) for row in rows}
         self.rows = [row for row in self.rows if _key(row) not in measured] + rows
-        self.new += rows
+        self.new = [row for row in self.new if _key(row) not in measured] + rows
         if self.path is not None:
             about = {
                 "command": " ".join(["python -m bench", *sys.argv[1:]]),
@@ -45,6 +46,23 @@ class Results:
             }
             self.content = {**self.content, **about, "rows": self.rows}
             write(self.path, self.content)
+
+    def add_partial(self, rows: list[Row]) -> None:
+        """Unless the file holds good rows of that case: better those than the half of another measurement."""
+        if not is_good([row for row in self.rows if _key(row) == _key(rows[0])]):
+            self.add(rows)
+
+
+def is_good(rows: list[Row]) -> bool:
+    """Whether these rows of one case are whole, and nothing of ours failed."""
+    return bool(rows) and not any(
+        row.get("partial") or has_failed(row) for row in rows if row["family"] == OURS
+    )
+
+
+def has_failed(row: Row) -> bool:
+    """Not what cannot run here, for want of a package or a compiler."""
+    return row["status"].startswith(("failed", "wrong", NOT_REACHED))
 
 
 def load(path: Path) -> list[Row]:

@@ -13,10 +13,13 @@ from bench import memory
 from bench.case import OURS, Case, Problem, Variant, errors, step
 from bench.counts import count
 from bench.environment import environment
+from bench.native_kernels import native_kernels
 from bench.peaks import utilization
 from bench.timing import Run, copy_run, floor_run, interleave, paired_ratio, spread
 
 FLOOR = "floor"
+NOT_REACHED = "not reached in time"
+SECONDS_WITHOUT_PEERS = 0.5
 Row = dict
 
 
@@ -31,6 +34,7 @@ def measure(
     families: list[str] | None = None,
     seconds: float = 60.0,
     quick: bool = False,
+    keep: Callable[[list[Row]], None] | None = None,
 ) -> list[Row]:
     """Rows of every chosen variant; one that fails has a `status` that says why, and no time.
 
@@ -38,32 +42,34 @@ def measure(
         families: which peers, None for all.
         seconds: spent on timing, beyond the three rounds that are always run.
         quick: a small case, whose memory is counted by torch's allocator (a process is too coarse for it).
+        keep: gets `partial` rows, ours after a few rounds, before any peer has run: what is left of a case if its
+            process ends in a peer.
     """
     torch._dynamo.reset()
-    variants = case.chosen(device, families)
-    problem = case.build(device)
-    expected = case.truth(problem)
-    common = {**_describe(case, device), **provenance(device)}
-    rows = {variant.name: {**common, **_about(variant)} for variant in variants}
-    good = []
-    for variant in variants:
-        row = rows[variant.name]
-        row["status"] = variant.unavailable or _attempt(
-            device, lambda v=variant, r=row: _check(case, v, problem, expected, r)
-        )
-        if row["status"] == "ok":
-            good.append(variant)
-    good = _fastest_of_sweeps(good, rows)
-    try:
-        rows[OURS]["plan"] = case.plan(problem)
-    except Exception as error:
-        rows[OURS]["plan"] = f"not known: {error}"
-    if good and case.timed:
-        _time(case, good, problem, device, seconds, rows)
-    for variant in good if case.weighed else ():
-        row = rows[variant.name]
-        peak = _peak(case, variant, problem, device, quick)
-        row["peak_bytes"], row["peak_method"] = peak
+    with native_kernels() as ran:
+        variants = case.chosen(device, families)
+        problem = case.build(device)
+        expected = case.truth(problem)
+        common = {**_describe(case, device), **provenance(device)}
+        rows = {variant.name: {**common, **_about(variant)} for variant in variants}
+        ours = [variant for variant in variants if variant.family == OURS]
+        peers = [variant for variant in variants if variant.family != OURS]
+        good = []
+        for variant in ours:
+            ran.clear()
+            good += _checked(case, [variant], problem, expected, device, rows)
+            rows[variant.name]["kernels"] = {name: sorted(ran[name]) for name in sorted(ran)}
+        rows[OURS]["plan"] = _plan(case, problem, rows[OURS]["kernels"])
+        if keep is not None and good and peers:
+            keep(_without_peers(case, good, peers, problem, device, rows))
+        good += _checked(case, peers, problem, expected, device, rows)
+        good = _fastest_of_sweeps([each for each in variants if each in good], rows)
+        if good and case.timed:
+            _time(case, good, problem, device, seconds, rows)
+        for variant in good if case.weighed else ():
+            row = rows[variant.name]
+            peak = _peak(case, variant, problem, device, quick)
+            row["peak_bytes"], row["peak_method"] = peak
     unit = rows.get(case.baseline, {}).get("peak_bytes")
     for row in rows.values():
         if unit and row.get("peak_bytes") is not None:
@@ -120,6 +126,54 @@ def _describe(case: Case, device: torch.device) -> Row:
 
 def _about(variant: Variant) -> Row:
     return {"variant": variant.name, "family": variant.family, "note": variant.note}
+
+
+def _checked(
+    case: Case,
+    variants: list[Variant],
+    problem: Problem,
+    expected,
+    device: torch.device,
+    rows: dict[str, Row],
+) -> list[Variant]:
+    """Those of them that are good; each row gets its status."""
+    good = []
+    for variant in variants:
+        row = rows[variant.name]
+        row["status"] = variant.unavailable or _attempt(
+            device, lambda v=variant, r=row: _check(case, v, problem, expected, r)
+        )
+        if row["status"] == "ok":
+            good.append(variant)
+    return good
+
+
+def _plan(case: Case, problem: Problem, kernels: dict[str, list[str]]) -> str:
+    """The case's words; of what is made of several kernels also which of them ran on what."""
+    try:
+        plan = case.plan(problem)
+    except Exception as error:
+        plan = f"not known: {error}"
+    if len(kernels) < 2:
+        return plan
+    return "; ".join([plan, *(f"{name} {'/'.join(ran)}" for name, ran in kernels.items())])
+
+
+def _without_peers(
+    case: Case,
+    good: list[Variant],
+    peers: list[Variant],
+    problem: Problem,
+    device: torch.device,
+    rows: dict[str, Row],
+) -> list[Row]:
+    """Copies of the rows with a few rounds of ours."""
+    early = {name: dict(row, partial=True) for name, row in rows.items()}
+    for peer in peers:
+        early[peer.name]["status"] = peer.unavailable or NOT_REACHED
+    if case.timed:
+        _time(case, good, problem, device, SECONDS_WITHOUT_PEERS, early)
+    return list(early.values())
 
 
 def _check(case: Case, variant: Variant, problem: Problem, expected, row: Row) -> str:

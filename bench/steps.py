@@ -62,6 +62,7 @@ def run(
     *,
     environment: dict[str, str] | None = None,
     show: bool = False,
+    ending: signal.Signals = signal.SIGTERM,
 ) -> Ended:
     """Run a command from the root of the repository.
 
@@ -69,6 +70,7 @@ def run(
         seconds: after which it is ended, and whatever it started with it.
         environment: variables over those of this process.
         show: what it prints to stdout goes to ours; then only stderr is in `output`.
+        ending: the signal that asks it to end.
     """
     began = time.monotonic()
     if seconds <= 0:
@@ -88,7 +90,7 @@ def run(
         except subprocess.TimeoutExpired:
             status = None
         finally:
-            _end(process)
+            _end(process, ending)
         output.seek(0)
         text = output.read().decode(errors="replace")
     return Ended(status, text, time.monotonic() - began)
@@ -106,14 +108,14 @@ def step(name: str, command: list[str], seconds: float, **options) -> Step:
     return Step(name, status, round(ended.seconds, 1), detail, kept)
 
 
-def _end(process: subprocess.Popen) -> None:
+def _end(process: subprocess.Popen, ending: signal.Signals) -> None:
     """The process and its group, politely first."""
-    for number, patience in ((signal.SIGTERM, GRACE), (signal.SIGKILL, None)):
+    for number, patience in ((ending, GRACE), (signal.SIGKILL, None)):
         try:
             os.killpg(process.pid, number)
         except ProcessLookupError:
             break
-        if process.poll() is not None and number is signal.SIGTERM:
+        if process.poll() is not None and number is ending:
             continue  # it has ended; what it started gets no grace
         try:
             process.wait(patience)

@@ -12,7 +12,7 @@ import math
 import random
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from statistics import NormalDist
 
 import torch
@@ -78,14 +78,17 @@ class Workload:
 
     @cached_property
     def model(self) -> Qwen2VL:
-        """Ours, plain until `packed` is asked for."""
-        return random_model(self.config, self.dtype).to(self.device)
+        """Ours, plain until `packed` is asked for. A GPU's is never packed: cases share one."""
+        make = _model.__wrapped__ if self.device == "cpu" else _model
+        return make(self.size, self.dtype, self.device)
 
     @cached_property
     def transformers(self):
         """transformers' own model with the same weights."""
         from bench.engine.peers import as_transformers
 
+        if self.device != "cpu":
+            return _transformers(self.size, self.dtype, self.device)
         with self._plain():
             return as_transformers(self.model)
 
@@ -136,6 +139,18 @@ class Workload:
             for request, script in self.rows[:count]
         ]
         return F.normalize(torch.stack(states), dim=-1)
+
+
+@lru_cache(maxsize=1)
+def _model(size: str, dtype: torch.dtype, device: str) -> Qwen2VL:
+    return random_model(config(size), dtype).to(device)
+
+
+@lru_cache(maxsize=1)
+def _transformers(size: str, dtype: torch.dtype, device: str):
+    from bench.engine.peers import as_transformers
+
+    return as_transformers(_model(size, dtype, device))
 
 
 def lognormal_lengths(count: int, mean: float = MEAN_LENGTH) -> list[int]:

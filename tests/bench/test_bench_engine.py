@@ -177,3 +177,11 @@ def test_one_query_is_the_sum_of_its_parts():
     on_gpu = [row | {"device": "cuda", "percent_of_peak": 31.4, "percent_of_floor": 70.0, "floor": "3 MiB"}
               for row in rows]  # fmt: skip
     assert composed.one_query(on_gpu, "cuda")[0].bound == "31 % of the peak of its arithmetic"
+
+
+def test_the_cases_of_a_gpu_share_their_weights():
+    """Two billion weights are not made for every case; on a CPU each has its own, to pack them."""
+    one, other = (Workload("tiny", ("text-9",), count, device="meta") for count in (1, 2))
+    assert one.model is other.model and one.model.config == other.config
+    one, other = (Workload("tiny", ("text-9",), count) for count in (1, 2))
+    assert one.model is not other.model

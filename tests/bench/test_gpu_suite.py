@@ -60,6 +60,28 @@ def test_the_build_comes_first_and_a_failure_stops_nobody(suite, fake_parts, cap
     assert fake_parts[3:] == ["build", "kernels"]
 
 
+def test_each_part_has_its_share_of_the_time(suite, monkeypatch):
+    """Alone it has everything; what one leaves goes to those after it."""
+    given = {}
+
+    def part(name, takes=0.0):
+        def call(own):
+            given[name] = own.deadline.left()
+            suite.deadline.end -= takes
+            return [Step(name, "ok")]
+
+        return call
+
+    monkeypatch.setattr(gpu, "build", part("build", takes=75))
+    monkeypatch.setattr(gpu, "PARTS", {name: part(name) for name in gpu.PARTS})
+    suite.deadline = Deadline(525)
+    gpu.carry_out(suite, list(gpu.PARTS))
+    shares = {"build": 525, "tests": 100, "sanitize": 450 / 7, "kernels": 150, "engine": 225, "training": 450}  # fmt: skip
+    assert given == pytest.approx(shares, abs=0.5)
+    gpu.carry_out(suite, ["kernels"])
+    assert given["kernels"] == pytest.approx(375, abs=0.5)
+
+
 def test_the_file_is_written_after_each_step(suite, monkeypatch):
     seen = []
 
@@ -85,13 +107,19 @@ def test_main_chooses_parts_in_their_order(environment, fake_parts, monkeypatch,
 
 
 def test_gpu_tests_run_file_by_file(suite, monkeypatch):
-    commands = []
+    commands, given, running = [], {}, set()
 
-    def run(command, seconds, **options):
+    def run(command, seconds, *, environment, ending):
         commands.append(command)
         name = command[-1]
+        given[name] = seconds, environment
+        if "test_gpu_profile" in name:
+            assert not running
+        running.add(name)
+        time.sleep(0.1)
+        running.remove(name)
         if "triton_losses" in name:
-            return steps.Ended(None, "", seconds)
+            return steps.Ended(None, "== 1 failed, 4 passed in 9 s ==", seconds)
         status = 5 if "test_model_cuda" in name else 1 if name.endswith("test_gpu.py") else 0
         skips = "SKIPPED [1] a.py:4: no flash-attn\nSKIPPED [2] a.py:9: no flash-attn\n"
         passed = "" if "test_gpu_profile" in name else "5 passed, "
@@ -102,13 +130,21 @@ def test_gpu_tests_run_file_by_file(suite, monkeypatch):
     assert all(command[:3] == [PYTHON, "-m", "pytest"] and "gpu" in command for command in commands)
     assert found["test tests/gpu/test_gpu.py"].status == "failed"
     assert found["test tests/gpu/test_gpu.py"].output
-    assert found["test tests/gpu/test_triton_losses.py"].status == "out of time"
+    late = found["test tests/gpu/test_triton_losses.py"]
+    assert late.status == "out of time" and late.detail.endswith("s; 1 failed, 4 passed in 9 s")
     good = found["test tests/gpu/test_triton.py"]
     assert good.status == "ok"
     assert good.detail == "5 passed, 3 skipped in 2 s; no flash-attn"
     assert found["test tests/model/test_model_cuda.py"].detail == "no test was selected"
     nothing_ran = found["test tests/gpu/test_gpu_profile.py"]
     assert (nothing_ran.status, nothing_ran.bad) == ("skipped", False)
+    # the longest begin first; the one that looks at times runs alone, in time of its own
+    names = [os.path.basename(command[-1]) for command in commands]
+    assert set(names[:3]) == set(gpu.LONGEST_FIRST) and names[-1] == gpu.ALONE
+    seconds, environment = given.pop("tests/gpu/test_gpu_profile.py")
+    assert seconds > gpu.ALONE_SECONDS - 5 and not environment
+    assert all(left <= 60 - gpu.ALONE_SECONDS for left, _ in given.values())
+    assert all(int(environment["OMP_NUM_THREADS"]) >= 1 for _, environment in given.values())
 
 
 def test_the_sanitizer_is_skipped_by_name(suite, monkeypatch):
@@ -122,20 +158,26 @@ def test_the_sanitizer_runs_the_kernels_own_tests(suite, monkeypatch, tmp_path):
     (tmp_path / "tests" / "gpu").mkdir(parents=True)
     monkeypatch.setattr(gpu, "ROOT", tmp_path)
     monkeypatch.setattr(gpu.shutil, "which", lambda *_, **__: "/bin/compute-sanitizer")
-    assert gpu.sanitize(suite)[0].detail == "there is no tests/gpu/test_cuda_*.py"
-    (tmp_path / "tests/gpu/test_cuda_reward.py").write_text("")
+    (tmp_path / "tests/gpu/test_cuda_dual.py").write_text("def test_others(): ...")
+    assert gpu.sanitize(suite)[0].detail == "no tests/gpu/test_cuda_*.py has tests for it"
+    for name in ("gather", "reward"):
+        (tmp_path / f"tests/gpu/test_cuda_{name}.py").write_text("def test_sanitize_it(): ...")
     seen = []
 
-    def run(command, seconds, environment):
+    def run(command, seconds, *, environment, ending):
         seen.append((command, environment))
         found = "4 passed in 3 s\n========= ERROR SUMMARY: 1 error"
         return steps.Ended(9 if "racecheck" in command else 0, found, 1.0)
 
     monkeypatch.setattr(gpu, "run", run)
-    memory, race = gpu.sanitize(suite)
-    assert (memory.status, race.status) == ("ok", "failed")
-    assert race.detail == "ERROR SUMMARY: 1 error"
-    command, environment = seen[0]
+    made = gpu.sanitize(suite)
+    assert [(each.step, each.status) for each in made] == [
+        (f"{tool} tests/gpu/test_cuda_{name}.py", status)
+        for tool, status in (("memcheck", "ok"), ("racecheck", "failed"))
+        for name in ("gather", "reward")
+    ]
+    assert made[-1].detail == "ERROR SUMMARY: 1 error"
+    command, environment = next(each for each in seen if "memcheck" in each[0] and "reward" in each[0][-1])  # fmt: skip
     assert command[:5] == ["/bin/compute-sanitizer", "--tool", "memcheck", "--error-exitcode", "9"]
     assert command[-3:] == ["-k", "sanitize", "tests/gpu/test_cuda_reward.py"]
     assert environment == {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
@@ -150,6 +192,16 @@ def test_a_step_says_how_it_ended():
     bad = steps.step("b", [PYTHON, "-c", "import sys; print('why'); sys.exit(3)"], 30)
     assert (bad.status, bad.output) == ("failed", "why\n") and bad.bad
     assert steps.step("c", [PYTHON, "-c", ""], 0).status == "out of time"
+
+
+def test_interrupted_tests_say_what_failed_until_then(tmp_path):
+    file = tmp_path / "test_slow.py"
+    body = "import time\ndef test_one(): pass\ndef test_two(): assert 1 == 2\n"
+    file.write_text(body + "def test_three(): time.sleep(60)\n")
+    command = [PYTHON, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "--noconftest", str(file)]  # fmt: skip
+    made = gpu._pytest("slow", command, 10)
+    assert made.status == "out of time" and "; 1 failed, 1 passed" in made.detail
+    assert "assert 1 == 2" in made.output
 
 
 def test_a_step_ends_in_time_with_what_it_started(tmp_path):

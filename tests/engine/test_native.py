@@ -12,6 +12,8 @@ from native_engine import NEVER, SPECIAL, VisionCalls, run
 from umer1.engine import NativeEngine, Prompt, Sampling, prefill
 from umer1.engine.prefixes import FeatureCache, PromptContent
 from umer1.model.sequence import pack
+from umer1_kernels import backends
+from umer1_kernels.backends import Choice
 
 
 def test_requests_join_and_leave_at_any_step(engine, model, make_prompts, naive):
@@ -298,3 +300,20 @@ def test_bad_arguments_name_themselves(model, engine, make_prompts):
     broken = dataclasses.replace(prompt.sequence, pixel_values=prompt.sequence.pixel_values[:2])
     with pytest.raises(ValueError, match="prompt 7: pixel_values has 2 patches, want 4"):
         engine.add(dataclasses.replace(prompt, sequence=broken), Sampling(), place=7)
+
+
+def test_every_kernel_runs_on_the_backend_of_the_engine(model, make_prompts, monkeypatch):
+    """Long prompts' later pieces too."""
+    chosen = []
+
+    def noted(*fields):
+        chosen.append(Choice(*fields))
+        return chosen[-1]
+
+    monkeypatch.setattr(backends, "Choice", noted)
+    engine = NativeEngine(model, SPECIAL, backend="reference", prefill_tokens=8)
+    run(engine, *[engine.add(prompt, Sampling(3)) for prompt in make_prompts(3)])
+    assert {choice.function for choice in chosen} == {
+        "append_kv", "decode_attention", "sample_tokens", "gather_hidden"
+    }  # fmt: skip
+    assert {choice.backend for choice in chosen} == {"reference"}

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from built import needs_cuda_kernels
 from cuda_dual import GRADIENT_ERROR, NAMES, check, engines, error, fits, native, truth, vectors
 
 import umer1_kernels as kernels
@@ -9,6 +10,7 @@ import umer1_kernels as kernels
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
+    needs_cuda_kernels,
 ]
 SHAPES = {
     "one pair": (1, 1, 8),

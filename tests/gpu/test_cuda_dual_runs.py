@@ -5,6 +5,7 @@
 
 import pytest
 import torch
+from built import needs_cuda_kernels
 from cuda_dual import engines, fits, native, vectors
 
 import umer1_kernels as kernels
@@ -12,6 +13,7 @@ import umer1_kernels as kernels
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
+    needs_cuda_kernels,
 ]
 
 
@@ -153,7 +155,7 @@ def test_what_it_does_not_take_is_refused():
         loss(query, target, directions=("q2q",))
     with pytest.raises(ValueError, match="labels with q2t alone"):
         loss(query, target, labels=torch.arange(4, device="cuda"))
-    many = [side.repeat(300, 1)[:1408] for side in (*disc, *disc)]
+    many = [side.repeat(352, 1)[:1408] for side in (*disc, *disc)]
     if not fits(1408, 1408, 4):
         with pytest.raises(ValueError, match="484 tiles of 128 x 128, and .* keep"):
             kernels.dual_info_nce(many[:2], many[2:], align=0.5, backend="cuda")

@@ -6,12 +6,14 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from built import needs_cuda_kernels
 
 from umer1_kernels import GenerationGather, gather_hidden
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
+    needs_cuda_kernels,
 ]
 TOKEN = 151657
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)

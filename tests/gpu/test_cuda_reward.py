@@ -6,6 +6,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from built import needs_cuda_kernels
 
 import umer1_kernels as kernels
 from umer1_kernels import rollout_groups
@@ -15,6 +16,7 @@ from umer1_kernels.rollout_groups import KINDS
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
+    needs_cuda_kernels,
 ]
 NAMES = ("query_reward", "target_reward", "query_advantage", "target_advantage", "rank", "gap")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

@@ -15,8 +15,11 @@ VOCABULARY = 97  # text ids stay below 88
 def make_config():
     """Head shapes like the released ones by default: 12 query heads on 2, head size 16."""
 
-    def build(heads=12, kv_heads=2, head_dim=16, layers=2, vision_heads=2, **fields):
-        vision = {"depth": 2, "embed_dim": 12 * vision_heads, "num_heads": vision_heads}
+    def build(
+        heads=12, kv_heads=2, head_dim=16, layers=2, vision_heads=2, vision_head_dim=12, **fields
+    ):
+        width = vision_head_dim * vision_heads
+        vision = {"depth": 2, "embed_dim": width, "num_heads": vision_heads}
         space = head_dim // 2 * 3 // 8
         values = {
             "vocab_size": VOCABULARY,

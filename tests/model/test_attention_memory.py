@@ -57,6 +57,13 @@ def test_flash_attn_where_it_is_installed():
     _check_on_cuda()
 
 
+def test_a_head_size_that_they_do_not_take_is_left_to_sdpa():
+    cuda = torch.device("cuda")
+    assert packed_backend(cuda, torch.bfloat16, 80) == packed_backend(cuda, torch.bfloat16)
+    assert packed_backend(cuda, torch.bfloat16, 80) != "sdpa"
+    assert packed_backend(cuda, torch.bfloat16, 12) == "sdpa"
+
+
 def test_varlen_attn_on_a_gpu():
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")

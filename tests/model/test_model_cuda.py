@@ -18,11 +18,11 @@ PARTS = [(3, (1, 4, 6), 9), (14,), (4, (1, 2, 2), 2, (3, 4, 4), 4)]
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_forward_and_gradients(dtype, make_model, make_sequence):
-    model = make_model()
+    model = make_model(vision_head_dim=16)
     packed = pack([make_sequence(*parts, seed=n) for n, parts in enumerate(PARTS)])
     device_model = copy.deepcopy(model).to("cuda", dtype)
     on_device = packed.to("cuda", dtype)
-    attend = PackedAttention(on_device.lengths, on_device.cu_seqlens, dtype)
+    attend = PackedAttention(on_device.lengths, on_device.cu_seqlens, dtype, head_size=16)
     assert attend.backend == ("sdpa" if dtype == torch.float32 else "varlen_attn")
     weights = torch.randn(len(packed.input_ids), 192)
     expected, hidden = model(packed), device_model(on_device, attend)

@@ -45,7 +45,7 @@ class NativeEngine:
         feature_memory: bytes of visual features kept for media that come again.
         packed: what packed the model's weights, if anything did: `load` unpacks them to write.
         graphs: record decode steps as CUDA graphs.
-        backend: of the kernels in a decode step, see umer1_kernels.
+        backend: of the kernels for keys, values, attention, sampling and vectors, see umer1_kernels.
     """
 
     def __init__(

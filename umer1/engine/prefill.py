@@ -35,8 +35,16 @@ class Prefilled:
 
 
 @torch.no_grad()
-def prefill(model: Qwen2VL, memory: KVMemory | None, pieces: list[Piece], cache: FeatureCache):
+def prefill(
+    model: Qwen2VL,
+    memory: KVMemory | None,
+    pieces: list[Piece],
+    cache: FeatureCache,
+    backend: str = "auto",
+) -> None:
     """One packed forward over `pieces`; a prompt that is whole after it has its `result`.
+
+    `backend` writes the keys and values.
 
     Only the last layer's attention sees every token of a prompt to its end: its MLP and the final
     norm run for the states that are read.
@@ -56,9 +64,10 @@ def prefill(model: Qwen2VL, memory: KVMemory | None, pieces: list[Piece], cache:
     # a product of one row is summed in another order on some CPUs, one of no rows is an error
     keep += [0] * (2 - len(keep))
     if pieces[0].start:
-        attend = LaterPieceAttention(pieces[0], memory)
+        attend = LaterPieceAttention(pieces[0], memory, backend)
     else:
-        attend = FirstPiecesAttention(pieces, memory, device, model.dtype)
+        head_size = model.config.head_dim
+        attend = FirstPiecesAttention(pieces, memory, device, model.dtype, head_size, backend)
     keep = to_device(torch.tensor(keep), device)
     states = model.decoder(hidden, to_device(positions, device), attend, keep)
     for (prefix, content, kind), state in zip(readers, states):
@@ -164,11 +173,14 @@ class FirstPiecesAttention(PackedAttention):
         memory: KVMemory | None,
         device: torch.device,
         dtype: torch.dtype,
+        head_size: int,
+        backend: str,
     ):
         lengths = [piece.stop for piece in pieces]
         ends = torch.tensor([0, *lengths]).cumsum(0)
-        super().__init__(lengths, to_device(ends.int(), device), dtype, shortest_in_group=1.0)
-        self._write = _Writer(pieces, memory, device)
+        ends = to_device(ends.int(), device)
+        super().__init__(lengths, ends, dtype, shortest_in_group=1.0, head_size=head_size)
+        self._write = _Writer(pieces, memory, device, backend)
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         self._write(layer, key, value)
@@ -178,10 +190,10 @@ class FirstPiecesAttention(PackedAttention):
 class LaterPieceAttention:
     """One later piece of a long prompt: it attends to the pages before it and to itself."""
 
-    def __init__(self, piece: Piece, memory: KVMemory):
+    def __init__(self, piece: Piece, memory: KVMemory, backend: str):
         self.piece, self.memory = piece, memory
         device = memory.key.device
-        self._write = _Writer([piece], memory, device)
+        self._write = _Writer([piece], memory, device, backend)
         self._pages = to_device(torch.tensor(piece.prefix.pages[: pages_for(piece.stop)]), device)
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -215,8 +227,10 @@ class LaterPieceAttention:
 class _Writer:
     """Writes the keys and values of packed rows to the pages of their prompts."""
 
-    def __init__(self, pieces: list[Piece], memory: KVMemory | None, device: torch.device):
-        self.memory = memory
+    def __init__(
+        self, pieces: list[Piece], memory: KVMemory | None, device: torch.device, backend: str
+    ):
+        self.memory, self.backend = memory, backend
         width = max(len(piece.prefix.pages) for piece in pieces)
         if not width:
             self.memory = None
@@ -237,4 +251,7 @@ class _Writer:
         if self.memory is None:
             return
         keys, values = self.memory.key[layer], self.memory.value[layer]
-        append_kv(key, value, keys, values, self._table, self._places, table_row=self._rows)
+        append_kv(
+            key, value, keys, values, self._table, self._places,
+            table_row=self._rows, backend=self.backend,
+        )  # fmt: skip

@@ -75,7 +75,7 @@ class Stepper:
             # disc vectors alone need no memory
             paged = any(piece.prefix.pages for piece in pieces)
             memory = self.decode().memory if paged else None
-            prefill(self.model, memory, pieces, self.features)
+            prefill(self.model, memory, pieces, self.features, self.backend)
             scheduler.filled(pieces)
         rows, requests = scheduler.take_ready()
         for request in requests:

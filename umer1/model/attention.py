@@ -25,10 +25,10 @@ _SHORTEST_IN_GROUP = 0.9
 class PackedAttention:
     """Every sequence attends to itself: causally, or fully when `causal` is False.
 
-    `backend` names what runs: "flash_attn" or "varlen_attn" (CUDA, 16-bit), "umer1" (bfloat16 on a
-    CPU that multiplies it, without gradients), otherwise "sdpa" over sequences grouped by length:
-    `shortest_in_group` is the least length in a group as a part of its longest (1.0: nothing is
-    padded, and no sequence's result depends on another).
+    `backend` names what runs: "flash_attn" or "varlen_attn" (CUDA, 16-bit, head sizes that are
+    multiples of 8), "umer1" (bfloat16 on a CPU that multiplies it, without gradients), otherwise
+    "sdpa" over sequences grouped by length: `shortest_in_group` is the least length in a group as a
+    part of its longest (1.0: nothing is padded, and no sequence's result depends on another).
     """
 
     def __init__(
@@ -38,11 +38,12 @@ class PackedAttention:
         dtype: torch.dtype = torch.float32,
         causal: bool = True,
         shortest_in_group: float = _SHORTEST_IN_GROUP,
+        head_size: int | None = None,
     ) -> None:
         self.lengths = lengths
         self.cu_seqlens = cu_seqlens
         self.causal = causal
-        self.backend = packed_backend(cu_seqlens.device, dtype)
+        self.backend = packed_backend(cu_seqlens.device, dtype, head_size)
         if self.backend == "sdpa":
             shortest = shortest_in_group if causal else 1.0
             self._groups = RowGroups(lengths, cu_seqlens.device, shortest)
@@ -94,11 +95,13 @@ class PackedAttention:
         return groups.unpad(result).to(dtype)
 
 
-def packed_backend(device: torch.device, dtype: torch.dtype) -> str:
-    """What PackedAttention runs on: see its docstring."""
+def packed_backend(device: torch.device, dtype: torch.dtype, head_size: int | None = None) -> str:
+    """What PackedAttention runs on: see its docstring. head_size: None for a multiple of 8."""
     if device.type == "cpu" and dtype == torch.bfloat16 and not torch.is_grad_enabled():
         return "umer1" if BF16_COMPILED else "sdpa"
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+        return "sdpa"
+    if head_size is not None and head_size % 8:
         return "sdpa"
     try:
         from flash_attn import flash_attn_varlen_func  # noqa: F401

@@ -43,7 +43,9 @@ class Qwen2VL(nn.Module):
         """
         if attend is None:
             dtype = compute_dtype(self.decoder.norm.weight)
-            attend = PackedAttention(packed.lengths, packed.cu_seqlens, dtype)
+            attend = PackedAttention(
+                packed.lengths, packed.cu_seqlens, dtype, head_size=self.config.head_dim
+            )
         return self.decoder(self.embed(packed), packed.position_ids, attend, keep)
 
     def decode(self, input_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:

@@ -48,7 +48,9 @@ class VisionTower(nn.Module):
         frames = [height * width for time, height, width in grids for _ in range(time)]
         ends = torch.tensor([0, *frames], dtype=torch.int64).cumsum(0).to(torch.int32)
         dtype = compute_dtype(weight)
-        attend = PackedAttention(frames, ends.to(weight.device), dtype, causal=False)
+        attend = PackedAttention(
+            frames, ends.to(weight.device), dtype, causal=False, head_size=self.config.head_dim
+        )
         hidden = self.patch_embed(pixel_values.to(weight.dtype)).to(dtype)
         for block in self.blocks:
             if self.gradient_checkpointing and torch.is_grad_enabled():

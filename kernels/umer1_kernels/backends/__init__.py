@@ -24,7 +24,8 @@ TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 TRITON_INTERPRETED = (
     os.environ.get("TRITON_INTERPRET") == "1"
 )  # then its kernels run on CPU tensors
-# (backend, function) with a GPU result in bench/results: "auto" takes them there, "cuda" first
+# (backend, function) with a GPU result in bench/results: "auto" takes them there, "cuda" first; after `make gpu`,
+# `python -m bench.recorded` says which
 RECORDED_ON_GPU: frozenset[tuple[str, str]] = frozenset()
 
 # what a function does, by backend; the compiled losses' plans depend on shapes and are in plans.py

@@ -80,7 +80,10 @@ class Reader:
             hidden = hidden.index_copy(0, packed.media_index, torch.cat(features))
         dtype = compute_dtype(model.decoder.norm.weight)
         # 1.0: no sequence's result depends on the others
-        attend = PackedAttention(packed.lengths, packed.cu_seqlens, dtype, shortest_in_group=1.0)
+        attend = PackedAttention(
+            packed.lengths, packed.cu_seqlens, dtype,
+            shortest_in_group=1.0, head_size=model.config.head_dim,
+        )  # fmt: skip
         states = model.decoder(hidden, packed.position_ids, attend).split(packed.lengths)
         return [self._reading(each, own) for each, own in zip(batch, states)]
 

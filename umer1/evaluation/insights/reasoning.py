@@ -90,7 +90,8 @@ def _vectors(model, prompt, written, tokens):
         ends = torch.tensor([0, *lengths]).cumsum(0)
         last = (ends[1:] - 1).to(model.device)
         dtype = compute_dtype(model.decoder.norm.weight)
-        attend = PackedAttention(lengths, ends.to(model.device, torch.int32), dtype)
+        ends = ends.to(model.device, torch.int32)
+        attend = PackedAttention(lengths, ends, dtype, head_size=model.config.head_dim)
         states.append(model.decoder(torch.cat(hidden), torch.cat(positions, dim=1), attend, last))
     return F.normalize(torch.cat(states).float(), dim=-1).cpu()
 
