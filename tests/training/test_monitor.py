@@ -148,6 +148,10 @@ def sample():
 def events(tmp_path) -> dict[str, list[float]]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    # in one process and second only a counter tells the files apart, and "10" would be read before "9"
+    for file in (tmp_path / "run" / "sft_log").rglob("*.tfevents.*"):
+        front, counter = file.name.rsplit(".", 1)
+        file.rename(file.with_name(f"{front}.{counter.zfill(6)}"))
     read = EventAccumulator(str(tmp_path / "run" / "sft_log"))
     read.Reload()
     return {name: [event.value for event in read.Scalars(name)] for name in read.Tags()["scalars"]}

@@ -84,7 +84,7 @@ def test_accumulation_averages_the_micro_batches(sft_config):
     row = json.loads((path.parent / "sft_metrics.jsonl").read_text())
     pairs = open_pairs(config, "sft")
     model, processor = start(config, pairs)
-    sft.prepare_model(model, config)
+    sft.prepare_model(model, config, processor)
     trainee, wanted = trainee_of(model), sft.sft_objective(config, processor)
     encode = sft.SFTEncoder(processor, config)
     losses, averages = [], {}

@@ -91,11 +91,13 @@ class SharedPrefixAttention:
         return _VARLEN[self.backend](query, key, value, *sizes)
 
 
-def shared_backend(device: torch.device, dtype: torch.dtype) -> str | None:
+def shared_backend(
+    device: torch.device, dtype: torch.dtype, head_size: int | None = None
+) -> str | None:
     """What SharedPrefixAttention runs on: "two softmaxes" (CPU), "varlen_attn" or "flash_attn"; None: nothing."""
     if device.type == "cpu":
         return "two softmaxes" if _cpu_operators() else None
-    backend = packed_backend(device, dtype)
+    backend = packed_backend(device, dtype, head_size)
     return backend if backend in _VARLEN else None
 
 

@@ -47,7 +47,7 @@ def run(config: RLConfig, *, progress: bool = True) -> Path:
     policy.gradient_checkpointing = config.gradient_checkpointing
     choose_trainable(policy, config, (processor.gen_id, processor.disc_id))
     computed = torch.bfloat16 if config.mixed_precision == "bf16" else policy.dtype
-    share = config.share_prompts and can_share(parallel.device, computed)
+    share = config.share_prompts and can_share(parallel.device, computed, policy.config.head_dim)
     # ZeRO and FSDP2 cast the weights themselves; elsewhere autocast rounds them as they are used
     own = computed if parallel.kind not in ("one", "ddp") else None
     reference = ReferencePolicy(policy, config, parallel.device, own) if config.beta else None

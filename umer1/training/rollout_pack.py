@@ -89,10 +89,10 @@ class RolloutPack:
         return self._attends[dtype]
 
 
-def can_share(device: torch.device, dtype: torch.dtype) -> bool:
+def can_share(device: torch.device, dtype: torch.dtype, head_size: int | None = None) -> bool:
     """Whether there is an attention for shared prompts; otherwise every completion brings its own, and the log
     says so."""
-    if shared_backend(device, dtype) is not None:
+    if shared_backend(device, dtype, head_size) is not None:
         return True
     log.warning("rl: prompts are not shared, no attention for it on %s in %s", device, dtype)
     return False

@@ -18,6 +18,7 @@ from umer1.model.checkpoint import load_model
 from umer1.processor import Processor
 from umer1.training.remote_rollouts import generate_remotely
 from umer1.training.rl_prompts import PromptPair
+from umer1.training.rollout_share import RolloutShare
 from umer1.training.rollouts import roll_out
 from umer1.training.settings import RLConfig
 
@@ -73,11 +74,10 @@ def test_a_server_that_fails_in_one_process_is_an_error_in_all(tmp_path):
         data="x", rollout_engine="vllm:http://127.0.0.1:9", rollout_weights=str(tmp_path)
     )
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    share = RolloutShare.of(config, dist.group.WORLD)
     try:
         with pytest.raises(RuntimeError, match="http://127.0.0.1:9: no answer to POST /pause"):
-            generate_remotely(
-                policy, processor, [], Sampling(), config, packed=None, group=dist.group.WORLD
-            )
+            generate_remotely(policy, processor, [], Sampling(), config, packed=None, share=share)
     finally:
         dist.destroy_process_group()
     assert not list(tmp_path.iterdir())
