@@ -10,6 +10,7 @@ Rough: the numbers balance work between processes and describe batches, they lim
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import add
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -96,7 +97,7 @@ def counted(row: dict[str, Any]) -> Counts:
     told = [side.get("num_tokens") for side in sides]
     known = row.get("num_tokens", sum(told) if all(type(n) is int for n in told) else None)
     told = known if type(known) is int and 0 <= known <= MOST else -1
-    return Counts(told, *(sum(each) for each in zip(*map(_fields, sides))))
+    return Counts(told, *map(add, *map(_fields, sides)))
 
 
 def text_bytes(text: Any) -> int:
