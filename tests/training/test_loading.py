@@ -156,7 +156,7 @@ def test_skip_replaces_it_by_another_of_its_source(folder, tmp_path, damage):
     span = range(8, 16) if damage is frame else range(8)
     assert new in span
     assert all(len(set(numbers)) == len(numbers) for _, numbers, _ in after)  # no silent twin
-    (line,) = (tmp_path / "skipped_pairs.0.jsonl").read_text().splitlines()
+    (line,) = (tmp_path / "sft_skipped_pairs.0.jsonl").read_text().splitlines()
     told = json.loads(line)
     assert told["record"].endswith(f"sft.json: record {number}")
     assert told["replaced_by"].endswith(f"sft.json: record {new}")
@@ -214,7 +214,7 @@ def test_a_record_that_does_not_fit_is_skipped_as_a_record(folder, tmp_path):
         list(loader(folder, tmp_path))
     assert not isinstance(caught.value, MediaError)
     list(loader(folder, tmp_path, bad_media="skip"))
-    (line,) = (tmp_path / "skipped_pairs.0.jsonl").read_text().splitlines()
+    (line,) = (tmp_path / "sft_skipped_pairs.0.jsonl").read_text().splitlines()
     assert json.loads(line)["kind"] == "record"
 
 
@@ -223,21 +223,21 @@ def _skipped(*batches):
 
 
 def test_the_log_forgets_batches_that_come_again(tmp_path):
-    log = SkipLog(tmp_path)
+    log = SkipLog(tmp_path, "sft")
     assert log.summary() == "" and not log.path.exists()
     log.add(_skipped(*range(5)))
-    again = SkipLog(tmp_path, start_batch=3)
+    again = SkipLog(tmp_path, "sft", start_batch=3)
     assert (again.count, dict(again.by_source)) == (3, {"s0": 2, "s1": 1})
     assert len(again.path.read_text().splitlines()) == 3
 
 
 def test_a_log_whose_last_line_was_cut_goes_on(tmp_path):
-    log = SkipLog(tmp_path)
+    log = SkipLog(tmp_path, "sft")
     log.add(_skipped(0, 1, 2))
     content = log.path.read_text()
     log.path.write_text(content[:-20])
     for start in (3, 3):  # a second start meets what the first one left
-        again = SkipLog(tmp_path, start_batch=start)
+        again = SkipLog(tmp_path, "sft", start_batch=start)
         assert again.count == 2
     again.add(_skipped(7))
     assert [json.loads(line)["batch"] for line in log.path.read_text().splitlines()] == [0, 1, 7]
@@ -245,27 +245,26 @@ def test_a_log_whose_last_line_was_cut_goes_on(tmp_path):
 
 def test_a_log_with_the_older_name_of_the_number_is_read(tmp_path):
     rows = [{"step": number, "source": "s"} for number in range(4)]
-    (tmp_path / "skipped_pairs.0.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert SkipLog(tmp_path, start_batch=2).count == 2
+    (tmp_path / "sft_skipped_pairs.0.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows)
+    )
+    assert SkipLog(tmp_path, "sft", start_batch=2).count == 2
 
 
 def test_the_first_process_looks_after_logs_of_ranks_that_are_gone(tmp_path):
     for rank in range(4):
-        SkipLog(tmp_path, rank=rank, world_size=4).add(_skipped(0, 1, 2, 3))
-    logs = [SkipLog(tmp_path, 2, rank, world_size=2) for rank in (0, 1)]
+        SkipLog(tmp_path, "sft", rank=rank, world_size=4).add(_skipped(0, 1, 2, 3))
+    logs = [SkipLog(tmp_path, "sft", 2, rank, world_size=2) for rank in (0, 1)]
     assert [log.count for log in logs] == [2 + 4, 2]
     lines = [len(path.read_text().splitlines()) for path in tmp_path.glob("*.jsonl")]
     assert lines == [2, 2, 2, 2]
 
 
-def test_settings_are_checked(folder, tmp_path):
-    for setting, message in (
-        ({"bad_media": "ignore"}, "bad_media: got 'ignore', wants 'fatal' or 'skip'"),
-        ({"workers": -1}, "workers: got -1, wants 0 or more"),
-        ({"prefetch": 0}, "prefetch: got 0, wants 1 or more"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            loader(folder, tmp_path, **setting)
+def test_a_stage_leaves_the_others_log_alone(tmp_path):
+    """Both may write into one output directory."""
+    SkipLog(tmp_path, "sft").add(_skipped(0, 1, 2))
+    assert SkipLog(tmp_path, "rl", start_batch=0).count == 0
+    assert SkipLog(tmp_path, "sft", start_batch=3).count == 3
 
 
 def test_encoded_pairs_can_be_kept(folder, tmp_path):

@@ -62,7 +62,7 @@ def test_adapters_are_counted():
     counts = memory.count_parameters(TINY, SFTConfig(lora=LoRAConfig(rank=4)))
     # qkv, output, gate_up, down: rank x (in + out)
     a_layer = 4 * ((64 + 128) + (64 + 64) + (64 + 384) + (192 + 64))
-    assert counts.adapters == 3 * a_layer
+    assert counts.adapters == 3 * a_layer + 2 * 128  # the rows of both embedding tokens
     assert counts.trainable == counts.adapters + counts.merger
 
 

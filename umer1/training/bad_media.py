@@ -11,8 +11,7 @@ from umer1.data.cache import write_whole
 from umer1.media import MediaError
 from umer1.training.metrics_file import read_rows
 
-POLICIES = ("fatal", "skip")
-FILE = "skipped_pairs.{}.jsonl"
+FILE = "{}_skipped_pairs.{}.jsonl"
 
 
 class BadMedium(MediaError):
@@ -35,16 +34,18 @@ class SkipLog:
     """Counts this process's skipped pairs by source, and keeps one line of each in a file.
 
     Args:
-        output: folder of `skipped_pairs.<rank>.jsonl`, JSON lines; made when the first pair is skipped. Lines
-            of `start_batch` and later are dropped: a resumed run meets those pairs again. The first process
+        output: folder of `<stage>_skipped_pairs.<rank>.jsonl`, JSON lines; made when the first pair is skipped.
+            Lines of `start_batch` and later are dropped: a resumed run meets those pairs again. The first process
             does that for files of ranks that a run with fewer processes has no more, and counts them.
     """
 
-    def __init__(self, output: Path, start_batch: int = 0, rank: int = 0, world_size: int = 1):
-        self.path, self.by_source = output / FILE.format(rank), Counter()
+    def __init__(
+        self, output: Path, stage: str, start_batch: int = 0, rank: int = 0, world_size: int = 1
+    ):
+        self.path, self.by_source = output / FILE.format(stage, rank), Counter()
         files = [self.path] if self.path.exists() else []
         if rank == 0:
-            files += _of_gone_ranks(output, world_size)
+            files += _of_gone_ranks(output, stage, world_size)
         for path in files:
             kept = _trimmed(path, start_batch)
             self.by_source.update(row["source"] for row in kept)
@@ -69,9 +70,9 @@ class SkipLog:
         return f"{self.count} pairs could not be used and were replaced ({counts}): {self.path}"
 
 
-def _of_gone_ranks(output: Path, world_size: int) -> list[Path]:
+def _of_gone_ranks(output: Path, stage: str, world_size: int) -> list[Path]:
     found = []
-    for path in output.glob(FILE.format("*")):
+    for path in output.glob(FILE.format(stage, "*")):
         rank = path.name.split(".")[1]
         if rank.isdigit() and int(rank) >= world_size:
             found.append(path)

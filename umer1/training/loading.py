@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from umer1.data.records import Pair
 from umer1.data.store import PairStore
 from umer1.media import MediaError
-from umer1.training.bad_media import POLICIES, BadMedium, SkipLog, Skipped
+from umer1.training.bad_media import BadMedium, SkipLog, Skipped
 from umer1.training.batching import GroupedBatches, rank_slice
 from umer1.training.parcels import Parcel
 from umer1.training.settings import RunConfig
@@ -99,7 +99,7 @@ class PairLoader:
             cannot be used.
         collate: list of those -> batch.
         config: `workers`, `prefetch`, `bad_media`, `cache_encoded`, `seed`, `output`.
-        rank, world_size: of the files of skipped pairs, `<output>/skipped_pairs.<rank>.jsonl`.
+        rank, world_size: of the files of skipped pairs, `<output>/<stage>_skipped_pairs.<rank>.jsonl`.
         start_batch: number of the first batch; skipped pairs of that one and later are forgotten.
 
     With workers, store, encode and collate are sent to them: they must be picklable.
@@ -117,14 +117,7 @@ class PairLoader:
         world_size: int = 1,
         start_batch: int = 0,
     ):
-        if config.bad_media not in POLICIES:
-            raise ValueError(f"bad_media: got {config.bad_media!r}, wants 'fatal' or 'skip'")
-        if config.workers < 0 or config.prefetch < 1:
-            raise ValueError(
-                f"workers: wants 0 or more and prefetch 1 or more, got {config.workers} and "
-                f"{config.prefetch}"
-            )
-        self.skips = SkipLog(Path(config.output), start_batch, rank, world_size)
+        self.skips = SkipLog(Path(config.output), config.stage, start_batch, rank, world_size)
         several = config.workers > 0
         self._loader = DataLoader(
             _Batches(store, encode, collate, config),

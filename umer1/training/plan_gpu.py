@@ -57,6 +57,8 @@ def _memory(
     )
     if question.generative:
         parts["loss"] = memory.loss_bytes(shapes, item)
+        if config.lora.rank:  # the head with its learnt rows is a copy
+            parts["loss"] += item * shapes.vocab_size * shapes.hidden_size
     if question.stage == "sft":
         parts["activations"] = activations
     else:

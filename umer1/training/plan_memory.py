@@ -114,7 +114,7 @@ def count_parameters(config: ModelConfig, settings: RunConfig | None = None) -> 
         )
         if settings is None:
             return found
-        choose_trainable(model, settings)
+        choose_trainable(model, settings, tokens=(0, 1))  # two rows, whichever they are
     return replace(found, trainable=size(model, learned=True), adapters=size(model) - before)
 
 

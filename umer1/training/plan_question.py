@@ -31,7 +31,7 @@ class Question:
 
     @property
     def stage(self) -> str:
-        return "rl" if isinstance(self.config, RLConfig) else "sft"
+        return self.config.stage
 
     @property
     def generative(self) -> bool:

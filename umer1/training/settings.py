@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from umer1.training.settings_checks import check_optimizer, check_settings
 
@@ -41,7 +41,9 @@ class LoRAConfig:
 
 @dataclass(slots=True)
 class RunConfig:
-    """What SFT and RL share."""
+    """What SFT and RL share. stage: "sft" or "rl"."""
+
+    stage: ClassVar[str]
 
     model: str = (
         ""  # directory, hub id, or "tiny": the architecture to train from scratch, see `tiny`
@@ -108,6 +110,8 @@ class RunConfig:
 class SFTConfig(RunConfig):
     """Stage one: gen InfoNCE + disc InfoNCE + CE of both sides (facts: the released `trainer.py`)."""
 
+    stage: ClassVar[str] = "sft"
+
     batch_size: int = 256  # pairs per contrastive batch, over all processes
     group_size: int = 64  # pairs of one source that stand together
     scale: float = 50.0  # logits = scale * cosine; temperature 0.02
@@ -155,6 +159,8 @@ class SFTConfig(RunConfig):
 @dataclass(slots=True)
 class RLConfig(RunConfig):
     """Stage two: GRPO on both sides with R = R_format + R_rank * R_gap (released settings are the defaults)."""
+
+    stage: ClassVar[str] = "rl"
 
     batch_size: int = 16  # pairs whose rollouts are each other's negatives, over all processes
     group_size: int = 1  # pairs of one source that stand together in a batch
