@@ -96,8 +96,8 @@ class SFTBatch:
         query_rows, target_rows: int64 [N]; the sequence of each pair's sides. negative_rows: int64 [M].
         pair_ids, negative_ids: int64 [N], [M]; equal ids are equal targets, in every process and step.
         supervised: float32 [2], supervised tokens of all queries and of all targets.
-        names: int64 [N + M]; equal ones are the same target in other words. None: as the ids say
-            (`umer1.training.twins` makes one id of both).
+        names: int64 [N + M]; equal ones are the same target in other words. None: the ids, since nothing has a
+            name (`umer1.training.twins` makes one id of both).
     """
 
     parts: list[SFTPart]
@@ -235,6 +235,7 @@ def collate_sft(
         torch.bincount(torch.tensor(each), minlength=len(unique)).float()
         for each in (queries_in_unique, targets_in_unique)
     )
+    named = any(side.name is not None for side in [*targets, *negatives])
     supervised = torch.tensor([int((shift(side.labels) != IGNORED).sum()) for side in unique])
     return SFTBatch(
         parts=[_part(unique, part, query_count, target_count, spatial_merge) for part in plan],
@@ -246,7 +247,7 @@ def collate_sft(
         supervised=torch.stack(
             [(supervised * count).sum() for count in (query_count, target_count)]
         ),
-        names=_int64(map(name_id, [*targets, *negatives])),
+        names=_int64(map(name_id, [*targets, *negatives])) if named else None,
     )
 
 

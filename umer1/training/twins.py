@@ -20,10 +20,11 @@ def with_common_ids(batch: SFTBatch, group=None) -> SFTBatch:
 
     One gather of two numbers per target: a process does not know what names the others' records give.
     """
-    if batch.names is None:
+    if batch.names is None and group is None:
         return batch
     contents = torch.cat([batch.pair_ids, batch.negative_ids])
-    gathered = gather_values(torch.stack([contents, batch.names], 1), group)
+    names = contents if batch.names is None else batch.names
+    gathered = gather_values(torch.stack([contents, names], 1), group)
     contents, names = gathered.T.contiguous()
     ids = contents
     for _ in range(ROUNDS):
