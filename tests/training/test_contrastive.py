@@ -137,6 +137,7 @@ def test_ids_come_from_the_data_or_the_target(records, sft_config, tmp_path):
 @pytest.mark.parametrize("change, message", [
     (dict(align_weight=-1.0), "align_weight"), (dict(microbatch_tokens=-1), "microbatch_tokens"),
     (dict(generative=False, align_weight=1.0), "align_weight: wants generative"),
+    (dict(matryoshka={8: -1.0}), "matryoshka: got 8: -1.0, wants .* above 0"),
     (dict(matryoshka={"8": 1.0}), "matryoshka: got '8'"), (dict(hard_negatives=-2), "hard_negatives"),
 ])  # fmt: skip
 def test_settings_that_make_no_sense_name_themselves(change, message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -152,8 +153,11 @@ class SFTConfig(RunConfig):
                 "to train or to align"
             )
         for size, weight in self.matryoshka.items():
-            if not isinstance(size, int) or size < 1 or not isinstance(weight, (int, float)):
-                raise ValueError(f"matryoshka: got {size!r}: {weight!r}, wants dimension: weight")
+            numbers = isinstance(size, int) and isinstance(weight, (int, float))
+            if not numbers or size < 1 or not 0 < weight < math.inf:
+                raise ValueError(
+                    f"matryoshka: got {size!r}: {weight!r}, wants dimension: weight, both above 0"
+                )
 
 
 @dataclass(slots=True)
