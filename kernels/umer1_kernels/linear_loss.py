@@ -55,7 +55,9 @@ def linear_cross_entropy(
         losses = reference.linear_cross_entropy(
             hidden, weight, target, ignore_index=ignore_index, reduction="none"
         )
-        return (losses * row_weight.detach()).sum(), losses.detach()
+        weighted = losses * row_weight.detach()
+        # whatever stands beside an ignored row, infinity included
+        return torch.where(target != ignore_index, weighted, 0.0).sum(), losses.detach()
     if chosen == "reference":
         return reference.linear_cross_entropy(
             hidden, weight, target, ignore_index=ignore_index, reduction=reduction

@@ -195,6 +195,37 @@ def test_grpo_without_reference_or_tokens(backend):
     assert all((grad == 0).all() for grad in torch.autograd.grad(empty.loss, (hidden, weight)))
 
 
+@pytest.mark.parametrize("gradients", [True, False])
+@pytest.mark.parametrize("rows", [0, 4])
+def test_nothing_that_counts_is_zero(backend, gradients, rows):
+    """With and without gradients: a trainer's evaluation meets a batch that is masked whole."""
+    hidden, weight = (
+        each.requires_grad_(gradients) for each in head(max(rows, 1), 3, 7, torch.float32)
+    )
+    hidden, ids, none = (
+        hidden[:rows],
+        torch.zeros(rows, dtype=torch.int64),
+        torch.full((rows,), -100),
+    )
+    with torch.set_grad_enabled(gradients):
+        for reduction in ("mean", "sum"):
+            loss = linear_cross_entropy(hidden, weight, none, reduction=reduction, backend=backend)
+            assert loss.item() == 0.0
+        losses = linear_cross_entropy(hidden, weight, none, reduction="none", backend=backend)
+        assert losses.tolist() == [0.0] * rows
+        anything = torch.full((rows,), torch.nan)
+        weighted, _ = linear_cross_entropy(
+            hidden, weight, none, row_weight=anything, reduction="sum", backend=backend
+        )
+        assert weighted.item() == 0.0
+        mask = torch.zeros(rows)
+        assert (
+            linear_logprob(hidden, weight, ids, mask=mask, backend=backend).tolist() == [0.0] * rows
+        )
+        found = grpo_loss(hidden, weight, ids, torch.ones(rows), mask=mask, backend=backend)
+        assert [value.item() for value in found] == [0.0] * 4
+
+
 def test_gradcheck(backend):
     hidden, weight = head(4, 3, 6)
     ids, mask = torch.tensor([1, 5, 0, 2]), torch.tensor([1, 1, 0, 1])

@@ -29,7 +29,9 @@ def gather_hidden(
     rows, ids, begin, end, origin = segments(hidden, input_ids, lengths, cu_seqlens, start)
     position = torch.arange(ids.shape[0], device=ids.device)
     inside = (position >= begin[:, None]) & (position < end[:, None]) & (ids == token_id)  # [B, R]
-    if occurrence == "last":
+    if inside.numel() == 0:  # no sequences, or no tokens: there is no largest position
+        index = begin.new_full(begin.shape, -1)
+    elif occurrence == "last":
         index = torch.where(inside, position, -1).amax(1)
     else:
         first = torch.where(inside, position, ids.shape[0]).amin(1)

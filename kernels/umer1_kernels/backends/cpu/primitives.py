@@ -42,7 +42,7 @@ class CpuPrimitives:
         size = max(1, LOGITS_BYTES // (4 * block.candidates.shape[0]))
         parts = [
             self.keep(block.chunk(begin, begin + size), columns=columns, moment=moment)
-            for begin in range(0, block.rows.shape[0], size)
+            for begin in range(0, max(block.rows.shape[0], 1), size)  # no rows: one empty part
         ]
         rows = Pools(
             *(None if p[0] is None else torch.cat(p) for p in zip(*(k.rows for k in parts)))
