@@ -79,6 +79,29 @@ def test_modes_become_rgb():
     assert load_image(Image.new("RGBA", (2, 3), (9, 8, 7, 255))).getpixel((0, 0)) == (9, 8, 7)
 
 
+@pytest.mark.parametrize("mode", ["P", "LA", "RGBA"])
+def test_a_transparent_ground_is_white_in_every_mode(mode, tmp_path):
+    """A black logo must not become black on black."""
+    logo = Image.new("RGBA", (4, 2), (0, 0, 0, 0))
+    logo.putpixel((1, 1), (0, 0, 0, 255))
+    wanted = load_image(logo)
+    assert wanted.getpixel((0, 0)) == (255, 255, 255) and wanted.getpixel((1, 1)) == (0, 0, 0)
+    made = logo.convert("LA") if mode == "LA" else logo.quantize() if mode == "P" else logo
+    assert same(load_image(made), wanted)
+    made.save(tmp_path / "logo.png")
+    assert same(load_image(tmp_path / "logo.png"), wanted)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bits_of_grey_keep_their_levels(suffix, tmp_path):
+    levels = np.linspace(0, 0xFFFF, 256).astype(np.uint16).reshape(16, 16)
+    Image.fromarray(levels).save(tmp_path / f"scan.{suffix}")
+    grey = np.asarray(load_image(tmp_path / f"scan.{suffix}"))[:, :, 0].ravel()
+    assert grey.tolist() == list(range(256))
+    with pytest.raises(MediaError, match="grey levels from -1 to 70000, wants 8 or 16 bits"):
+        load_image(Image.fromarray(np.array([[-1, 70000]], np.int32)))
+
+
 def truncated_jpeg():
     buffer = io.BytesIO()
     noise(64, 64).save(buffer, "JPEG")

@@ -25,7 +25,10 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 
 
 def load_image(source: Any, where: str = "image") -> Image.Image:
-    """`source` as a decoded RGB image. RGBA images get a white ground, as in qwen-vl-utils.
+    """`source` as a decoded RGB image.
+
+    What is transparent gets a white ground (RGBA as in qwen-vl-utils, palettes and grey alike), 16 bits of grey become
+    the same grey in 8. Orientation in EXIF is left alone, as there.
 
     Raises MediaError for whatever is missing, unreadable, cut short or larger than
     PIL.Image.MAX_IMAGE_PIXELS.
@@ -83,6 +86,10 @@ def _rgb(image: Image.Image, where: str, name: str) -> Image.Image:
         raise MediaError(f"{where}: {width} x {height} pixels, wants at least one: {name}")
     try:
         image.load()
+        if image.mode.startswith("I"):
+            image = _eight_bits(image, where, name)
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
         if image.mode != "RGBA":
             return image.convert("RGB")
     except DECODER_ERRORS as error:
@@ -90,6 +97,16 @@ def _rgb(image: Image.Image, where: str, name: str) -> Image.Image:
     white = Image.new("RGB", image.size, (255, 255, 255))
     white.paste(image, mask=image.getchannel("A"))
     return white
+
+
+def _eight_bits(image: Image.Image, where: str, name: str) -> Image.Image:
+    """Grey levels of 16 bits on the scale of 8: a plain conversion would make all above 255 white."""
+    levels = np.asarray(image)
+    if levels.min() < 0 or levels.max() > 0xFFFF:
+        raise MediaError(
+            f"{where}: grey levels from {levels.min()} to {levels.max()}, wants 8 or 16 bits: {name}"
+        )
+    return Image.fromarray((levels // 257).astype(np.uint8))
 
 
 def _from_array(array: np.ndarray, where: str) -> Image.Image:
