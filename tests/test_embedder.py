@@ -86,6 +86,11 @@ def test_seeds_of_items_decide_their_samples(embedder, items):
     np.testing.assert_allclose(out.gen[0], out.gen[4], atol=1e-5)
     assert out.reasoning[0] == out.reasoning[4]
     assert not np.allclose(out.gen[0], out.gen[5], atol=1e-3)
+    seeds = np.array([1, 2, 3, 4, 1, 9])
+    numpy = embedder.encode([*items, items[0], items[0]], seed=seeds, **settings)
+    assert numpy.reasoning == out.reasoning
+    one = [embedder.encode(items, seed=kind(3), **settings).reasoning for kind in (int, np.int64)]
+    assert one[0] == one[1]
     alone = embedder.encode([items[2]], seed=[3], **settings)
     np.testing.assert_allclose(alone.gen[0], out.gen[2], atol=1e-5)
 

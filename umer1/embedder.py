@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as List
 from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -225,11 +226,11 @@ class Embedder:
         if batch_size < 1:
             raise ValueError(f"batch_size: got {batch_size}, wants at least 1")
         for name, values in (("seed", seed), ("numbers", numbers)):
-            if not isinstance(values, int) and len(values) != len(items):
+            if not isinstance(values, Integral) and len(values) != len(items):
                 raise ValueError(f"{name}: got {len(values)} numbers for {len(items)} items")
         parsed = [parse_item(item, where=f"item {place}") for place, item in enumerate(items)]
-        if isinstance(seed, int):
-            sampling, seed = replace(sampling, seed=seed), [None] * len(items)
+        if isinstance(seed, Integral):
+            sampling, seed = replace(sampling, seed=int(seed)), [None] * len(items)
         if isinstance(self.engine, NativeEngine):
             self.engine.resize(batch_size)
         samples = 0 if mode == "disc" else n

@@ -133,9 +133,10 @@ class Generated:
 def prompt_seed(prompt: Prompt, sampling: Sampling, sample: int) -> int:
     """Seed of one row, 64 bits: see `row_seed`."""
     sample += prompt.first_sample
+    # numpy's integers would overflow
     if prompt.seed is not None:
-        return row_seed(prompt.seed, 0, sample)
-    return row_seed(sampling.seed, prompt.number, sample)
+        return row_seed(int(prompt.seed), 0, sample)
+    return row_seed(int(sampling.seed), int(prompt.number), sample)
 
 
 def row_seed(base: int, request: int, sample: int) -> int:
