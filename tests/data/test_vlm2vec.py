@@ -3,6 +3,8 @@
 import io
 import json
 import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import yaml
@@ -133,6 +135,33 @@ def test_row_groups_of_all_files_share_one_limit(tmp_path, monkeypatch):
     assert groups._bytes == sum(each.nbytes for each in groups._tables.values()) <= 2 * one
     monkeypatch.setattr(tables, "KEPT_BYTES", 1)
     assert store[7].query.images == [wanted[7]] and len(groups._tables) == 1
+
+
+def test_threads_read_one_table(tmp_path, monkeypatch):
+    """As annotation does: a Parquet file cannot be read by several at once, and the count of bytes stays right."""
+    rows = [{"query": "q", "answer": "a", "image": {"bytes": picture(n), "path": None}} for n in range(60)]  # fmt: skip
+    save(tmp_path / "colpali/data/train-0-of-1.parquet", rows, group=3)
+    groups = tables._RowGroups()
+    monkeypatch.setattr(tables, "_GROUPS", groups)
+    monkeypatch.setattr(tables, "KEPT_GROUPS", 2)
+    store = open_entries(tmp_path, colpali={"dataset_parser": "vidore", "dataset_name": "colpali"})
+    inside = []
+    read = parquet.ParquetFile.read_row_group
+
+    def watched(*arguments, **named):
+        inside.append(1)
+        assert len(inside) == 1
+        time.sleep(0.001)
+        try:
+            return read(*arguments, **named)
+        finally:
+            inside.pop()
+
+    monkeypatch.setattr(parquet.ParquetFile, "read_row_group", watched)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda n: store[n % 60].query.images[0], range(240)))
+    assert found == [picture(n % 60) for n in range(240)]
+    assert groups._bytes == sum(each.nbytes for each in groups._tables.values())
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "arrow"])

@@ -8,6 +8,7 @@ read a row group at a time, the last few of which, of all files together, are ke
 from __future__ import annotations
 
 import itertools
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import cached_property
@@ -97,24 +98,26 @@ class TableRows:
 
 
 class _RowGroups:
-    """Those read last, within KEPT_GROUPS and KEPT_BYTES."""
+    """Those read last, within KEPT_GROUPS and KEPT_BYTES. One thread reads at a time: pyarrow's files want that."""
 
     def __init__(self):
+        self._lock = threading.Lock()
         self._tables: OrderedDict[tuple[int, int], pyarrow.Table] = OrderedDict()
         self._bytes = 0
 
     def get(self, key: tuple[int, int], read: Callable[[], pyarrow.Table]) -> pyarrow.Table:
-        if key in self._tables:
-            self._tables.move_to_end(key)
-            return self._tables[key]
-        table = read()
-        self._tables[key] = table
-        self._bytes += table.nbytes
-        while len(self._tables) > 1 and (
-            len(self._tables) > KEPT_GROUPS or self._bytes > KEPT_BYTES
-        ):
-            self._bytes -= self._tables.popitem(last=False)[1].nbytes
-        return table
+        with self._lock:
+            if key in self._tables:
+                self._tables.move_to_end(key)
+                return self._tables[key]
+            table = read()
+            self._tables[key] = table
+            self._bytes += table.nbytes
+            while len(self._tables) > 1 and (
+                len(self._tables) > KEPT_GROUPS or self._bytes > KEPT_BYTES
+            ):
+                self._bytes -= self._tables.popitem(last=False)[1].nbytes
+            return table
 
 
 _GROUPS, _SERIAL = _RowGroups(), itertools.count()  # a serial tells open files apart
