@@ -185,6 +185,13 @@ def test_files_of_another_kind_are_one_clear_error(tmp_path, content):
             load(tmp_path / "bad")
 
 
+def test_line_separators_of_unicode_end_no_row(tmp_path):
+    """A model may write them, and a page of the web holds them."""
+    rows = [{"text": f"one{mark}two"} for mark in ("\u2028", "\u2029", "\x85", "\r", "\n")]
+    files.save_jsonl(tmp_path / "rows.jsonl", rows)
+    assert files.load_jsonl(tmp_path / "rows.jsonl") == rows
+
+
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "rows.jsonl"
     files.save_jsonl(path, [{"a": 1}])

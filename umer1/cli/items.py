@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from umer1.identities import first_twice
+
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v")
 REMOTE = ("http://", "https://", "data:")
@@ -37,8 +39,7 @@ def read_items(
             "nothing to embed: give texts, pictures, videos or a .jsonl file (see --help)"
         )
     ids = [identity for identity, _ in pairs]
-    if len(set(ids)) != len(ids):
-        twice = next(identity for identity in ids if ids.count(identity) > 1)
+    if (twice := first_twice(ids)) is not None:
         raise ValueError(f"id {twice!r} is there twice; ids have to differ")
     items = [item for _, item in pairs]
     if instruction:

@@ -119,7 +119,8 @@ def save_jsonl(path: Path, rows: Iterable[dict], *, sync: bool = True) -> None:
 
 
 def load_jsonl(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    # not splitlines: a line separator of Unicode inside a text ends no row
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def load_restricted(path: Path):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from umer1.identities import first_twice
 from umer1.retrieval.manifest import Manifest
 from umer1.retrieval.shorten import shortened
 
@@ -21,8 +22,7 @@ def checked_ids(ids: Sequence[str]) -> list[str]:
     for place, identity in enumerate(ids):
         if not isinstance(identity, str) or not identity:
             raise ValueError(f"ids: number {place} is {identity!r}, wants a text")
-    if len(set(ids)) != len(ids):
-        twice = next(identity for identity in ids if ids.count(identity) > 1)
+    if (twice := first_twice(ids)) is not None:
         raise ValueError(f"ids: {twice!r} is there twice")
     return ids
 

@@ -42,7 +42,7 @@ def write_page(run_dir: Path, stage: str) -> Path:
 
 
 def _step(file: Path, opened: bool) -> str:
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
     step = int(file.stem.removeprefix("step-"))
     right = sum(row["nearest_right"] for row in rows)
     summary = f"step {step} · {right} of {len(rows)} nearest to their own pair"
