@@ -55,9 +55,9 @@ def linear_cross_entropy(
         losses = reference.linear_cross_entropy(
             hidden, weight, target, ignore_index=ignore_index, reduction="none"
         )
-        weighted = losses * row_weight.detach()
-        # whatever stands beside an ignored row, infinity included
-        return torch.where(target != ignore_index, weighted, 0.0).sum(), losses.detach()
+        # whatever stands beside an ignored row, in the gradient too
+        constant = torch.where(target != ignore_index, row_weight.detach(), 0.0)
+        return (losses * constant).sum(), losses.detach()
     if chosen == "reference":
         return reference.linear_cross_entropy(
             hidden, weight, target, ignore_index=ignore_index, reduction=reduction

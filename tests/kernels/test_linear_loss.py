@@ -218,6 +218,9 @@ def test_nothing_that_counts_is_zero(backend, gradients, rows):
             hidden, weight, none, row_weight=anything, reduction="sum", backend=backend
         )
         assert weighted.item() == 0.0
+        if gradients and rows:
+            made = torch.autograd.grad(weighted, (hidden, weight), retain_graph=True)
+            assert all((grad == 0).all() for grad in made)
         mask = torch.zeros(rows)
         assert (
             linear_logprob(hidden, weight, ids, mask=mask, backend=backend).tolist() == [0.0] * rows
