@@ -83,6 +83,19 @@ def _kinds(tmp_path):
             "fsdp": {"fsdp": True}}  # fmt: skip
 
 
+def _assert_every_kind_equals_one(base, folder):
+    """Trains in this process and by every kind on two, each into its own folder; the kinds."""
+    sft.run(replace(base, output=str(folder / "one")), progress=False)
+    kinds = _kinds(folder)
+    settings = [
+        _settings(replace(base, output=str(folder / kind)), **how) for kind, how in kinds.items()
+    ]
+    _launch(folder, settings)
+    for kind in kinds:
+        _assert_equal(folder / kind, folder / "one")
+    return kinds
+
+
 @pytest.mark.slow  # starts torchrun; eight trainings
 @pytest.mark.parametrize("tied", [True, False])
 def test_every_kind_equals_one_process(sft_config, tmp_path, tied):
@@ -95,18 +108,7 @@ def test_every_kind_equals_one_process(sft_config, tmp_path, tied):
         freeze_vision=True,
         tiny={**sft_config.tiny, "tie_word_embeddings": tied},
     )
-    one = replace(base, output=str(tmp_path / "one"))
-    sft.run(one, progress=False)
-    kinds = _kinds(tmp_path)
-    _launch(
-        tmp_path,
-        [
-            _settings(replace(base, output=str(tmp_path / kind)), **how)
-            for kind, how in kinds.items()
-        ],
-    )
-    for kind in kinds:
-        _assert_equal(tmp_path / kind, tmp_path / "one")
+    for kind in _assert_every_kind_equals_one(base, tmp_path):
         loaded = Qwen2VLForConditionalGeneration.from_pretrained(tmp_path / kind / "model")
         head = _weights(tmp_path / kind)["decoder.embed.weight" if tied else "head.weight"]
         assert torch.equal(loaded.lm_head.weight, head)
@@ -117,17 +119,7 @@ def test_every_kind_trains_the_disc_vectors_alone(sft_config, tmp_path):
     """Nobody reads the head then, nor the tower in a batch of texts."""
     base = replace(sft_config, sources="texts", batch_size=4, steps=3, generative=False,
                    tiny={**sft_config.tiny, "tie_word_embeddings": False})  # fmt: skip
-    sft.run(replace(base, output=str(tmp_path / "one")), progress=False)
-    kinds = _kinds(tmp_path)
-    _launch(
-        tmp_path,
-        [
-            _settings(replace(base, output=str(tmp_path / kind)), **how)
-            for kind, how in kinds.items()
-        ],
-    )
-    for kind in kinds:
-        _assert_equal(tmp_path / kind, tmp_path / "one")
+    _assert_every_kind_equals_one(base, tmp_path)
 
 
 @pytest.mark.slow  # starts torchrun; nine trainings
