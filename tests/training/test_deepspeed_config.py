@@ -49,6 +49,9 @@ def test_every_auto_of_the_released_json_is_filled_from_the_config():
      r"has its own optimizer \(betas is \[0.8, 0.999\]\)"),
     ({"optimizer": {"type": "OneBitAdam", "params": {"lr": "auto"}}}, "optimizer.type is 'OneBitAdam', but umer1 .* AdamW"),
     ({"scheduler": {"type": "WarmupLR", "params": {"warmup_max_lr": 1e-4}}}, "has its own scheduler"),
+    ({"scheduler": {"type": "WarmupDecayLR", "params": {"total_num_steps": "auto"}}},
+     "scheduler.type is 'WarmupDecayLR', but optimizer.schedule of the training config is 'cosine'"),
+    ({"scheduler": {"type": "OneCycle", "params": {"cycle_min_lr": "auto"}}}, "scheduler.type is 'OneCycle', but"),
     ({"aio": {"block_size": "auto"}}, "aio.block_size is 'auto', which umer1 has no value for"),
 ])  # fmt: skip
 def test_what_contradicts_the_training_config_is_named(change, message):
@@ -60,6 +63,11 @@ def test_an_optimizer_left_to_the_trainer_is_the_trainers():
     for kind in ("AdamW", "Adam"):
         section = {"type": kind, "params": {"lr": "auto", "betas": "auto", "eps": "auto"}}
         assert "optimizer" not in _filled({**RELEASED, "optimizer": section})
+
+
+def test_a_schedule_that_is_the_configs_may_stand_in_the_json():
+    section = {"type": "WarmupCosineLR", "params": {"warmup_num_steps": "auto"}}
+    assert "scheduler" not in _filled({**RELEASED, "scheduler": section})
 
 
 @pytest.mark.parametrize("text, message", [

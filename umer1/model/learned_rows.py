@@ -27,14 +27,18 @@ class LearnedRows(nn.Module):
     """
 
     weight: nn.Parameter
+    numbers: Tensor
 
     def _learn(self, weight: nn.Parameter, rows: Sequence[int]) -> None:
         self.weight, self.rows, self.enabled = weight.requires_grad_(False), tuple(rows), True
+        # on the weight's device once: made anew, every read would wait for a copy to the GPU
+        numbers = torch.tensor(self.rows, device=weight.device)
+        self.register_buffer("numbers", numbers, persistent=False)
         self.lora_rows = nn.Parameter(weight.new_zeros(len(self.rows), weight.shape[1]))
 
     def learned(self) -> Tensor:
         """The rows as they are now, [R, H]."""
-        return self.weight[self._numbers()] + self.lora_rows
+        return self.weight[self.numbers] + self.lora_rows
 
     def whole(self) -> Tensor:
         """[V, H] with the learned rows, in autocast's dtype where that is on: a copy while they are enabled."""
@@ -42,15 +46,12 @@ class LearnedRows(nn.Module):
             return self.weight
         dtype = compute_dtype(self.weight)
         copy = self.weight.detach().to(dtype, copy=True)
-        return copy.index_copy_(0, self._numbers(), self.learned().to(dtype))
+        return copy.index_copy_(0, self.numbers, self.learned().to(dtype))
 
     @torch.no_grad()
     def write(self, rows: Tensor) -> None:
         """Puts [R, H] into the table itself."""
-        self.weight[self._numbers()] = rows
-
-    def _numbers(self) -> Tensor:
-        return torch.tensor(self.rows, device=self.weight.device)
+        self.weight[self.numbers] = rows
 
 
 class LearnedTable(nn.Embedding, LearnedRows):

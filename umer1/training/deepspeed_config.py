@@ -14,6 +14,7 @@ from typing import Any
 from umer1.training.settings import RunConfig
 
 AUTO = "auto"
+SCHEDULES = {"WarmupLR": "constant", "WarmupDecayLR": "linear", "WarmupCosineLR": "cosine"}
 
 
 def read_deepspeed(path: str | Path) -> dict[str, Any]:
@@ -52,8 +53,8 @@ def filled(
     result = copy.deepcopy(settings)
     bf16 = config.mixed_precision == "bf16"
     here = config.batch_size // processes
-    _decided_elsewhere(result, "optimizer")
-    _decided_elsewhere(result, "scheduler")
+    _optimizer(result)
+    _scheduler(result, config.optimizer.schedule)
     accumulation = config.gradient_accumulation
     _fill(result, "bf16.enabled", bf16, "mixed_precision", missing=bf16)
     _fill(result, "fp16.enabled", False, "mixed_precision", missing=None)
@@ -81,8 +82,27 @@ def filled(
     return result
 
 
-def _decided_elsewhere(settings: dict, section: str) -> None:
-    """Drops a section all of whose values are "auto"; any other would contradict the training config."""
+def _optimizer(settings: dict) -> None:
+    """Drops the section; an error where it is another optimizer than ours."""
+    kind = _decided_elsewhere(settings, "optimizer")
+    if kind not in (None, "AdamW", "Adam"):
+        raise ValueError(
+            f"deepspeed: optimizer.type is {kind!r}, but umer1 trains with AdamW; take the section out of the JSON"
+        )
+
+
+def _scheduler(settings: dict, schedule: str) -> None:
+    """Drops the section; an error where it is another schedule than ours."""
+    kind = _decided_elsewhere(settings, "scheduler")
+    if kind is not None and SCHEDULES.get(kind) != schedule:
+        raise ValueError(
+            f"deepspeed: scheduler.type is {kind!r}, but optimizer.schedule of the training config is {schedule!r}; "
+            f"take the section out of the JSON, the schedule is one of {', '.join(SCHEDULES.values())} there"
+        )
+
+
+def _decided_elsewhere(settings: dict, section: str) -> str | None:
+    """Takes out a section all of whose values are "auto" (any other would contradict the training config): its type."""
     found = settings.pop(section, {})
     for name, value in found.get("params", {}).items():
         if value != AUTO:
@@ -90,11 +110,7 @@ def _decided_elsewhere(settings: dict, section: str) -> None:
                 f"deepspeed: has its own {section} ({name} is {value!r}); take it out of the JSON and set it in "
                 f"the training config (optimizer.learning_rate, optimizer.schedule, ...)"
             )
-    kind = found.get("type", "AdamW")
-    if section == "optimizer" and kind not in ("AdamW", "Adam"):
-        raise ValueError(
-            f"deepspeed: optimizer.type is {kind!r}, but umer1 trains with AdamW; take the section out of the JSON"
-        )
+    return found.get("type")
 
 
 def _fill(settings: dict, key: str, value, source: str, missing=...) -> None:
