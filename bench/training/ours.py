@@ -18,8 +18,9 @@ from umer1.engine.native import NativeEngine
 from umer1.engine.requests import prompt_seed
 from umer1.model import Sequence
 from umer1.training.alone import Alone
-from umer1.training.collate import IGNORED, EncodedPair, EncodedSide, SFTBatch, collate_sft, shift
+from umer1.training.collate import SFTBatch, collate_sft
 from umer1.training.contrastive import Contrast
+from umer1.training.encoded import IGNORED, EncodedPair, EncodedSide, shift
 from umer1.training.grad_cache import SFTObjective, add_gradients
 from umer1.training.policy_forward import Objective
 from umer1.training.policy_update import learn, make_parts

@@ -6,8 +6,9 @@ from contextlib import nullcontext
 import torch
 
 from umer1.data.records import read_sft
-from umer1.training.collate import collate_sft, encode_pair
+from umer1.training.collate import collate_sft
 from umer1.training.contrastive import Contrast
+from umer1.training.encoded import encode_pair
 from umer1.training.grad_cache import SFTObjective, add_gradients
 from umer1.training.start import open_pairs, start
 from umer1.training.wrapped import Trainee

@@ -6,7 +6,7 @@ from umer1.data.media_names import MediaNames
 from umer1.data.records import sft_pair
 from umer1.embedder import BUNDLED
 from umer1.processor import Processor
-from umer1.training.collate import IGNORED, encode_side
+from umer1.training.encoded import IGNORED, encode_side
 
 
 def test_annotated_pairs_train_like_the_released_ones(records, tmp_path):

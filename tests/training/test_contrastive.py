@@ -9,8 +9,9 @@ import torch.nn.functional as F
 
 from tests.training.sft_cases import with_negatives
 from umer1.data.records import RecordError, read_sft
-from umer1.training.collate import SFTBatch, collate_sft, encode_pair
+from umer1.training.collate import SFTBatch, collate_sft
 from umer1.training.contrastive import Contrast
+from umer1.training.encoded import encode_pair
 from umer1.training.settings import SFTConfig
 from umer1.training.twins import with_common_ids
 from umer1.training.wrapped import LARGEST_SCALE, Trainee

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from umer1.data.records import RecordError
-from umer1.training.collate import encode_pair
+from umer1.training.encoded import encode_pair
 from umer1.training.lengths import estimated_lengths
 from umer1.training.start import open_pairs, start
 

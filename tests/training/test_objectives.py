@@ -14,7 +14,7 @@ from tests.training.sft_cases import (
 )
 from umer1.data.records import read_sft
 from umer1.model.sequence import pack
-from umer1.training.collate import encode_pair, encode_side
+from umer1.training.encoded import encode_pair, encode_side
 from umer1.training.grad_cache import add_gradients
 from umer1.training.objectives import group_advantage
 

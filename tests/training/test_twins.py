@@ -9,7 +9,8 @@ import torch.multiprocessing
 
 from tests.training.sft_cases import batch_of, encoded_pairs, gradients, objective, trainee_of
 from umer1.data.records import read_sft
-from umer1.training.collate import SFTBatch, collate_sft, encode_pair
+from umer1.training.collate import SFTBatch, collate_sft
+from umer1.training.encoded import encode_pair
 from umer1.training.start import start
 from umer1.training.twins import with_common_ids
 

@@ -18,8 +18,9 @@ from umer1.profiling.ranges import model_stages, stage
 from umer1.profiling.request import Request
 from umer1.profiling.workload import Workload
 from umer1.training.alone import Alone
-from umer1.training.collate import IGNORED, EncodedPair, EncodedSide, SFTBatch, collate_sft
+from umer1.training.collate import SFTBatch, collate_sft
 from umer1.training.contrastive import Contrast
+from umer1.training.encoded import IGNORED, EncodedPair, EncodedSide
 from umer1.training.grad_cache import SFTObjective, add_gradients
 from umer1.training.loop import make_optimizer
 from umer1.training.policy_forward import Objective

@@ -15,8 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from umer1.training.collate import IGNORED, SFTBatch, SFTPart
+from umer1.training.collate import SFTBatch, SFTPart
 from umer1.training.contrastive import Contrast, ContrastiveLoss
+from umer1.training.encoded import IGNORED
 from umer1.training.objectives import SFTForward, SFTOutputs
 from umer1.training.twins import with_common_ids
 

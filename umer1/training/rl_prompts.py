@@ -10,7 +10,7 @@ from umer1.data.store import PairStore
 from umer1.model.sequence import Sequence
 from umer1.processor import Processor
 from umer1.training.batching import GroupedBatches
-from umer1.training.collate import side_item
+from umer1.training.encoded import side_item
 from umer1.training.loading import PairLoader, shares
 from umer1.training.rollout_share import RolloutShare
 from umer1.training.settings import RLConfig

@@ -19,7 +19,7 @@ from umer1.data.records import Pair, Side
 from umer1.engine import Generated, Prompt, Sampling, generate
 from umer1.model.qwen2_vl import Qwen2VL
 from umer1.processor import Processor
-from umer1.training.collate import describe, encode_side
+from umer1.training.encoded import describe, encode_side
 from umer1.training.lora import merged
 from umer1.training.settings import SFTConfig
 

@@ -16,8 +16,9 @@ from umer1.model.qwen2_vl import Qwen2VL
 from umer1.processor import Processor
 from umer1.progress import progress_bar
 from umer1.training.batch_report import describe_batches
-from umer1.training.collate import EncodedPair, SFTBatch, collate_sft, encode_pair
+from umer1.training.collate import SFTBatch, collate_sft
 from umer1.training.contrastive import Contrast
+from umer1.training.encoded import EncodedPair, encode_pair
 from umer1.training.grad_cache import SFTNumbers, SFTObjective, add_gradients, room_of
 from umer1.training.lengths import estimated_lengths
 from umer1.training.loading import PairLoader, group_pairs, shares

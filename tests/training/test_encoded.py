@@ -6,7 +6,7 @@ import pytest
 
 from umer1.data import open_rl, open_sft
 from umer1.media import MediaError
-from umer1.training.collate import encode_side
+from umer1.training.encoded import encode_side
 from umer1.training.rl_prompts import PromptEncoder
 from umer1.training.start import start
 
