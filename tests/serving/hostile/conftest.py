@@ -3,7 +3,9 @@
 import asyncio
 import io
 import socket
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -15,6 +17,8 @@ from umer1.serving.body_limits import BodyLimits
 from umer1.serving.media.checks import GateLimits
 from umer1.serving.media.gate import MediaGate
 from umer1.serving.media.urls import MediaUrls
+
+sys.path.insert(0, str(Path(__file__).parent))  # what tests share is a plain module beside them
 
 KEY = {"Authorization": "Bearer right"}
 GOOD = {"input": "seven", "mode": "disc"}
