@@ -24,6 +24,7 @@ from umer1.model.packed_weights import PackedWeights, inference_dtype, pack_weig
 from umer1.model.qwen2_vl import Qwen2VL
 from umer1.processor import Processor
 from umer1.progress import progress_bar
+from umer1.prompt_limit import PromptLimit
 from umer1.prompts import parse_item
 
 log = logging.getLogger("umer1")
@@ -186,8 +187,8 @@ class Embedder:
         Args:
             numbers: what the items are called for seeding; default their places. With their numbers from the whole list,
                 the rest of an interrupted run gets the samples it would have had.
-            on_bad: called with the place of an item whose media cannot be used, and why; the others go on. Default: the
-                error ends the stream.
+            on_bad: called with the place of an item whose media cannot be used or whose prompt is too long, and why; the
+                others go on. Default: the error ends the stream.
         """
         sampling = Sampling(max_new_tokens, temperature, top_p, top_k, 0, stop, max_think_tokens)
         numbers = range(len(items)) if numbers is None else numbers
@@ -234,6 +235,8 @@ class Embedder:
         if isinstance(self.engine, NativeEngine):
             self.engine.resize(batch_size)
         samples = 0 if mode == "disc" else n
+        new_tokens = sampling.max_new_tokens if samples else 0
+        limit = PromptLimit.of(self.model.config, self.engine, new_tokens)
         results = [Generated(rollouts=[None] * samples) for _ in parsed]
         places: list[int] = []  # of the items that became prompts
 
@@ -242,6 +245,7 @@ class Embedder:
             for place, (item, number, own) in enumerate(zip(parsed, numbers, seed)):
                 try:
                     made = self.prompt(item, mode, number=number, seed=own, readout=readout)
+                    limit.check(len(made.sequence), f"item {place}")
                 except (ValueError, OSError) as error:
                     if on_bad is None:
                         raise
