@@ -1,6 +1,7 @@
 """`Embedder.encode`: shapes, modes, read-outs, misses, bad input."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,9 @@ import torch.nn.functional as F
 from PIL import Image
 
 from umer1 import Embedder
+from umer1.engine import NativeEngine, SpecialTokens
+from umer1.engine.memory import page_bytes
+from umer1.engine.pages import PAGE_LENGTH, pages_for
 from umer1.model.qwen2_vl import Qwen2VL
 from umer1.model.sequence import pack
 from umer1.model.tiny import build_tokenizer, tiny_config
@@ -148,6 +152,47 @@ def test_media_that_cannot_be_used_may_be_passed_over(embedder, items, tmp_path,
     for place, item in ((0, items[0]), (2, items[1]), (3, items[2])):
         wanted = embedder.encode(item, progress=False, **settings)
         np.testing.assert_allclose(seen[place].disc, wanted.disc, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode, new", [("disc", 0), ("both", 3)])
+def test_items_longer_than_the_model_reads_may_be_passed_over(embedder, monkeypatch, mode, new):
+    def reads(tokens):
+        config = replace(embedder.model.config, max_position_embeddings=tokens)
+        monkeypatch.setattr(embedder.model, "config", config)
+
+    items, told = ["a cat", "a cat " * 50, "a dog"], {}
+    short, long = (embedder.prompt({"text": text}, mode).sequence for text in items[:2])
+    settings = dict(mode=mode, max_new_tokens=3)
+    reads(len(short) + new)
+    seen = dict(embedder.stream(items, batch_size=1, on_bad=told.__setitem__, **settings))
+    assert sorted(told) == [1] and sorted(seen) == [0, 2]
+    why = f"the model reads {len(short) + new} tokens" + ", 3 of them for max_new_tokens" * (
+        new > 0
+    )
+    message = f"item 1: {len(long)} prompt tokens, wants at most {len(short)}: {why}"
+    assert str(told[1]) == message
+    with pytest.raises(ValueError, match=message):
+        embedder.encode(items, progress=False, **settings)
+    reads(len(long) + new)
+    assert len(embedder.encode(items, progress=False, **settings).disc) == 3
+
+
+def test_items_longer_than_the_engine_holds_may_be_passed_over(embedder):
+    config, special = embedder.model.config, SpecialTokens.of(embedder.processor)
+    items = ["a cat", "a cat " * 100, "a dog"]
+    pages = pages_for(len(embedder.prompt({"text": items[0]}).sequence))
+    memory = (pages + 2) * page_bytes(config, torch.float32)  # scratch, and one for what is written
+    engine = NativeEngine(embedder.model, special, slots=2, kv_memory=memory)
+    small, told = Embedder(embedder.model, embedder.processor, engine=engine), {}
+    seen = dict(small.stream(items, max_new_tokens=3, batch_size=2, on_bad=told.__setitem__))
+    assert sorted(told) == [1] and sorted(seen) == [0, 2]
+    room = pages * PAGE_LENGTH
+    message = f"wants at most {room}: the engine has room for {room + 3} tokens, 3 of them for max"
+    assert str(told[1]).startswith("item 1: ") and message in str(told[1])
+    # a prompt that is read at once and not continued needs none of that memory
+    assert len(small.encode(items, "disc", progress=False, batch_size=2).disc) == 3
+    with pytest.raises(ValueError, match="max_new_tokens: got 999, leaves no room for a prompt"):
+        small.encode("a cat", max_new_tokens=999, progress=False, batch_size=2)
 
 
 def test_a_miss_is_reported(embedder, caplog):

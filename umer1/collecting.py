@@ -1,15 +1,41 @@
-"""Rollouts of the engine as `Embeddings`."""
+"""What an engine gives, item by item, and as `Embeddings`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 
 import numpy as np
 import torch
 
 from umer1.embeddings import Embeddings
-from umer1.engine import Generated
+from umer1.engine import Engine, Generated, Prompt, Sampling
 from umer1.prompts import parse_response
+
+
+def finished_items(
+    engine: Engine, prompts: Iterable[tuple[int, Prompt]], sampling: Sampling, samples: int
+) -> Iterator[tuple[int, Generated]]:
+    """(place, result) of items whose samples have all finished, in any order. prompts: (place,
+    prompt), read as the engine has room."""
+    places: list[int] = []
+    unfinished: dict[int, Generated] = {}
+
+    def placed() -> Iterator[Prompt]:
+        for place, prompt in prompts:
+            places.append(place)
+            unfinished[place] = Generated(rollouts=[None] * samples)
+            yield prompt
+
+    with closing(engine.submit(placed(), sampling, samples=samples)) as rows:
+        for row in rows:
+            place = places[row.prompt]
+            result = unfinished[place]
+            result.disc = row.disc
+            if samples:
+                result.rollouts[row.sample] = row.rollout
+            if None not in result.rollouts:
+                yield place, unfinished.pop(place)
 
 
 def collect(

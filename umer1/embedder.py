@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as List
+from contextlib import closing
 from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from umer1.collecting import collect
+from umer1.collecting import collect, finished_items
 from umer1.embeddings import Embeddings
 from umer1.engine import Engine, Generated, NativeEngine, Prompt, Sampling, SpecialTokens
 from umer1.engine.named import engine_name, open_engine
@@ -24,7 +25,9 @@ from umer1.model.packed_weights import PackedWeights, inference_dtype, pack_weig
 from umer1.model.qwen2_vl import Qwen2VL
 from umer1.processor import Processor
 from umer1.progress import progress_bar
+from umer1.prompt_limit import PromptLimit
 from umer1.prompts import parse_item
+from umer1.turns import Turns
 
 log = logging.getLogger("umer1")
 BUNDLED = {"tiny": Path(__file__).parent / "assets" / "tiny"}
@@ -32,6 +35,9 @@ BUNDLED = {"tiny": Path(__file__).parent / "assets" / "tiny"}
 
 class Embedder:
     """One Qwen2-VL model with `<gen_emb>` and `<disc_emb>`, and its processor.
+
+    It may be called from several threads: a call waits for the ones under way, a stream ends when it is read to its end
+    or closed. A call beside an unfinished stream of the same thread is a RuntimeError.
 
     Args:
         engine: what runs the model; default: a NativeEngine, made when it is first needed.
@@ -48,6 +54,7 @@ class Embedder:
     ):
         self.model, self.processor, self.packed = model.eval(), processor, packed
         self._engine = engine
+        self._turns = Turns()
 
     @classmethod
     def load(
@@ -154,11 +161,12 @@ class Embedder:
             running = self._run(
                 items, range(len(items)), mode, sampling, n, seed, batch_size, readout
             )
-            for number, result in running:
-                results[number] = result
-                written += sum(len(rollout.tokens) for rollout in result.rollouts)
-                rate = {"tokens/s": written / (time.monotonic() - began)} if written else {}
-                bar.advance(1 if mode == "disc" else n, **rate)
+            with closing(running):
+                for number, result in running:
+                    results[number] = result
+                    written += sum(len(rollout.tokens) for rollout in result.rollouts)
+                    rate = {"tokens/s": written / (time.monotonic() - began)} if written else {}
+                    bar.advance(1 if mode == "disc" else n, **rate)
         embeddings = self.collect(results, mode, n)
         _warn_of_misses(embeddings.hit)
         return embeddings
@@ -186,18 +194,18 @@ class Embedder:
         Args:
             numbers: what the items are called for seeding; default their places. With their numbers from the whole list,
                 the rest of an interrupted run gets the samples it would have had.
-            on_bad: called with the place of an item whose media cannot be used, and why; the others go on. Default: the
-                error ends the stream.
+            on_bad: called with the place of an item whose media cannot be used or whose prompt is too long, and why; the
+                others go on. Default: the error ends the stream.
         """
         sampling = Sampling(max_new_tokens, temperature, top_p, top_k, 0, stop, max_think_tokens)
         numbers = range(len(items)) if numbers is None else numbers
         hits = []
-        for place, result in self._run(
-            items, numbers, mode, sampling, n, seed, batch_size, readout, on_bad
-        ):
-            embeddings = self.collect([result], mode, n)
-            hits.append(embeddings.hit)
-            yield place, embeddings
+        running = self._run(items, numbers, mode, sampling, n, seed, batch_size, readout, on_bad)
+        with closing(running):
+            for place, result in running:
+                embeddings = self.collect([result], mode, n)
+                hits.append(embeddings.hit)
+                yield place, embeddings
         if mode != "disc" and hits:
             _warn_of_misses(np.concatenate(hits))
 
@@ -231,33 +239,39 @@ class Embedder:
         parsed = [parse_item(item, where=f"item {place}") for place, item in enumerate(items)]
         if isinstance(seed, Integral):
             sampling, seed = replace(sampling, seed=int(seed)), [None] * len(items)
-        if isinstance(self.engine, NativeEngine):
-            self.engine.resize(batch_size)
         samples = 0 if mode == "disc" else n
-        results = [Generated(rollouts=[None] * samples) for _ in parsed]
-        places: list[int] = []  # of the items that became prompts
+        new_tokens = sampling.max_new_tokens if samples else 0
+        with self._turns.take("this Embedder"):
+            if isinstance(self.engine, NativeEngine):
+                self.engine.resize(batch_size)
+            limit = PromptLimit.of(self.model.config, self.engine, new_tokens)
+            prompts = self._prompts(parsed, numbers, mode, seed, readout, limit, on_bad)
+            with closing(finished_items(self.engine, prompts, sampling, samples)) as finished:
+                for each in finished:
+                    yield each
+                    self._turns.move_here()
 
-        def prompts() -> Iterator[Prompt]:
-            """Made as the engine asks for them: their pixels need not all be in memory."""
-            for place, (item, number, own) in enumerate(zip(parsed, numbers, seed)):
-                try:
-                    made = self.prompt(item, mode, number=number, seed=own, readout=readout)
-                except (ValueError, OSError) as error:
-                    if on_bad is None:
-                        raise
-                    on_bad(place, error)
-                    continue
-                places.append(place)
-                yield made
-
-        for finished in self.engine.submit(prompts(), sampling, samples=samples):
-            place = places[finished.prompt]
-            result = results[place]
-            result.disc = finished.disc
-            if samples:
-                result.rollouts[finished.sample] = finished.rollout
-            if None not in result.rollouts:
-                yield place, result
+    def _prompts(
+        self,
+        parsed: List[Any],
+        numbers: List[int],
+        mode: str,
+        seeds: List[int | None],
+        readout: str,
+        limit: PromptLimit,
+        on_bad: Callable[[int, Exception], None] | None,
+    ) -> Iterator[tuple[int, Prompt]]:
+        """(place, prompt), made as the engine asks for them: their pixels need not all be in memory."""
+        for place, (item, number, seed) in enumerate(zip(parsed, numbers, seeds)):
+            try:
+                made = self.prompt(item, mode, number=number, seed=seed, readout=readout)
+                limit.check(len(made.sequence), f"item {place}")
+            except (ValueError, OSError) as error:
+                if on_bad is None:
+                    raise
+                on_bad(place, error)
+                continue
+            yield place, made
 
     def prompt(
         self,

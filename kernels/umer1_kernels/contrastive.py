@@ -134,6 +134,18 @@ def check_arguments(
         )
 
 
+def alike(options: dict, backend: str, **vectors: Tensor) -> dict[str, object]:
+    """What every process of a group must bring alike, see `distributed.agree`. vectors: by name."""
+    return {name: distributed.form(value) for name, value in vectors.items()} | {
+        "directions": tuple(options["directions"]),
+        "partition": options["partition"],
+        "reduction": options["reduction"],
+        "ids": "given" if options["query_ids"] is not None else None,
+        "labels": "given" if options["labels"] is not None else None,
+        "backend": backend,
+    }
+
+
 def prepare(
     query: Tensor,
     target: Tensor,
@@ -146,10 +158,9 @@ def prepare(
     reduction: str,
     group,
 ) -> Rows:
-    """Resolve labels, weights and the process group. Arguments are checked already."""
+    """Resolve labels, weights and the process group. Arguments are checked already, and the
+    processes agree."""
     count = query.shape[0]
-    if group is not None:
-        distributed.check_even(group, query=query, target=target)
     rank, _ = distributed.rank_and_size(group)
     first_label = label_offset + rank * target.shape[0]
     here = torch.arange(count, device=query.device)

@@ -7,6 +7,9 @@ averaging of gradients that DistributedDataParallel does gives the global gradie
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -26,17 +29,52 @@ def rank_and_size(group) -> tuple[int, int]:
     return dist.get_rank(group), dist.get_world_size(group)
 
 
-def check_even(group, **tensors: Tensor) -> None:
-    """Every process must bring the same shapes: a gather of uneven rows would hang."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    gathered: list = [None] * dist.get_world_size(group)
-    dist.all_gather_object(gathered, shapes, group=group)
-    for rank, other in enumerate(gathered):
-        if other != gathered[0]:
-            raise ValueError(
-                f"group: process {rank} has shapes {other}, process 0 {gathered[0]}; every process "
-                f"must bring the same number of rows (drop or pad the last batch)"
-            )
+def agree(group, check: Callable[[], Any], alike: Callable[[Any], dict[str, object]]) -> Any:
+    """What check() gives, on every process of the group or on none: before the first collective of
+    a loss, for whoever raised alone would leave the others in it for ever. One exchange.
+
+    Args:
+        check: raises for a wrong argument.
+        alike: of what check() gave, whatever decides which collectives follow; by name.
+
+    Raises:
+        what check() raised here; ValueError if it raised elsewhere, or something is not alike.
+    """
+    if group is None:
+        return check()
+    with failing_together(group):
+        result = check()
+        own = alike(result)
+    found = _exchange(None, own, group)
+    for rank, (failure, _) in enumerate(found):
+        if failure is not None:
+            raise ValueError(f"group: process {rank} failed: {failure}")
+    for name in own:
+        first = found[0][1].get(name)
+        for rank, (_, other) in enumerate(found):
+            if other.get(name) != first:
+                raise ValueError(
+                    f"group: {name} is {first} on process 0 and {other.get(name)} on process {rank}; "
+                    "every process must bring the same shapes and options (drop or pad the last "
+                    "batch if it is uneven)"
+                )
+    return result
+
+
+@contextmanager
+def failing_together(group) -> Iterator[None]:
+    """For checks before `agree`: if they raise here, the others are told in their `agree`."""
+    try:
+        yield
+    except Exception as error:
+        if group is not None:
+            _exchange(f"{type(error).__name__}: {error}", {}, group)
+        raise
+
+
+def form(tensor: Tensor) -> str:
+    """Shape and dtype, for `agree`."""
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
 def gather_rows(rows: Tensor, group) -> Tensor:
@@ -57,6 +95,13 @@ def sum_over(value: Tensor, group) -> Tensor:
     if group is not None:
         dist.all_reduce(total, group=group)
     return total
+
+
+def _exchange(failure: str | None, own: dict, group) -> list[tuple[str | None, dict]]:
+    """(failure, own) of every process."""
+    found: list = [None] * rank_and_size(group)[1]
+    dist.all_gather_object(found, (failure, own), group=group)
+    return found
 
 
 class _GatherRows(torch.autograd.Function):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from umer1_kernels import checks, contrastive
+from umer1_kernels import checks, contrastive, distributed
 from umer1_kernels.backends import choose
 from umer1_kernels.dual import DualInfoNCE, dual
 from umer1_kernels.execution.contrastive_operator import weighted_loss as planned_weighted_loss
@@ -65,7 +65,8 @@ def info_nce(
         and kept in at least float32, inside autocast too.
 
     Raises:
-        ValueError, TypeError: an argument is wrong; the message names it.
+        ValueError, TypeError: an argument is wrong, here or on another process of the group; the
+            message names it.
     """
     options = {
         "scale": scale,
@@ -79,14 +80,20 @@ def info_nce(
         "reduction": reduction,
         "group": group,
     }
-    contrastive.check_arguments(query, target, **options)
-    chosen = choose("info_nce", backend, query, target, arguments=options).backend
+
+    def check() -> str:
+        contrastive.check_arguments(query, target, **options)
+        return _choose("info_nce", backend, (query, target), options)
+
+    def alike(chosen: str) -> dict[str, object]:
+        return contrastive.alike(options, chosen, query=query, target=target)
+
+    chosen = distributed.agree(group, check, alike)
     if chosen == "cuda":
         from umer1_kernels.backends.cuda import dual_info_nce as native
 
-        checks.check_no_tangent("info_nce", query, target)
         return native.info_nce(query, target, **options)
-    weighted_loss = _weighted_loss("info_nce", chosen, query, target)
+    weighted_loss = _weighted_loss(chosen)
     rows = contrastive.prepare(
         query,
         target,
@@ -133,7 +140,8 @@ def dual_info_nce(
         gen_positive_cosine, gen_negative_cosine, disc_positive_cosine, disc_negative_cosine.
 
     Raises:
-        ValueError, TypeError: an argument is wrong; the message names it.
+        ValueError, TypeError: an argument is wrong, here or on another process of the group; the
+            message names it.
     """
     options = {
         "scale": scale,
@@ -147,16 +155,24 @@ def dual_info_nce(
         "reduction": reduction,
         "group": group,
     }
-    check_pairs(gen, disc, align, options)
-    tensors = (*gen, *disc)
     arguments = {"align": align, **options}
-    chosen = choose("dual_info_nce", backend, *tensors, arguments=arguments).backend
+
+    def check() -> str:
+        check_pairs(gen, disc, align, options)
+        return _choose("dual_info_nce", backend, (*gen, *disc), arguments)
+
+    def alike(chosen: str) -> dict[str, object]:
+        names = ("gen query", "gen target", "disc query", "disc target")
+        vectors = dict(zip(names, (*gen, *disc), strict=True))
+        # with align there are more products, and more to gather
+        return contrastive.alike(options, chosen, **vectors) | {"align": align}
+
+    chosen = distributed.agree(group, check, alike)
     if chosen == "cuda":
         from umer1_kernels.backends.cuda import dual_info_nce as native
 
-        checks.check_no_tangent("dual_info_nce", *tensors)
         return native.dual_info_nce(gen, disc, **arguments)
-    return dual(_weighted_loss("dual_info_nce", chosen, *tensors), gen, disc, **arguments)
+    return dual(_weighted_loss(chosen), gen, disc, **arguments)
 
 
 def check_pairs(gen, disc, align: float, options: dict) -> None:
@@ -170,10 +186,15 @@ def check_pairs(gen, disc, align: float, options: dict) -> None:
             raise ValueError(f"gen {name} has shape {tuple(one.shape)}, disc {tuple(other.shape)}")
 
 
-def _weighted_loss(
-    function: str, chosen: str, *tensors: Tensor
-) -> Callable[..., tuple[Tensor, Tensor]]:
+def _choose(function: str, backend: str, tensors: tuple[Tensor, ...], arguments: dict) -> str:
+    """The backend; it can run these inputs."""
+    chosen = choose(function, backend, *tensors, arguments=arguments).backend
+    if chosen != "reference":
+        checks.check_no_tangent(function, *tensors)
+    return chosen
+
+
+def _weighted_loss(chosen: str) -> Callable[..., tuple[Tensor, Tensor]]:
     if chosen == "reference":
         return reference_weighted_loss
-    checks.check_no_tangent(function, *tensors)
     return functools.partial(planned_weighted_loss, chosen)

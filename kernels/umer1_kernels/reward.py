@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from umer1_kernels import rollout_groups
+from umer1_kernels import distributed, rollout_groups
 from umer1_kernels.backends import choose
 from umer1_kernels.reference.reward import score_sides as reference_score_sides
 from umer1_kernels.rollout_groups import GroupReward
@@ -53,16 +53,25 @@ def group_reward(
     there is nothing to compare. With G = 1 advantages are 0.
 
     Raises:
-        ValueError, TypeError: an argument is wrong; the message names it.
+        ValueError, TypeError: an argument is wrong, here or on another process of the group; the
+            message names it.
     """
-    rollout_groups.check_arguments(query, target, query_valid, target_valid, kind)
-    choice = choose("group_reward", backend, query, target)
+
+    def check() -> str:
+        rollout_groups.check_arguments(query, target, query_valid, target_valid, kind)
+        return choose("group_reward", backend, query, target).backend
+
+    def alike(chosen: str) -> dict[str, object]:
+        # flags may be left out, and the gathers of all backends are the same
+        return {"query": distributed.form(query), "kind": kind}
+
+    chosen = distributed.agree(group, check, alike)
     score_sides = reference_score_sides
-    if choice.backend == "cpu":
+    if chosen == "cpu":
         from umer1_kernels.backends.cpu.reward import score_sides
-    elif choice.backend == "triton":
+    elif chosen == "triton":
         from umer1_kernels.backends.triton.reward import score_sides
-    elif choice.backend == "cuda":
+    elif chosen == "cuda":
         from umer1_kernels.backends.cuda.reward import rewards
 
         return rewards(query, target, query_valid, target_valid, kind, group)

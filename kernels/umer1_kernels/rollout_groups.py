@@ -72,10 +72,8 @@ def rewards(
     kind: str,
     group,
 ) -> GroupReward:
-    """Both sides' rewards and advantages. Arguments are checked already."""
+    """Both sides' rewards and advantages. Arguments are checked already, and the processes agree."""
     pairs, size = query.shape[:2]
-    if group is not None:
-        distributed.check_even(group, query=query, target=target)
     rank, _ = distributed.rank_and_size(group)
     with checks.full_precision(query):
         query, query_valid = _flat(query, query_valid)

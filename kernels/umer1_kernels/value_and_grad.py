@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from umer1_kernels import checks, contrastive
+from umer1_kernels import checks, contrastive, distributed
 from umer1_kernels.backends import choose
 from umer1_kernels.dual import DualInfoNCE
 from umer1_kernels.info_nce import check_pairs, dual_info_nce, info_nce
@@ -77,16 +77,22 @@ def info_nce_value_and_grad(
     def loss(query: Tensor, target: Tensor, scale: float | Tensor) -> Tensor:
         return info_nce(query, target, scale=scale, reduction=reduction, **keywords)
 
-    checks.check_choice("reduction", reduction, REDUCTIONS)
-    if _on_cuda(query):
-        options = _options(info_nce, query, target, scale=scale, reduction=reduction, **keywords)
-        backend = options.pop("backend")
-        contrastive.check_arguments(query, target, **options)
-        if choose("info_nce", backend, query, target, arguments=options).backend == "cuda":
-            from umer1_kernels.backends.cuda.dual_info_nce import value_and_grad
+    native = False
+    with distributed.failing_together(keywords.get("group")):
+        checks.check_choice("reduction", reduction, REDUCTIONS)
+        if _on_cuda(query):
+            options = _options(
+                info_nce, query, target, scale=scale, reduction=reduction, **keywords
+            )
+            backend = options.pop("backend")
+            contrastive.check_arguments(query, target, **options)
+            chosen = choose("info_nce", backend, query, target, arguments=options).backend
+            native = chosen == "cuda"
+    if native:  # never in a group of several processes
+        from umer1_kernels.backends.cuda.dual_info_nce import value_and_grad
 
-            result, grads, scale_grad = value_and_grad((query, target), None, **options)
-            return InfoNCEGradients(result.loss, *grads, scale_grad)
+        result, grads, scale_grad = value_and_grad((query, target), None, **options)
+        return InfoNCEGradients(result.loss, *grads, scale_grad)
     value, (query_grad, target_grad), scale_grad = _run(
         loss, lambda value: value, (query, target), scale
     )
@@ -115,21 +121,27 @@ def dual_info_nce_value_and_grad(
         pairs = (gen_query, gen_target), (disc_query, disc_target)
         return dual_info_nce(*pairs, scale=scale, reduction=reduction, **keywords)
 
-    for name, pair in (("gen", gen), ("disc", disc)):
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            raise TypeError(f"{name} must be a pair (query, target)")
-    checks.check_choice("reduction", reduction, REDUCTIONS)
-    if _on_cuda(gen[0]):
-        options = _options(dual_info_nce, gen, disc, scale=scale, reduction=reduction, **keywords)
-        backend, align = options.pop("backend"), options.pop("align")
-        check_pairs(gen, disc, align, options)
-        tensors, arguments = (*gen, *disc), {"align": align, **options}
-        if choose("dual_info_nce", backend, *tensors, arguments=arguments).backend == "cuda":
-            from umer1_kernels.backends.cuda.dual_info_nce import value_and_grad
+    native = False
+    with distributed.failing_together(keywords.get("group")):
+        for name, pair in (("gen", gen), ("disc", disc)):
+            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+                raise TypeError(f"{name} must be a pair (query, target)")
+        checks.check_choice("reduction", reduction, REDUCTIONS)
+        if _on_cuda(gen[0]):
+            options = _options(
+                dual_info_nce, gen, disc, scale=scale, reduction=reduction, **keywords
+            )
+            backend, align = options.pop("backend"), options.pop("align")
+            check_pairs(gen, disc, align, options)
+            tensors, arguments = (*gen, *disc), {"align": align, **options}
+            chosen = choose("dual_info_nce", backend, *tensors, arguments=arguments).backend
+            native = chosen == "cuda"
+    if native:
+        from umer1_kernels.backends.cuda.dual_info_nce import value_and_grad
 
-            result, grads, scale_grad = value_and_grad(gen, disc, **arguments)
-            sides = PairGradient(*grads[:2]), PairGradient(*grads[2:])
-            return DualInfoNCEGradients(result, *sides, scale_grad)
+        result, grads, scale_grad = value_and_grad(gen, disc, **arguments)
+        sides = PairGradient(*grads[:2]), PairGradient(*grads[2:])
+        return DualInfoNCEGradients(result, *sides, scale_grad)
     result, grads, scale_grad = _run(loss, lambda result: result.loss, (*gen, *disc), scale)
     values = (value.detach() for value in result[:4])
     return DualInfoNCEGradients(

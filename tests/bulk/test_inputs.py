@@ -85,14 +85,33 @@ def test_directories_stand_for_their_tables_or_their_media(tmp_path, collection)
     pictures.mkdir()
     for name in ("b.png", "a.jpg", "c.MP4", "note.txt"):
         (pictures / name).touch()
-    assert inputs.find_sources([tmp_path]) == collection
-    [found] = inputs.find_sources([pictures])
+    assert inputs.find_sources([tmp_path], tmp_path / "out") == collection
+    [found] = inputs.find_sources([pictures], tmp_path / "out")
     path = inputs.as_file(found, tmp_path / "lists")
     assert inputs.as_file(path, tmp_path / "lists") == path
     names = [str(pictures / name) for name in ("a.jpg", "b.png", "c.MP4")]
     kinds = zip(names, ("image", "image", "video"))
     rows = [row for _, row in _rows(inputs.shards([inputs.scan(path, 9)]))]
     assert rows == [{"id": name, kind: name} for name, kind in kinds]
+
+
+def test_hidden_folders_and_the_output_are_no_input(tmp_path):
+    source = tmp_path / ".data" / "in"  # what the source itself lies in does not matter
+    output = source / "deep" / "out"
+    for folder in (source, source / ".cache" / "deeper", source / "deep", output / "shards"):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "a.jsonl").touch()
+        (folder / ".b.jsonl").touch()
+    wanted = [source / "a.jsonl", source / "deep" / "a.jsonl"]
+    assert inputs.find_sources([source], output) == wanted
+    (tmp_path / "link").symlink_to(source)
+    linked = [tmp_path / "link" / path.relative_to(source) for path in wanted]
+    assert inputs.find_sources([tmp_path / "link"], output) == linked
+    assert inputs.find_sources([source], tmp_path / "link" / "deep" / "out") == wanted
+    own = output / "shards" / "a.jsonl"
+    assert inputs.find_sources([own], output) == [own]
+    with pytest.raises(ValueError, match="in: is where the results go"):
+        inputs.find_sources([source], source)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +126,7 @@ def test_unusable_sources_are_named(tmp_path, name, message):
     (tmp_path / "x.txt").touch()
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=message):
-        inputs.find_sources([tmp_path / name])
+        inputs.find_sources([tmp_path / name], tmp_path / "out")
 
 
 def test_a_parquet_file_has_to_be_one_and_to_hold_items(tmp_path):

@@ -243,3 +243,14 @@ def test_what_never_fits_is_refused_at_once():
     with pytest.raises(ValueError, match="there are 4: shorten it, lower max_new_tokens"):
         scheduler.add(request("a", tokens=200, new_tokens=100))
     assert scheduler.idle
+
+
+@pytest.mark.parametrize("new_tokens", [0, 1, PAGE_LENGTH, 3 * PAGE_LENGTH, 4 * PAGE_LENGTH])
+@pytest.mark.parametrize("prefill_tokens", [PAGE_LENGTH // 2, 9 * PAGE_LENGTH])
+def test_the_longest_prompt_fits_and_no_longer_one(new_tokens, prefill_tokens):
+    scheduler = Scheduler(PagePool(4), 2, prefill_tokens)
+    longest = scheduler.longest_prompt(new_tokens)
+    if longest >= 1:
+        scheduler.check_fits(longest, new_tokens)
+    with pytest.raises(ValueError, match="of key-value memory, there are 4"):
+        scheduler.check_fits(max(longest, 0) + 1, new_tokens)

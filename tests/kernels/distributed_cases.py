@@ -173,9 +173,98 @@ def uneven(rank):
         try:
             call()
         except ValueError as error:
-            assert "every process must bring the same number of rows" in str(error)
+            assert "every process must bring the same shapes and options" in str(error), error
         else:
             raise AssertionError("uneven rows were accepted")
+
+
+def one_is_wrong(rank, world):
+    """What one process alone has wrong is its own error there and named on all others."""
+    wrong, group = rank == world - 1, dist.group.WORLD
+    label = torch.tensor([0, 9 if wrong else 1])
+    valid = torch.ones(2, 3, dtype=torch.bool if not wrong else torch.int64)
+    kind = "best" if wrong else "rank"
+    pair, other = (unit(2, 4), unit(3, 4)), (unit(2, 4), unit(3, 4)[: 1 if wrong else 3])
+    rollouts, flags = unit(2, 3, 4), {"target_valid": valid, "group": group}
+    reduction = "none" if wrong else "mean"
+    backend = "triton" if wrong else "reference"
+    calls = (
+        (lambda: info_nce(*pair, labels=label, group=group), ValueError, "labels holds 9"),
+        (lambda: info_nce(*pair, backend=backend, group=group), ValueError, "backend 'triton'"),
+        (lambda: info_nce(pair, other, group=group), TypeError, "query is a tuple"),
+        (
+            lambda: dual_info_nce(pair, other, align=1.0, group=group),
+            ValueError,
+            "target has 1 rows",
+        ),
+        (
+            lambda: info_nce_value_and_grad(*pair, reduction=reduction, group=group),
+            ValueError,
+            "redu",
+        ),
+        (
+            lambda: dual_info_nce_value_and_grad(pair, other[:1] if wrong else other, group=group),
+            TypeError,
+            "disc must be a pair",
+        ),
+        (lambda: group_reward(rollouts, rollouts, kind=kind, group=group), ValueError, "kind is"),
+        (lambda: group_reward(rollouts, rollouts, **flags), TypeError, "target_valid has dtype"),
+    )
+    for call, kind_of_error, message in calls:
+        try:
+            call()
+        except (ValueError, TypeError) as error:
+            everywhere = message == "query is a tuple"
+            own = wrong or everywhere
+            assert type(error) is (kind_of_error if own else ValueError), error
+            assert message in str(error), error
+            assert own != (f"group: process {world - 1} failed: " in str(error)), error
+        else:
+            raise AssertionError(f"{message}: accepted")
+
+
+def options_differ(rank):
+    """Other options would be other collectives: refused on every process."""
+    query, target, odd = unit(2, 4), unit(2, 4), rank == 1
+    ids = {"query_ids": torch.arange(2), "target_ids": torch.arange(2)}
+    group = dist.group.WORLD
+    calls = {
+        "query": lambda: info_nce(*([x.float() for x in (query, target)] if odd else (query, target)), group=group),
+        "directions": lambda: info_nce(query, target, directions=("q2t", "q2q")[: 1 + odd], group=group),
+        "reduction": lambda: info_nce(query, target, reduction="sum" if odd else "mean", group=group),
+        "ids": lambda: info_nce(query, target, **(ids if odd else {}), group=group),
+        "labels": lambda: info_nce(query, target, labels=torch.arange(2) if odd else None, group=group),
+        "backend": lambda: info_nce(query, target, backend="cpu" if odd else "reference", group=group),
+        "align": lambda: dual_info_nce((query, target), (query, target), align=float(odd), group=group),
+        "kind": lambda: group_reward(query[None], target[None], kind="gap" if odd else "rank", group=group),
+    }  # fmt: skip
+    for name, call in calls.items():
+        try:
+            call()
+        except ValueError as error:
+            assert str(error).startswith(f"group: {name} is "), error
+            assert "on process 0 and" in str(error) and "on process 1; every" in str(error), error
+        else:
+            raise AssertionError(f"{name}: different ones were accepted")
+
+
+def exchanges(rank, world):
+    """Every call exchanges its arguments once, whatever it computes of them."""
+    called, original = [], dist.all_gather_object
+    dist.all_gather_object = lambda *args, **keywords: (
+        called.append(0) or original(*args, **keywords)
+    )
+    pair, group = (unit(2, 4), unit(2, 4)), dist.group.WORLD
+    for call in (
+        lambda: info_nce(*pair, group=group),
+        lambda: dual_info_nce(pair, pair, align=1.0, group=group),
+        lambda: dual_info_nce_value_and_grad(pair, pair, align=1.0, group=group),
+        lambda: group_reward(unit(2, 3, 4), unit(2, 3, 4), group=group),
+    ):
+        called.clear()
+        call()
+        assert len(called) == 1, called
+    dist.all_gather_object = original
 
 
 def main(rank, world, store):
@@ -194,6 +283,9 @@ def main(rank, world, store):
     gathered_rows(rank, world, supported=True)
     without_reduce_scatter(rank, world)
     uneven(rank)
+    one_is_wrong(rank, world)
+    options_differ(rank)
+    exchanges(rank, world)
     dist.barrier()
     print("everything equal", flush=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import subprocess
 import sys
 
@@ -56,6 +57,21 @@ def test_media_of_a_pack_do_not_mix(make_model, make_sequence):
     torch.testing.assert_close(
         model.vision(*video), model.vision(video[0], frames), atol=1e-5, rtol=0
     )
+
+
+def test_videos_of_many_sizes_leave_little_behind(make_model):
+    def kept():
+        return sum(each.nbytes for each in gc.get_objects() if type(each) is torch.Tensor)
+
+    tower = make_model().vision
+    before = kept()
+    with torch.no_grad():
+        for number in range(12):
+            grid = [400 + number, 2, 2 + 2 * number]
+            patches = torch.zeros(grid[0] * grid[1] * grid[2], tower.config.patch_dim)
+            tower(patches, torch.tensor([grid]))
+            del patches
+    assert kept() - before < 1 << 17
 
 
 def test_patches_that_do_not_fit_the_grid(make_model, make_sequence):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 
 import pytest
 import torch
@@ -42,6 +43,31 @@ def test_positions_do_not_alias_a_cache():
     mask, grid = torch.tensor([True, True]), torch.tensor([[1, 2, 4]])
     rope_index(mask, grid)[0].add_(100)
     assert rope_index(mask, grid)[0][0].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("time, height, width", [(1, 2, 6), (3, 4, 2), (5, 6, 8)])
+def test_cells_are_numbered_by_time_row_and_column(time, height, width):
+    rows, columns = height // 2, width // 2
+    mask = torch.ones(time * rows * columns + 4, dtype=torch.bool)
+    mask[:3] = mask[-1] = False
+    for _ in range(2):  # what is kept of the first call changes nothing
+        positions, following = rope_index(mask, torch.tensor([[time, height, width]]))
+        wanted = [(t, r, c) for t in range(time) for r in range(rows) for c in range(columns)]
+        assert torch.equal(positions[:, 3:-1], torch.tensor(wanted).T + 3)
+        assert positions.dtype == torch.int64 and positions.is_contiguous()
+        assert following == 3 + max(rows, columns) + 1
+
+
+def test_videos_of_many_sizes_leave_little_behind():
+    def kept():
+        return sum(each.nbytes for each in gc.get_objects() if type(each) is torch.Tensor)
+
+    before = kept()
+    for number in range(100):
+        grid = [500 + number, 4, 4 + 2 * number]
+        cells = grid[0] * grid[1] * grid[2] // 4
+        rope_index(torch.ones(cells, dtype=torch.bool), torch.tensor([grid]))
+    assert kept() - before < 1 << 20
 
 
 def test_extend_appends_text(make_sequence):

@@ -61,9 +61,9 @@ class Media:
     paths: tuple[Path, ...]
 
 
-def find_sources(sources: list[Path]) -> list[Path | Media]:
+def find_sources(sources: list[Path], output: Path) -> list[Path | Media]:
     """Input files, absolute. A directory stands for the .jsonl and .parquet files below it, or,
-    without any, for its pictures and videos.
+    without any, for its pictures and videos; hidden ones and the `output` directory are left out.
 
     Raises ValueError for what is no such file or directory.
     """
@@ -71,7 +71,9 @@ def find_sources(sources: list[Path]) -> list[Path | Media]:
     for source in sources:
         source = Path(source).absolute()
         if source.is_dir():
-            below = sorted(path for path in source.rglob("*") if not path.name.startswith("."))
+            if source.resolve() == Path(output).resolve():
+                raise ValueError(f"{source}: is where the results go: give another output")
+            below = sorted(_below(source, Path(output).resolve()))
             tables = [path for path in below if path.suffix in SUFFIXES and path.is_file()]
             media = tuple(path for path in below if _kind(path))
             if not tables and not media:
@@ -146,6 +148,17 @@ def rows(shard: Shard) -> Iterator[tuple[str, Any]]:
                 left -= 1
                 yield f"{shard.path}:{number}", _parse(line)
             number += 1
+
+
+def _below(directory: Path, output: Path) -> Iterator[Path]:
+    """Files at any depth, as `find_sources` says; links to directories are not followed."""
+    real = directory.resolve()
+    for folder, folders, names in os.walk(directory):
+        within = real / Path(folder).relative_to(directory)
+        folders[:] = [
+            name for name in folders if not name.startswith(".") and within / name != output
+        ]
+        yield from (Path(folder, name) for name in names if not name.startswith("."))
 
 
 def _kind(path: Path) -> str | None:

@@ -61,7 +61,7 @@ def add_items(
 ) -> None:
     """Embed what the index does not hold (with `replace`: everything) and add it.
 
-    bad_items: "stop" with an error at media that cannot be used, or "skip" them with a note."""
+    bad_items: "stop" with an error at an item that cannot be used, or "skip" it with a note."""
     if bad_items not in ("stop", "skip"):
         raise ValueError(f"--bad-items: got {bad_items!r}, wants stop or skip")
     skipped = 0

@@ -79,6 +79,10 @@ class HuggingFaceEngine:
             raise RuntimeError("the engine sleeps: wake() it first")
         return self._run(prompts, sampling, samples)
 
+    def longest_prompt(self, new_tokens: int) -> None:
+        """See `Engine.longest_prompt`: memory is taken as it is needed."""
+        return None
+
     @torch.no_grad()
     def load(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
         """See `Engine.load`; ValueError for a name or shape that the model does not have."""

@@ -87,6 +87,10 @@ class NativeEngine:
                 self.stepper.scheduler.check_fits(len(prompt.sequence), new, f"prompt {place}")
         return self._run(prompts, sampling, samples)
 
+    def longest_prompt(self, new_tokens: int) -> int:
+        """See `Engine.longest_prompt`."""
+        return self.stepper.scheduler.longest_prompt(new_tokens)
+
     def add(
         self,
         prompt: Prompt,

@@ -1,4 +1,4 @@
-"""What every engine does: four methods.
+"""What every engine does: five methods.
 
 for finished in engine.submit(prompts, Sampling(max_new_tokens=256), samples=8):
     print(finished.prompt, finished.rollout.finish)
@@ -24,6 +24,10 @@ class Engine(Protocol):
         samples=0 nothing is generated: each prompt gives its disc vector. Closing the iterator
         cancels what has not finished.
         """
+
+    def longest_prompt(self, new_tokens: int) -> int | None:
+        """Tokens of the longest prompt that there is room for if each of its samples writes
+        `new_tokens` (0: it is only read); below 1 if there is none, None if any fits."""
 
     def load(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
         """New weights by their checkpoint names (none: they were changed in place). What was

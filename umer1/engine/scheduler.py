@@ -22,7 +22,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from umer1.engine.pages import PagePool, pages_for
+from umer1.engine.pages import PAGE_LENGTH, PagePool, pages_for
 from umer1.engine.shared_prefixes import Prefix, SharedPrefixes
 
 GATHERED = 8
@@ -91,6 +91,11 @@ class Scheduler:
         self._unfilled: deque[Prefix] = deque()
         self._without_rows: list[Request] = []  # admitted, and wanting their prefix alone
         self.waiting_rows = 0
+
+    def longest_prompt(self, new_tokens: int) -> int:
+        """Tokens of the longest prompt that `check_fits` lets pass; below 1: none."""
+        tokens = (self.pages.total - pages_for(new_tokens)) * PAGE_LENGTH
+        return tokens if new_tokens else max(tokens, self.prefill_tokens)
 
     def check_fits(self, tokens: int, new_tokens: int, name: str = "request") -> None:
         """ValueError for a prompt that does not fit even when nothing else is there."""

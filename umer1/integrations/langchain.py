@@ -7,7 +7,6 @@ store = InMemoryVectorStore(Umer1Embeddings(Embedder.load("zhibinlan/UME-R1-2B")
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 from langchain_core.embeddings import Embeddings
@@ -25,11 +24,9 @@ class Umer1Embeddings(Embeddings):
             raise ValueError(f"mode: got {mode!r}, wants 'disc' or 'gen'")
         self.embedder, self.mode, self.query_instruction = embedder, mode, query_instruction
         self.options = {"progress": False, **options}
-        self._turn = threading.Lock()  # its asynchronous forms run in threads
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        with self._turn:
-            encoded = self.embedder.encode(list(texts), mode=self.mode, **self.options)
+        encoded = self.embedder.encode(list(texts), mode=self.mode, **self.options)
         return getattr(encoded, self.mode).tolist()
 
     def embed_query(self, text: str) -> list[float]:

@@ -88,8 +88,8 @@ def embed_on_ray(
     cluster = cluster or Cluster()
     if shard_items < 1:
         raise ValueError(f"shard_items: got {shard_items}, wants at least 1")
-    found = find_sources(sources)
     output = Path(output).absolute()
+    found = find_sources(sources, output)
     output.mkdir(parents=True, exist_ok=True)
     refuse_strangers(output)
     with take_lock(output, f"{output}: another process is writing it"):

@@ -48,7 +48,7 @@ def rope_index(media_mask: Tensor, grid_thw: Tensor, spatial_merge: int = 2) -> 
             )
         text = run[0] - token
         pieces.append(torch.arange(position, position + text).expand(3, text))
-        pieces.append(_cell_positions(time, height, width) + (position + text))
+        pieces.append(_cell_positions(time, height, width, position + text))
         position += text + max(height, width)
         token = run[-1] + 1
         used += cells
@@ -60,13 +60,19 @@ def rope_index(media_mask: Tensor, grid_thw: Tensor, spatial_merge: int = 2) -> 
     return torch.cat(pieces, dim=1), position + total - token
 
 
-@lru_cache(maxsize=4096)
-def _cell_positions(time: int, height: int, width: int) -> Tensor:
-    """int64 [3, time * height * width], from zero."""
-    axes = torch.meshgrid(
-        torch.arange(time), torch.arange(height), torch.arange(width), indexing="ij"
-    )
-    return torch.stack(axes).reshape(3, -1)
+def _cell_positions(time: int, height: int, width: int, start: int) -> Tensor:
+    """int64 [3, time * height * width]."""
+    cells = torch.empty(3, time, height * width, dtype=torch.int64)
+    cells[0] = torch.arange(start, start + time)[:, None]
+    cells[1:] = (_frame_positions(height, width) + start)[:, None]
+    return cells.view(3, -1)
+
+
+@lru_cache(maxsize=64)  # of one frame each: a video of any length keeps no more than a picture
+def _frame_positions(height: int, width: int) -> Tensor:
+    """Row and column of every cell, int64 [2, height * width], from zero."""
+    axes = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    return torch.stack(axes).view(2, -1)
 
 
 def _run_length(placeholders: list[int]) -> int:

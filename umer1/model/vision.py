@@ -43,7 +43,9 @@ class VisionTower(nn.Module):
             )
         weight = self.patch_embed.weight
         merge = self.config.spatial_merge_size
-        positions = torch.cat([_patch_positions(*grid, merge) for grid in grids])
+        positions = torch.cat(
+            [_frame_positions(*frame, merge) for time, *frame in grids for _ in range(time)]
+        )
         rotation = vision_rotation(positions.to(weight.device), self.config.head_dim)
         frames = [height * width for time, height, width in grids for _ in range(time)]
         ends = torch.tensor([0, *frames], dtype=torch.int64).cumsum(0).to(torch.int32)
@@ -101,13 +103,13 @@ class Merger(nn.Module):
         return self.fc2(F.gelu(self.fc1(self.norm(hidden).view(-1, self.width))))
 
 
-@lru_cache(maxsize=1024)
-def _patch_positions(time: int, height: int, width: int, merge: int) -> Tensor:
-    """(row, column) of every patch, int64 [time * height * width, 2], in the processor's order."""
+@lru_cache(maxsize=64)
+def _frame_positions(height: int, width: int, merge: int) -> Tensor:
+    """(row, column) of every patch, int64 [height * width, 2], in the processor's order."""
     rows = torch.arange(height)[:, None].expand(height, width)
     columns = torch.arange(width)[None].expand(height, width)
     cells = [
         axis.reshape(height // merge, merge, width // merge, merge).transpose(1, 2).flatten()
         for axis in (rows, columns)
     ]
-    return torch.stack(cells, dim=1).repeat(time, 1)
+    return torch.stack(cells, dim=1)

@@ -114,4 +114,13 @@ def test_an_embedder_runs_on_it(servers, kind, picture):
     assert ours.reasoning == theirs.reasoning and ours.finish == theirs.finish
     np.testing.assert_allclose(ours.disc, theirs.disc, atol=1e-4)
     np.testing.assert_allclose(ours.gen, theirs.gen, atol=1e-4)
+    told = {}
+    mixed = ["seven " * 1000, "seven"]
+    assert [place for place, _ in embedder.stream(mixed, "both", 30, on_bad=told.__setitem__)] == [
+        1
+    ]
+    message = (
+        "wants at most 993: the engine has room for 1023 tokens, 30 of them for max_new_tokens"
+    )
+    assert message in str(told[0])
     embedder.engine.close()

@@ -110,6 +110,15 @@ class RemoteEngine:
                 self._check(prompt, sampling, samples, f"prompt {place}")
         return self._run(prompts, sampling, samples)
 
+    def longest_prompt(self, new_tokens: int) -> int | None:
+        """See `Engine.longest_prompt`; what our own model reads is not the servers' business."""
+        if not new_tokens and self.reader is not None:
+            return None
+        if self._longest is None:
+            self._longest = min(self._thread.run(s.longest()) for s in self.servers)
+        # the step that reads a <gen_emb> in the last place is one more
+        return self._longest - new_tokens - 1
+
     def load(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
         """See `Engine.load`. Every server reads the new weights from the directory that
         `WeightSource` writes; when one of them fails, an error says which."""
@@ -156,15 +165,11 @@ class RemoteEngine:
                 f"{name}: disc_position is {disc}, wants a place in its {len(prompt.sequence)} "
                 "tokens"
             )
-        if not samples and self.reader is not None:
-            return
-        if self._longest is None:
-            self._longest = min(self._thread.run(s.longest()) for s in self.servers)
-        # the step that reads a <gen_emb> in the last place is one more
-        new = sampling.max_new_tokens + 1 if samples else 1
-        if len(prompt.sequence) + new > self._longest:
+        new = sampling.max_new_tokens if samples else 0
+        longest = self.longest_prompt(new)
+        if longest is not None and len(prompt.sequence) > longest:
             raise ValueError(
-                f"{name}: {len(prompt.sequence)} prompt tokens and {new} new ones, the server "
+                f"{name}: {len(prompt.sequence)} prompt tokens and {new + 1} new ones, the server "
                 f"takes {self._longest}: shorten it, lower max_new_tokens, or start the server "
                 "with more"
             )

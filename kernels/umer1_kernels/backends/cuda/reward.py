@@ -19,14 +19,13 @@ def rewards(
     kind: str,
     group,
 ) -> GroupReward:
-    """Both sides' rewards and advantages. Arguments are checked already.
+    """Both sides' rewards and advantages. Arguments are checked already, and the processes agree.
 
     With a process group the vectors of all processes are gathered first, and a threshold that
     depends on all of them is found by torch.
     """
     pairs, first, threshold = query.shape[0], 0, None
     if group is not None:
-        distributed.check_even(group, query=query, target=target)
         first = distributed.rank_and_size(group)[0] * pairs
         # every process must bring flags if one does
         flags = [_flags(query, query_valid), _flags(query, target_valid)]
