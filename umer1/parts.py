@@ -64,12 +64,12 @@ class Parts:
         self._since = time.monotonic()
 
 
-def take_lock(directory: Path, refusal: str):
+def take_lock(directory: Path, refusal: str, *, name: str = "lock"):
     """An open file whose lock this process holds until it is closed or the process ends.
 
-    Raises ValueError(refusal) if another process holds it.
+    name: of the file in `directory`. Raises ValueError(refusal) if another process holds it.
     """
-    lock = open(directory / "lock", "w")  # noqa: SIM115
+    lock = open(directory / name, "w")  # noqa: SIM115
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
