@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from umer1.durable import sync_folder
+
 # a part is written when it holds so many rows or is so old: what a kill costs
 ROWS, SECONDS = 512, 5.0
 
@@ -111,15 +113,6 @@ class replacing:
             if kind is None:
                 os.replace(self.temporary, self.path)
                 if self.sync:
-                    _sync_directory(self.path.parent)
+                    sync_folder(self.path.parent)
         finally:
             self.temporary.unlink(missing_ok=True)
-
-
-def _sync_directory(directory: Path) -> None:
-    """A renamed file is on the disk when its directory is."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
