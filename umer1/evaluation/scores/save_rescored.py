@@ -53,7 +53,7 @@ def save_rescored(
         tasks[name] = _entry(scored, known, rules)
         if notes := _notes(tasks[name], scored, before, rules):
             tasks[name]["notes"] = notes
-        if "pass_at_k" in known:
+        if "pass_at_k" in known and any(one.stored.column == "gen" for one in scored):
             run = TaskRun(name, Path(output), tasks[name])
             if (right := run.samples_right(rules.get("ties", "stable"))) is not None:
                 tasks[name]["pass_at_k"] = {str(k): value for k, value in pass_at_k(right).items()}
