@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from umer1.durable import sync_folder
+
 # a part is written when it holds so many rows or is so old: what a kill costs
 ROWS, SECONDS = 512, 5.0
 
@@ -64,12 +66,12 @@ class Parts:
         self._since = time.monotonic()
 
 
-def take_lock(directory: Path, refusal: str):
+def take_lock(directory: Path, refusal: str, *, name: str = "lock"):
     """An open file whose lock this process holds until it is closed or the process ends.
 
-    Raises ValueError(refusal) if another process holds it.
+    name: of the file in `directory`. Raises ValueError(refusal) if another process holds it.
     """
-    lock = open(directory / "lock", "w")  # noqa: SIM115
+    lock = open(directory / name, "w")  # noqa: SIM115
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -111,15 +113,6 @@ class replacing:
             if kind is None:
                 os.replace(self.temporary, self.path)
                 if self.sync:
-                    _sync_directory(self.path.parent)
+                    sync_folder(self.path.parent)
         finally:
             self.temporary.unlink(missing_ok=True)
-
-
-def _sync_directory(directory: Path) -> None:
-    """A renamed file is on the disk when its directory is."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

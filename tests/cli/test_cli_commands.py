@@ -236,6 +236,14 @@ def test_data_check(run, tmp_path):
     assert content["tasks"][0]["example"].endswith("1.png")
 
 
+@pytest.mark.parametrize("scale", ["inf", "nan", "0", "-1"])
+def test_data_mini_names_the_scale_that_it_cannot_use(run, tmp_path, scale):
+    result = run("data", "mini", "-o", tmp_path / "mini", "--scale", scale)
+    assert result.status != 0
+    assert "--scale: got" in result.err and "wants a finite number above 0" in result.err
+    assert "Traceback" not in result.err
+
+
 def test_data_mini_calls_the_builder(run, monkeypatch, tmp_path):
     seen = {}
 

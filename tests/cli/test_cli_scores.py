@@ -1,6 +1,7 @@
 """umer1 eval score and umer1 eval submission, as a user calls them."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -62,6 +63,21 @@ def test_score_then_submission(run, results, tmp_path):
     entry = json.loads(read.out)["files"][str(out)]["groups"]["image"]
     assert (entry["mean"], entry["tasks"]) == (rows[0]["score"], 1)
     assert "OVEN" not in entry["missing"]
+
+
+def test_scores_of_a_directory_are_added_to_its_own_report(run, results, tmp_path):
+    for name in ("OVEN", "ViDoSeek-page"):
+        scored = run("eval", "score", results, "--tasks", name, "-o", results)
+        assert scored.status == 0, scored.err
+    tasks = json.loads((results / "report.json").read_text())["tasks"]
+    assert {name: list(entry["main"]) for name, entry in tasks.items()} == {
+        name: ["disc", "gen", "oracle"] for name in ("OVEN", "ViDoSeek-page")
+    }
+    other = tmp_path / "other"
+    shutil.copytree(results, other)
+    refused = run("eval", "score", other, "-o", results)
+    assert refused.status != 0
+    assert "output: " in refused.err and "use another directory" in refused.err
 
 
 def test_score_shows_the_difference_to_the_file(run, results):

@@ -125,7 +125,9 @@ def test_what_a_killed_build_left_is_cleared(quick, tmp_path):
     [
         ({"seed": -1}, "seed: wants a whole number >= 0, got -1"),
         ({"seed": 1.5}, "seed: wants a whole number"),
-        ({"scale": 0}, "scale: wants a number > 0"),
+        ({"scale": 0}, "scale: wants a finite number > 0, got 0"),
+        ({"scale": float("inf")}, "scale: wants a finite number > 0, got inf"),
+        ({"scale": float("nan")}, "scale: wants a finite number > 0, got nan"),
         ({"counts": Counts(rl=0)}, "counts: rl wants a whole number >= 1, got 0"),
         ({"counts": Counts(sft={"digit_sum": -2})}, "counts: digit_sum wants"),
         ({"counts": Counts(sft={"digit_sums": 2})}, r"counts.sft: unknown tasks \['digit_sums'\]"),

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from umer1.evaluation import evaluate
-from umer1.evaluation.evaluated import load_evaluated, top
+from umer1.evaluation.evaluated import EvaluatedTask, load_evaluated, top
 from umer1.evaluation.runs import load_run
+from umer1.evaluation.scores.scoring import score_vectors
 
 
 @pytest.fixture
@@ -38,3 +39,46 @@ def test_several_vectors_per_query_and_a_part_of_the_queries(tasks):
 def test_top_keeps_the_order_of_equal_scores(count):
     scores = np.array([0.1, 0.9, 0.5, 0.9, 0.5, 0.5], np.float32)
     assert top(scores, count).tolist() == [1, 3, 2, 4, 5, 0][:count]
+
+
+@pytest.mark.parametrize("eval_type", ["global", "local"])
+def test_identical_candidates_tie_as_in_the_scores_of_the_run(eval_type):
+    """A matrix-vector product alone gives copies scores that differ in the last bit."""
+    task = task_with_copies(eval_type)
+    for mode in ("disc", "gen"):
+        np.testing.assert_array_equal(task.main(task.scores(mode)), task.right[mode])
+    sampled = np.stack([task.queries["gen"]] * 3, axis=1)
+    scored = [*task.scores("gen"), *task.scores("gen", sampled)]
+    for row, scores in zip(task.candidate_rows() * 2, map(np.atleast_2d, scored), strict=True):
+        for number in range(3):
+            same = scores[:, row % 3 == number]
+            np.testing.assert_array_equal(same, np.broadcast_to(same[:, :1], same.shape))
+
+
+def task_with_copies(eval_type, queries=40, dimension=24):
+    """38 candidates that repeat three vectors."""
+    random = np.random.default_rng(5)
+    names = [f"c{number}" for number in range(38)]
+    own = [random.permutation(names).tolist() for _ in range(queries)]
+    if eval_type == "global":
+        own = [names] * queries
+    infos = [
+        {"cand_names": own[row], "label_name": names[int(random.integers(38))]}
+        for row in range(queries)
+    ]
+    draw = {
+        mode: random.standard_normal((queries + 3, dimension)).astype(np.float32)
+        for mode in ("disc", "gen")
+    }
+    candidates = {mode: rows[queries + np.arange(38) % 3] for mode, rows in draw.items()}
+    asked = {mode: np.ascontiguousarray(rows[:queries]) for mode, rows in draw.items()}
+    right = {
+        mode: score_vectors(infos, names, asked[mode], candidates[mode], eval_type).scores.values[
+            "hit@1"
+        ]
+        for mode in draw
+    }
+    texts = [{"finish": "gen_emb", "reasoning": "", "summary": ""}] * queries
+    where = {"name": "t", "modality": "image", "kind": None, "eval_type": eval_type}
+    about = {"main_metric": "hit@1", "infos": infos, "names": names, "texts": texts}
+    return EvaluatedTask(**where, **about, queries=asked, candidates=candidates, right=right)

@@ -107,6 +107,41 @@ def test_a_stopped_run_goes_on(store, tmp_path):
     assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
+def test_a_stopped_run_does_not_go_on_with_other_pairs(store, tmp_path):
+    out, pool = tmp_path / "rates.jsonl", tmp_path / "pool.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        measure(store, out, KnownEmbedder(fail_after=4))
+    before = pool.read_text()
+    # as many pairs of the same sources, one with another text, media or place
+    lines = before.split("\n")
+    for changed in (
+        before.replace('"t 39"', '"t 0"'),
+        before.replace('"pos_text": "t 39"', '"pos_text": "t 39", "pos_image": "a.png"'),
+        "\n".join([lines[2], lines[1], lines[0], *lines[3:]]),
+    ):
+        assert changed != before
+        pool.write_text(changed)
+        with pytest.raises(ValueError, match="partial is of a run with data '.*', not '.*'"):
+            measure(open_rl(pool, tmp_path), out)
+    pool.write_text(before)
+    assert measure(open_rl(pool, tmp_path), out)["measured"] == 40
+
+
+def test_one_process_at_a_time_writes_an_output(store, tmp_path):
+    out = tmp_path / "rates.jsonl"
+
+    class Meddled(KnownEmbedder):
+        def encode(self, *arguments, **options):
+            with pytest.raises(ValueError, match="rates.jsonl: another process is writing it"):
+                measure(store, out)
+            measure(store, tmp_path / f"other{self.groups}.jsonl")
+            return super().encode(*arguments, **options)
+
+    assert measure(store, out, Meddled())["measured"] == 40
+    assert sorted(path.name for path in tmp_path.glob("*rates*")) == ["rates.jsonl"]
+    assert not (tmp_path / ".rates.jsonl.lock").exists()
+
+
 def test_bad_settings(store, tmp_path):
     for bad in ({"samples": 0}, {"group": 1}, {"temperature": 0}):
         with pytest.raises(ValueError, match="wants samples >= 1, group >= 2, temperature > 0"):

@@ -123,3 +123,18 @@ def test_a_report_of_another_version_is_refused(tmp_path):
     (tmp_path / "r.json").write_text('{"version": 99}')
     with pytest.raises(ValueError, match="report version 99"):
         Report.load(tmp_path / "r.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "wanted"),
+    [
+        ("[1]", "holds list, wants an object"),
+        ("{", "not a report of an evaluation: Expecting"),
+        ('{"version": 1, "settings": {}}', "has no object 'tasks'"),
+        ('{"version": 1, "settings": [], "tasks": {}}', "has no object 'settings'"),
+    ],
+)
+def test_a_file_that_is_no_report_is_one_error(tmp_path, content, wanted):
+    (tmp_path / "r.json").write_text(content)
+    with pytest.raises(ValueError, match=f"r.json: .*{wanted}"):
+        Report.load(tmp_path / "r.json")

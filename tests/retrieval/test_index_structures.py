@@ -71,6 +71,17 @@ def test_a_graph_over_narrow_numbers(tmp_path, dtype):
 
 
 @pytest.mark.parametrize("kind", ["hnsw", "ivfpq"])
+@pytest.mark.parametrize("deleted", [0, 1400])
+def test_as_many_are_found_as_asked_for_or_there(tmp_path, few_rows, kind, deleted):
+    """More than the cells hold that are looked into first; few left, in any cells."""
+    index = _build(tmp_path / "a", kind, modes=("gen",))
+    index.delete([f"p{n}" for n in range(deleted)])
+    left = ROWS - deleted
+    for k in (10, 100, 1200, 5000):
+        assert {len(hits) for hits in index.search(QUERIES, k)} == {min(k, left)}
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "ivfpq"])
 def test_later_rows_are_found_and_taken_in(tmp_path, few_rows, kind):
     index = _build(tmp_path / "a", kind, modes=("gen",))
     names = [f"p{n}" for n in range(ROWS, ROWS + LATER)]

@@ -1,5 +1,6 @@
 """umer1 data mini | check | annotate | rl-subset | pass-rates"""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -42,6 +43,8 @@ def mini(
     from umer1.cli.output import print_json, stdout_to_stderr
     from umer1.data.mini import build
 
+    if not (scale > 0 and math.isfinite(scale)):
+        raise ValueError(f"--scale: got {scale}, wants a finite number above 0")
     with stdout_to_stderr(json):
         made = build(out, seed=seed, scale=scale, progress=not quiet)
     if json:

@@ -21,7 +21,8 @@ from umer1.parts import Parts, remove_strays, replacing, take_lock
 
 def describe_run(ids: list[str], items: list[dict], **settings) -> dict:
     """What makes two runs the same: their items, in order, and everything a vector depends on."""
-    content = json.dumps([ids, items], ensure_ascii=False, sort_keys=True)
+    # media that a table holds say where they are and have a digest of their bytes
+    content = json.dumps([ids, items], ensure_ascii=False, sort_keys=True, default=str)
     digest = hashlib.sha256(content.encode()).hexdigest()
     return {"items": len(ids), "content": digest, **settings}
 

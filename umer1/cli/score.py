@@ -27,7 +27,11 @@ def score(
     ] = "correct",
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Write score, prediction and report files here."),
+        typer.Option(
+            "--output",
+            "-o",
+            help="Write score, prediction and report files here; a report that is there is added to.",
+        ),
     ] = None,
     device: Annotated[
         str | None, typer.Option(help="cuda to multiply on a GPU; the CPU by default.")
@@ -45,10 +49,14 @@ def score(
       umer1 eval score exps/VLM2Vec-V2.0
       umer1 eval score exps/ume-r1 --ties upstream --pairing upstream
       umer1 eval score runs/eval --tasks MSVD,VATEX --output rescored
+      umer1 eval score runs/eval --ties upstream --output runs/eval   # in the run's own report
     """
     from umer1.cli.output import note, print_json
-    from umer1.evaluation.scores.rescore import rescore, save_rescored
+    from umer1.evaluation.scores.rescore import rescore
+    from umer1.evaluation.scores.save_rescored import open_output, save_rescored
 
+    if output is not None:
+        open_output(output, directory)  # before the work: scores of other vectors are not mixed in
     names = tasks.split(",") if tasks else None
     options = {"ties": ties, "pairing": pairing, "device": device}
     results = []
@@ -58,7 +66,7 @@ def score(
             note(f"{one.stored.name} {one.stored.column}: {one.metric} {100 * one.main:.2f}")
     report = None
     if output is not None:
-        report = save_rescored(output, results, {"ties": ties, "pairing": pairing, "model": None})
+        report = save_rescored(output, directory, results, {"ties": ties, "pairing": pairing})
     if json:
         print_json([one.to_dict() for one in results])
         return

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from umer1.evaluation.datasets import EvalTask, load_tasks, require_media
 from umer1.evaluation.datasets.loading import yaml_files
+from umer1.evaluation.earlier import earlier_report, scored_pairs, with_earlier
 from umer1.evaluation.files import ResultFiles
 from umer1.evaluation.modes import MODES, parse_modes
 from umer1.evaluation.report import Report
@@ -64,6 +65,9 @@ def evaluate(
 ) -> Report:
     """Score `embedder` and return the report, which is also written to `output_dir` (report.json).
 
+    The report covers all that `output_dir` holds: the tasks, modes and samples of earlier calls stay
+    in it. Those of the tasks at hand are scored again, under this call's `ties` and `pairing`.
+
     Args:
         embedder: an Embedder, or a function that makes it, called when there is something to embed.
         benchmark: what `load_tasks` takes (a YAML file, a directory with image/video/visdoc.yaml,
@@ -107,14 +111,23 @@ def evaluate(
     options = EncodeOptions(readout, max_new_tokens, samples, temperature, seed)
     output = Path(output_dir)
     basedir = Path(data_basedir) if data_basedir else None
-    sides = [side for task in tasks for side in _sides(task, output, basedir, pairs, samples)]
+    before, sampling = earlier_report(output), read_claim(output).get("sampling")
+    pairs_of = {
+        task.name: list(dict.fromkeys([*pairs, *scored_pairs(ResultFiles(output, task.name))]))
+        for task in tasks
+    }
+    sides = [
+        side
+        for task in tasks
+        for side in _sides(task, output, basedir, pairs_of[task.name], samples, sampling)
+    ]
     with Ranks() as ranks:
         digests = {task.name: task_digest(task) for task in tasks} if ranks.first else {}
         begin = partial(_begin, output, tasks, digests, options, model_id)
         journal = ranks.in_first(begin) or ItemJournal(output / JOURNAL, ranks.rank)
         shown = RunProgress(_totals(sides), show=progress and ranks.first)
         with journal, shown:
-            entries = Entries(sides, digests, pairs, ties, pairing, shown.say)
+            entries = Entries(sides, digests, pairs_of, ties, pairing, shown.say)
             load = cache(partial(_load, embedder, output, ranks))
             Encoding(
                 load,
@@ -126,16 +139,20 @@ def evaluate(
                 finished=entries.add,
             ).run(sides)
         if ranks.first:
+            claim = read_claim(output)
+            sampled = dict(zip(("samples", "temperature"), claim.get("sampling") or ()))
             settings = {
                 **asdict(options),
+                **sampled,
                 "ties": ties,
                 "pairing": pairing,
                 "prompts": prompts,
                 "model": model_id,
-                "dtype": read_claim(output).get("dtype"),
+                "dtype": claim.get("dtype"),
                 "data_basedir": str(basedir) if basedir else None,  # where a report finds pictures
             }
-            report = Report(settings, {task.name: entries.of[task.name] for task in tasks})
+            made = {task.name: entries.of[task.name] for task in tasks}
+            report = with_earlier(output, before, settings, made)
             report.save(output / "report.json")
         ranks.meet()
         return report if ranks.first else Report.load(output / "report.json")
@@ -158,13 +175,15 @@ def _check(modes, pairs, samples, temperature, ties, pairing, readout, batch_siz
         raise ValueError(f"batch_size: got {batch_size}, wants at least 1")
 
 
-def _sides(task, output, basedir, pairs, samples):
-    """What of a task is embedded, in the order in which it is."""
+def _sides(task, output, basedir, pairs, samples, sampling):
+    """What of a task is embedded, in the order in which it is; sampling: of earlier calls."""
     modes = [{pair[number] for pair in pairs} for number in (0, 1)]
     queries, candidates = (tuple(mode for mode in MODES if mode in side) for side in modes)
     result = ResultFiles(output, task.name)
     yield Side(task, QUERIES, queries, result, basedir)
     yield Side(task, CANDIDATES, candidates, result, basedir)
+    if samples == 1 and sampling and ("gen", "gen") in pairs and result.samples().is_file():
+        samples = sampling[0]
     if samples > 1:
         yield Side(task, SAMPLES, ("gen",), result, basedir, samples)
 

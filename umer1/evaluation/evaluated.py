@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from umer1.evaluation.runs import Run
+from umer1.evaluation.scores.identical import find_copies
 from umer1.evaluation.scores.metrics import CUTOFFS, score_query
 
 MODES = ("disc", "gen")
@@ -59,15 +60,23 @@ class EvaluatedTask:
 
     def scores(self, mode: str, vectors: np.ndarray | None = None) -> Iterator[np.ndarray]:
         """Query by query the scores of its candidates, in their order: float32 [own candidates].
+        Identical candidates have equal scores, as in an evaluation with stable ties.
 
         vectors: other queries than the run's, [N, D], or several per query, [N, n, D]: the scores
         are then [n, own candidates]; mode is that of the candidates.
         """
         queries = self.queries[mode] if vectors is None else vectors
         candidates = self.candidates[mode]
+        copies = find_copies(candidates, "candidates")
         for query, own in zip(queries, self.candidate_rows(), strict=True):
-            own = candidates if self.eval_type == "global" else candidates[own]
-            yield query @ own.T
+            if self.eval_type == "global":
+                scores = query @ candidates.T
+                scores[..., copies.rows] = scores[..., copies.first]
+                yield scores
+            else:
+                # each vector once: a product scores its copies differently in the last bit
+                distinct, places = np.unique(copies.original(own), return_inverse=True)
+                yield (query @ candidates[distinct].T)[..., places]
 
     def main(self, scores: Iterable[np.ndarray]) -> np.ndarray:
         """The task's main metric of each query from its candidates' scores, float64 [N].

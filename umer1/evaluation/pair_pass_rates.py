@@ -9,6 +9,7 @@ equal to it). The file is that of `umer1.data.pass_rates`.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -19,9 +20,11 @@ import numpy as np
 
 from umer1.data.annotation.sides import bare_text
 from umer1.data.cache import write_whole
+from umer1.data.digest import side_digest
 from umer1.data.records import Pair, Side
 from umer1.data.seen import target_digest
 from umer1.data.store import PairStore
+from umer1.parts import take_lock
 from umer1.progress import progress_bar
 
 
@@ -41,14 +44,16 @@ def measure_pass_rates(
 ) -> dict[str, Any]:
     """Write one line per pair; means by source.
 
-    A stopped run goes on with the same call: finished groups are in `<output>.partial`.
+    A stopped run goes on with the same call: finished groups are in `<output>.partial`, with a digest
+    of the pairs (texts, media by path, sources). One process at a time writes an output.
 
     Args:
         group: pairs compared with each other, as near to it as the source's size allows. A source of
             one pair gets no line: there is nothing to compare.
         model_id: what identifies the weights; a run goes on only with the same.
 
-    Raises ValueError: bad settings, `output` exists, or its partial file is of another run.
+    Raises ValueError: bad settings, `output` exists, its partial file is of another run or of other
+    pairs, or another process is writing it.
     """
     output = Path(output)
     if samples < 1 or group < 2 or not temperature > 0:
@@ -56,33 +61,24 @@ def measure_pass_rates(
             f"got samples={samples}, group={group}, temperature={temperature}; wants samples >= 1, "
             "group >= 2, temperature > 0"
         )
-    if output.exists():
-        raise ValueError(f"output: {output} exists")
-    settings = {
-        "model": model_id, "pairs": len(store), "samples": samples, "temperature": temperature,
-        "group": group, "max_new_tokens": max_new_tokens, "seed": seed,
-    }  # fmt: skip
-    right = np.full(len(store), -1, np.int64)
+    _refuse_existing(output)
     os.makedirs(output.parent, exist_ok=True)
-    with _Partial(output, settings) as partial:
-        for numbers, found in partial.done:
-            right[numbers] = found
-        with progress_bar("pass rates", len(store), unit="pairs", show=progress) as bar:
-            bar.advance(int((right >= 0).sum()))
-            for numbers in _groups(store, group, seed):
-                if (right[numbers] < 0).any():
-                    pairs = [store[int(number)] for number in numbers]
-                    options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
-                    drawn = {"n": samples, "temperature": temperature, "seed": seed, **options}
-                    found = _right_samples(embedder, pairs, numbers.tolist(), drawn, options)
-                    right[numbers] = found
-                    partial.add(numbers, found)
-                    bar.advance(len(numbers), right=float(right[right >= 0].mean() / samples))
-    known = np.flatnonzero(right >= 0)
-    rows = ({"pair": int(n), "right": int(right[n]), "samples": samples} for n in known)
-    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    write_whole(output, lambda file: file.write(content))
-    partial.path.unlink()
+    lock, refusal = f".{output.name}.lock", f"output: {output}: another process is writing it"
+    with take_lock(output.parent, refusal, name=lock):
+        _refuse_existing(output)  # another process may have finished it since
+        settings = {
+            "model": model_id, "pairs": len(store), "data": _data_digest(store, progress),
+            "samples": samples, "temperature": temperature, "group": group,
+            "max_new_tokens": max_new_tokens, "seed": seed,
+        }  # fmt: skip
+        with _Partial(output, settings) as partial:
+            right = _measure(embedder, store, settings, batch_size, partial, progress)
+        known = np.flatnonzero(right >= 0)
+        rows = ({"pair": int(n), "right": int(right[n]), "samples": samples} for n in known)
+        content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        write_whole(output, lambda file: file.write(content))
+        partial.path.unlink()
+        (output.parent / lock).unlink()
     rates, sources = right[known] / samples, store.sources[known]
     by_source = {
         store.source_names[code]: float(rates[sources == code].mean())
@@ -90,6 +86,43 @@ def measure_pass_rates(
     }
     told = {"measured": len(known), "pass_rate": float(rates.mean()) if len(known) else None}
     return {**settings, **told, "sources": by_source}
+
+
+def _refuse_existing(output):
+    if output.exists():
+        raise ValueError(f"output: {output} exists")
+
+
+def _measure(embedder, store, settings, batch_size, partial, progress) -> np.ndarray:
+    """int64 [N]: right samples of each pair, -1 for those without a group."""
+    right = np.full(len(store), -1, np.int64)
+    for numbers, found in partial.done:
+        right[numbers] = found
+    options = {"max_new_tokens": settings["max_new_tokens"], "batch_size": batch_size}
+    drawn = {"n": settings["samples"], **options}
+    drawn |= {name: settings[name] for name in ("temperature", "seed")}
+    with progress_bar("pass rates", len(store), unit="pairs", show=progress) as bar:
+        bar.advance(int((right >= 0).sum()))
+        for numbers in _groups(store, settings["group"], settings["seed"]):
+            if (right[numbers] < 0).any():
+                pairs = [store[int(number)] for number in numbers]
+                found = _right_samples(embedder, pairs, numbers.tolist(), drawn, options)
+                right[numbers] = found
+                partial.add(numbers, found)
+                bar.advance(len(numbers), right=float(right[right >= 0].mean() / drawn["n"]))
+    return right
+
+
+def _data_digest(store: PairStore, progress: bool) -> str:
+    """Of every pair's texts and media and its source, in order."""
+    digest, names, sources = hashlib.sha256(), store.source_names, store.sources
+    with progress_bar("read pairs", len(store), unit="pairs", show=progress) as bar:
+        for number in range(len(store)):
+            pair = store[number]
+            sides = [side_digest(pair.query), side_digest(pair.target)]
+            digest.update(json.dumps([names[sources[number]], *sides]).encode())
+            bar.advance(1)
+    return digest.hexdigest()[:16]
 
 
 def _groups(store: PairStore, group: int, seed: int) -> Iterator[np.ndarray]:

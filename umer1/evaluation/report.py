@@ -47,7 +47,7 @@ class Report:
         if names := uncounted(self.tasks):
             notes.append(f"in no mean, because MMEB-V2 does not count them: {listing(names)}")
         notes += _printed(self.tasks, self.groups)
-        for about in (_missing_gen_emb, _ties, _pairings, _task_notes):
+        for about in (_missing_gen_emb, _ties, _pairings, _task_notes, _other_rules):
             notes += about(self.tasks)
         return notes
 
@@ -66,12 +66,23 @@ class Report:
 
     @classmethod
     def load(cls, path: str | Path) -> "Report":
-        """Read a report written by `save`."""
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        """Read a report written by `save`. Raises ValueError if the file holds anything else."""
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}: not a report of an evaluation: {error}") from None
+        if not isinstance(content, dict):
+            raise ValueError(
+                f"{path}: not a report of an evaluation: holds {type(content).__name__}, "
+                "wants an object"
+            )
         if content.get("version") != VERSION:
             raise ValueError(
                 f"{path}: report version {content.get('version')!r}, this program reads {VERSION}"
             )
+        for key in ("settings", "tasks"):
+            if not isinstance(content.get(key), dict):
+                raise ValueError(f"{path}: not a report of an evaluation: has no object {key!r}")
         return cls(content["settings"], content["tasks"])
 
     def table(self):
@@ -141,7 +152,7 @@ def _pairings(tasks):
     """Both numbers where upstream pairs grades with the wrong labels, whichever was reported."""
     for name, entry in tasks.items():
         for column, scores in (entry.get("scores_upstream_pairing") or {}).items():
-            correct = (entry.get("scores_correct_pairing") or entry["scores"])[column]
+            correct = {**entry["scores"], **entry.get("scores_correct_pairing", {})}[column]
             metric = entry["main_metric"]
             right, upstream = (100 * values[metric] for values in (correct, scores))
             both = f"{metric} {right:.2f}; {upstream:.2f} with upstream's pairing of grades"
@@ -151,6 +162,13 @@ def _pairings(tasks):
 def _task_notes(tasks):
     for name, entry in tasks.items():
         yield from (f"{name}: {note}" for note in entry.get("notes") or ())
+
+
+def _other_rules(tasks):
+    for name, entry in tasks.items():
+        if rules := entry.get("scored_with"):
+            listed = ", ".join(f"{key} {value}" for key, value in rules.items())
+            yield f"{name}: scored by an earlier call, with {listed}"
 
 
 def group_title(group: str) -> str:

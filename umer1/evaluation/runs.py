@@ -49,10 +49,7 @@ def load_run(directory: str | Path) -> Run:
     path = directory if directory.name == "report.json" else directory / "report.json"
     if not path.is_file():
         raise ValueError(f"run: {path} is not there; need the directory of a finished evaluation")
-    try:
-        report = Report.load(path)
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, AttributeError) as error:
-        raise ValueError(f"run: {path} is not a report of an evaluation ({error!r})") from None
+    report = Report.load(path)
     tasks = {name: TaskRun(name, path.parent, entry) for name, entry in report.tasks.items()}
     return Run(path.parent, report.settings, tasks, report)
 

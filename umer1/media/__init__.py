@@ -3,8 +3,8 @@ vision tower reads.
 
 An image source is a path, a `file://`, `http(s)://` or `data:` URI, bytes, a PIL image or a uint8
 array [H, W, 3] or [H, W]. A video source is a list of images (its frames), a directory of frame
-files, or a video file as path, URI or bytes. Every failure is a `MediaError` that begins with
-`where`.
+files, or a video file as path, URI or bytes. Either may also be an object whose `read_bytes()` gives
+the file when it is needed. Every failure is a `MediaError` that begins with `where`.
 """
 
 from umer1.media.images import load_image

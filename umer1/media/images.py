@@ -39,6 +39,8 @@ def load_image(source: Any, where: str = "image") -> Image.Image:
         return _from_array(source, where)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _open(io.BytesIO(source), where, f"{len(source)} bytes")
+    if not isinstance(source, os.PathLike) and hasattr(source, "read_bytes"):
+        return load_image(source.read_bytes(), where)
     if not isinstance(source, (str, os.PathLike)):
         raise MediaError(
             f"{where}: wants a path, URI, bytes, PIL image or uint8 array, "

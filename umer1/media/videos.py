@@ -45,6 +45,8 @@ def load_video(
         return _from_images(list(source), where, num_frames)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _from_file(io.BytesIO(source), where, f"{len(source)} bytes", num_frames, fps)
+    if not isinstance(source, os.PathLike) and hasattr(source, "read_bytes"):
+        return load_video(source.read_bytes(), where, num_frames, fps)
     if not isinstance(source, (str, os.PathLike)):
         raise MediaError(
             f"{where}: wants a list of frames, a path, a URI or bytes, got {type(source).__name__}"

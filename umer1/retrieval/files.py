@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from umer1.durable import sync_folder
 from umer1.retrieval.manifest import Manifest
 from umer1.retrieval.row_format import RowFormat
 
@@ -62,15 +63,6 @@ def append(
         "item_bytes": int(ends[-1]) if lines else manifest.item_bytes,
         "deleted": manifest.deleted + len(gone),
     }
-
-
-def sync_folder(folder: Path) -> None:
-    """Names in `folder` are on the disk when this returns."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _line(identity, entry):

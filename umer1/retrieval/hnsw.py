@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from umer1.retrieval.files import Stored
-from umer1.retrieval.library import copy_into, faiss_library, selection
+from umer1.retrieval.library import copy_into, faiss_library, search_until, selection
 
 # edges of a row: twice as many on the lowest level
 EDGES = 32
@@ -40,8 +40,14 @@ class HnswGraph:
         """Row numbers int64 [m, count] near queries float32 [m, w]; -1 where there are no more."""
         faiss = faiss_library()
         chosen = selection(stored, self.rows)
-        options = faiss.SearchParametersHNSW(efSearch=max(EFFORT, 2 * count), sel=chosen)
-        return self._index.search(queries, min(count, self.rows), params=options)[1]
+
+        def search(queries, effort):
+            options = faiss.SearchParametersHNSW(efSearch=effort, sel=chosen)
+            return self._index.search(queries, min(count, self.rows), params=options)[1]
+
+        wanted = min(count, int(stored.alive[: self.rows].sum()))
+        # among many deleted rows a search may end with too few others
+        return search_until(search, queries, wanted, max(EFFORT, 2 * count), self.rows)
 
     def arrays(self) -> list[np.ndarray]:
         """What the file holds."""

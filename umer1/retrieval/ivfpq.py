@@ -10,12 +10,12 @@ from __future__ import annotations
 import numpy as np
 
 from umer1.retrieval.files import Stored
-from umer1.retrieval.library import copy_into, faiss_library, selection
+from umer1.retrieval.library import copy_into, faiss_library, search_until, selection
 
 # fewer rows cannot train 256 codes per byte
 LEAST_ROWS = 10_000
 TRAINING_ROWS_PER_CELL = 64
-# of all cells, and at least so many, are looked into
+# of all cells, and at least so many, are looked into first
 PROBED_SHARE, LEAST_PROBES = 1 / 8, 32
 # candidates per row wanted: a code is a rough picture of a vector
 SPREAD = 10
@@ -50,10 +50,16 @@ class IvfPq:
         """Row numbers int64 [m, c] near queries float32 [m, w]; -1 where there are no more."""
         faiss = faiss_library()
         chosen = selection(stored, self.rows)
-        cells = self._index.nlist
+        width = min(SPREAD * count, self.rows)
+
+        def search(queries, probes):
+            options = faiss.SearchParametersIVF(nprobe=probes, sel=chosen)
+            return self._index.search(queries, width, params=options)[1]
+
+        cells, wanted = self._index.nlist, min(count, int(stored.alive[: self.rows].sum()))
         probes = min(cells, max(LEAST_PROBES, int(PROBED_SHARE * cells)))
-        options = faiss.SearchParametersIVF(nprobe=probes, sel=chosen)
-        return self._index.search(queries, min(SPREAD * count, self.rows), params=options)[1]
+        # the cells looked into first may hold too few rows
+        return search_until(search, queries, wanted, probes, cells)
 
     def arrays(self) -> list[np.ndarray]:
         """What the file holds."""

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from umer1.durable import sync_folder
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -69,15 +71,7 @@ def flush(folder: Path, only: list[Path] | None = None) -> None:
     for path in only or [each for each in folder.rglob("*") if each.is_file()]:
         with path.open("rb") as file:
             os.fsync(file.fileno())
-    flush_folder(folder)
-
-
-def flush_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync_folder(folder)
 
 
 def _folders(place: Path) -> list[Path]:

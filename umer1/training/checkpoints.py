@@ -21,10 +21,10 @@ import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 
+from umer1.durable import sync_folder
 from umer1.training.checkpoint_folders import (
     find_checkpoints,
     flush,
-    flush_folder,
     folder_of,
     prune,
     write_summary,
@@ -76,7 +76,7 @@ def save(run: Run) -> Path:
             write_summary(partial, description(run))
             shutil.rmtree(final, ignore_errors=True)
             os.rename(partial, final)
-            flush_folder(final.parent)
+            sync_folder(final.parent)
             prune(run.output, run.stage, final, run.config.keep_checkpoints)
     except OSError as error:
         problem = error

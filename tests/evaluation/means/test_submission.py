@@ -119,7 +119,9 @@ def write_run(folder, names, *, tagged=True, revision="VLM2Vec/X-page-fixed"):
         (folder / f"{stem}_score.json").write_text(json.dumps(scores))
         tasks[name] = {"revision": revision}
     if tagged:
-        (folder / "report.json").write_text(json.dumps({"tasks": tasks}))
+        (folder / "report.json").write_text(
+            json.dumps({"version": 1, "settings": {}, "tasks": tasks})
+        )
         np.save(folder / f"{names[0]}_gen_qry.npy", np.zeros((1, 48), np.float32))
 
 

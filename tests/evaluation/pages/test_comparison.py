@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from umer1.evaluation.pages import write_report
 from umer1.evaluation.pages.comparison import compare, default_pair, find_pair
 from umer1.evaluation.runs import load_run
 
@@ -61,6 +62,28 @@ def test_other_data_is_never_compared_query_by_query(make_run):
     assert "digit: the runs used different data, so their difference is not paired" in both.notes
     draws = both.tasks["digit"].draws
     assert not np.array_equal(draws["0.gen"], draws["1.gen"])
+
+
+@pytest.mark.parametrize(("data", "who"), [((None, None), "a and b"), (("x", None), "b")])
+def test_data_that_is_not_known_is_not_taken_as_the_same(make_run, tmp_path, data, who):
+    ranks = {"disc": [1, 1, 2], "gen": [1, 2, 1]}
+    runs = [
+        make_run(label, digit={"ranks": ranks, "data": digest})
+        for label, digest in zip("ab", data, strict=True)
+    ]
+    both = compare([load_run(run) for run in runs])
+    task = both.tasks["digit"]
+    assert both.outcomes(task, "0.gen", "1.gen") is None
+    assert not np.array_equal(task.draws["0.gen"], task.draws["1.gen"])
+    # a run's own columns are of the same queries, whatever they are
+    assert both.outcomes(task, "1.disc", "1.gen")["win"] == 1
+    note = f"digit: which data {who} used is not known"
+    assert [one for one in both.notes if one.startswith(note)]
+    html = write_report(both, tmp_path / "out")["html"].read_text()
+    assert note in html
+    assert '"same":{"digit":["0|0","1|1"]}' in html
+    alone = compare([load_run(runs[1])])
+    assert not [one for one in alone.notes if "not known" in one]
 
 
 def test_a_mean_over_a_part_says_so(make_run):

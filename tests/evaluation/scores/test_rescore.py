@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from umer1.evaluation import Report, evaluate, files
-from umer1.evaluation.scores.rescore import rescore, save_rescored
+from umer1.evaluation.scores.rescore import rescore
+from umer1.evaluation.scores.save_rescored import save_rescored
 from umer1.evaluation.scores.stored import find_stored
 
 
@@ -88,7 +89,7 @@ def test_a_runs_own_directory_gives_its_scores_again(embedder, benchmark_dir, tm
     results = list(rescore(tmp_path / "run"))
     assert len(results) == 3 * len(run.tasks)
     assert {one.difference for one in results} == {0.0}
-    report = save_rescored(tmp_path / "again", results, {"ties": "stable"})
+    report = save_rescored(tmp_path / "again", tmp_path / "run", results, {"ties": "stable"})
     for name, entry in run.tasks.items():
         assert report.tasks[name]["scores"] == entry["scores"]
         stem = f"{name}_gen_disc_pred.jsonl"

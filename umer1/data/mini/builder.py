@@ -182,8 +182,8 @@ def _build_record(seed: int, scale: float, counts: Counts) -> dict:
     """What the content depends on; two builds with equal records are equal."""
     if not isinstance(seed, int) or seed < 0:
         raise ValueError(f"seed: wants a whole number >= 0, got {seed!r}")
-    if not scale > 0:
-        raise ValueError(f"scale: wants a number > 0, got {scale!r}")
+    if not (scale > 0 and math.isfinite(scale)):
+        raise ValueError(f"scale: wants a finite number > 0, got {scale!r}")
     known = [task.name for task in TASKS]
     unknown = sorted(set(counts.sft) - set(known))
     if unknown:

@@ -11,6 +11,7 @@ from umer1.evaluation.benchmark import entries
 from umer1.evaluation.datasets.tasks import MAIN_METRIC
 from umer1.evaluation.means.submission import FIXED, PAGE_TASKS, Submission, check_scores
 from umer1.evaluation.modes import mode_name, parse_modes
+from umer1.evaluation.report import Report
 
 PAGES = ("fixed", "old")
 
@@ -104,7 +105,7 @@ def _scores(path, entry):
 def _report(folder):
     """Task entries of the run's report.json; none when another program wrote the scores."""
     path = folder / "report.json"
-    return json.loads(path.read_text(encoding="utf-8"))["tasks"] if path.is_file() else {}
+    return Report.load(path).tasks if path.is_file() else {}
 
 
 def _fixed(task, pages, path):

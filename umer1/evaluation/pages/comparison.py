@@ -66,8 +66,13 @@ class Row:
     values: dict[str, np.ndarray] = field(default_factory=dict)
     hits: dict[str, np.ndarray] = field(default_factory=dict)
     entry: dict = field(default_factory=dict)
-    # data digest per run: only the same data can be compared query by query
+    # data digest per run, None where it is not known
     digests: dict[int, str | None] = field(default_factory=dict)
+
+    def same_data(self, one: int, two: int) -> bool:
+        """Whether two runs are known to have used the same data, to be compared query by query."""
+        digest = self.digests.get(one)
+        return one == two or (digest is not None and digest == self.digests.get(two))
 
 
 @dataclass(slots=True)
@@ -127,8 +132,8 @@ class Comparison:
     def outcome_kinds(self, task: Row, first: str, second: str) -> np.ndarray | None:
         """Per query: win, loss, both_right or both_wrong, as strings [N]."""
         values = [task.values.get(key) for key in (first, second)]
-        runs = {self.column(key).run for key in (first, second)}
-        if any(value is None for value in values) or len({task.digests[r] for r in runs}) > 1:
+        runs = [self.column(key).run for key in (first, second)]
+        if any(value is None for value in values) or not task.same_data(*runs):
             return None
         equal = np.where(task.hits[second] > 0, "both_right", "both_wrong")
         return np.where(
@@ -206,13 +211,24 @@ def _task_row(name, runs, labels, columns, seed, draws, notes):
         keys = [column.key for column in own if column.key in row.values]
         if keys:
             # the data's digest names the resamples: equal data, equal draws, paired differences
-            identity = f"{name} {row.digests[number]}"
+            identity = f"{name} {row.digests[number] or f'unknown {number}'}"
             stacked = np.stack([row.values[key] for key in keys])
             means = resampled_means(stacked, identity, seed=seed, draws=draws)
             row.draws.update(zip(keys, means, strict=True))
-    if len(set(row.digests.values())) > 1:
-        notes.append(f"{name}: the runs used different data, so their difference is not paired")
+    notes += _data_notes(row, labels)
     return row
+
+
+def _data_notes(row, labels):
+    known = {digest for digest in row.digests.values() if digest is not None}
+    if len(known) > 1:
+        yield f"{row.name}: the runs used different data, so their difference is not paired"
+    unknown = [labels[number] for number, digest in row.digests.items() if digest is None]
+    if unknown and len(row.digests) > 1:
+        yield (
+            f"{row.name}: which data {' and '.join(unknown)} used is not known (no digest in the "
+            "report), so differences to other runs are not paired"
+        )
 
 
 def _add_values(row, task: TaskRun, columns, label, notes):

@@ -110,9 +110,9 @@ def _page_data(comparison, queries):
 
 
 def _same_data(row):
-    """Pairs of runs "a|b" that answered the same queries of a task."""
+    """Pairs of runs "a|b" known to have answered the same queries of a task."""
     runs = row.digests
-    return [f"{one}|{two}" for one in runs for two in runs if runs[one] == runs[two]]
+    return [f"{one}|{two}" for one in runs for two in runs if row.same_data(one, two)]
 
 
 def _json(content) -> str:

@@ -18,14 +18,15 @@ SAME = [("disc", "disc"), ("gen", "gen")]
 class Entries:
     """Entries of tasks as their sides are written. `of`: task name -> entry.
 
-    digests: task name -> digest of its data. say: is told each task's scores.
+    digests: task name -> digest of its data. pairs: task name -> its pairs of modes. say: is told
+    each task's scores.
     """
 
     def __init__(
         self,
         sides: Iterable[Side],
         digests: Mapping[str, str],
-        pairs: list[tuple[str, str]],
+        pairs: Mapping[str, list[tuple[str, str]]],
         ties: str,
         pairing: str,
         say: Callable[[str], None],
@@ -46,7 +47,7 @@ class Entries:
         ready.add(side.name)
         if name not in self.of and {QUERIES, CANDIDATES} <= ready:
             queries, candidates = sides[QUERIES], sides[CANDIDATES]
-            entry = make_entry(queries, candidates, self._pairs, self._ties, self._pairing)
+            entry = make_entry(queries, candidates, self._pairs[name], self._ties, self._pairing)
             self.of[name] = {**entry, "data": self._digests[name]}
             self._say(f"{name}: {describe(self.of[name])}")
         if name in self.of and SAMPLES in ready and "pass_at_k" not in self.of[name]:

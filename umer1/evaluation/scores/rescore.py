@@ -6,11 +6,9 @@ from pathlib import Path
 
 import yaml
 
-from umer1.evaluation import files
 from umer1.evaluation.benchmark import datasets, entries
 from umer1.evaluation.datasets.loading import yaml_files
 from umer1.evaluation.datasets.tasks import MAIN_METRIC
-from umer1.evaluation.files import ResultFiles
 from umer1.evaluation.means.submission import FIXED, PAGE_TASKS
 from umer1.evaluation.report import Report
 from umer1.evaluation.scores.metrics import CUTOFFS, METRICS
@@ -100,28 +98,6 @@ def rescore(
             raise ValueError(f"{stored.name}, {stored.column}: {error}") from None
 
 
-def save_rescored(output: str | Path, results: list[Rescored], settings: dict) -> Report:
-    """Write score, prediction and info files with modes in their names, and report.json."""
-    tasks = {}
-    for one in results:
-        pair = one.stored.modes or ("disc", "disc")
-        result = ResultFiles(output, one.stored.name)
-        infos = one.stored.load_infos(one.kind.eval_type)
-        files.save_jsonl(result.scored(*pair, "info.jsonl"), infos)
-        files.save_jsonl(result.scored(*pair, "pred.jsonl"), one.scored.predictions)
-        files.save_json(result.scored(*pair, "score.json"), one.scored.scores.mean())
-        entry = tasks.setdefault(one.stored.name, _entry(one))
-        column = one.stored.column
-        entry["main"][column] = one.main
-        entry["scores"][column] = one.scored.scores.mean()
-        entry["tied_labels"][column] = one.scored.tied
-        if one.scored.upstream is not None:
-            entry.setdefault("scores_upstream_pairing", {})[column] = one.scored.upstream.mean()
-    report = Report(settings, tasks)
-    report.save(Path(output) / "report.json")
-    return report
-
-
 def _one(stored, kind, options):
     queries, (names, candidates) = stored.load_queries(), stored.load_candidates()
     infos, theirs = stored.load_infos(kind.eval_type), stored.load_scores()
@@ -160,20 +136,3 @@ def _kinds(directory, benchmark):
             keys = ("modality", "eval_type", "group", "revision", "kind")
             kinds[name] = Kind(*(entry.get(key) for key in keys))
     return kinds
-
-
-def _entry(one):
-    return {
-        "modality": one.kind.modality,
-        "kind": one.kind.kind,
-        "group": one.kind.group,
-        "revision": one.kind.revision,
-        "eval_type": one.kind.eval_type,
-        "main_metric": one.metric,
-        "queries": one.queries,
-        "candidates": one.candidates,
-        "main": {},
-        "scores": {},
-        "tied_labels": {},
-        "without_gen_emb": {"qry": None, "tgt": None},
-    }
