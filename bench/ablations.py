@@ -92,6 +92,7 @@ def main(argv: list[str] | None = None) -> int:
     data = build(arguments.work / f"mini{size}", seed=0, scale=arguments.scale)
     clock = Clock(len(arguments.seeds) * _jobs(chosen))
     found: dict[str, dict] = {name: {} for name in chosen}
+    here = environment()  # before the files are written: they would be uncommitted changes
     for seed in arguments.seeds:
         work = arguments.work / f"seed-{seed}-share-{arguments.steps_share:g}{size}"
         for name, ablation in chosen.items():
@@ -100,7 +101,7 @@ def main(argv: list[str] | None = None) -> int:
             found[name][str(seed)] = score(name, ablation, data, work, clock)
         content = {
             "command": "python -m bench.ablations " + " ".join(argv or _typed()),
-            "environment": environment(),
+            "environment": here,
             "steps_share": arguments.steps_share,
             "ablations": found,
         }
