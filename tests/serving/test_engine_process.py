@@ -19,7 +19,8 @@ from umer1.serving.runner import Runner, Started, TokenPiece
 from umer1.serving.settings import EmbedOptions, ServerSettings
 from umer1.serving.wire import dumps, sendable
 
-LONG = EmbedOptions(max_new_tokens=400, temperature=50.0)  # noise: nothing ends it early
+# noise ends a sample at any step: a request of sixteen waits for the longest of them
+LONG = EmbedOptions(max_new_tokens=400, temperature=50.0, n=16)
 
 
 @pytest.fixture(scope="module")
