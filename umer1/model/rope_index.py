@@ -12,6 +12,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -62,17 +63,18 @@ def rope_index(media_mask: Tensor, grid_thw: Tensor, spatial_merge: int = 2) -> 
 
 def _cell_positions(time: int, height: int, width: int, start: int) -> Tensor:
     """int64 [3, time * height * width]."""
-    cells = torch.empty(3, time, height * width, dtype=torch.int64)
-    cells[0] = torch.arange(start, start + time)[:, None]
-    cells[1:] = (_frame_positions(height, width) + start)[:, None]
-    return cells.view(3, -1)
+    cells = _frame_positions(height, width)
+    if time > 1:
+        frames = F.pad(torch.arange(time)[None, :, None], (0, 0, 0, 0, 0, 2))  # [3, time, 1]
+        cells = (cells[:, None] + frames).flatten(1)
+    return cells + start
 
 
 @lru_cache(maxsize=64)  # of one frame each: a video of any length keeps no more than a picture
 def _frame_positions(height: int, width: int) -> Tensor:
-    """Row and column of every cell, int64 [2, height * width], from zero."""
-    axes = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    return torch.stack(axes).view(2, -1)
+    """Time 0, row and column of every cell, int64 [3, height * width]."""
+    axes = torch.meshgrid(torch.zeros(1, dtype=torch.int64), torch.arange(height), torch.arange(width), indexing="ij")  # fmt: skip
+    return torch.stack(axes).view(3, -1)
 
 
 def _run_length(placeholders: list[int]) -> int:
